@@ -1,0 +1,175 @@
+"""Actor and critic, trained on imagined trajectories (Hafner et al. 2021, Eqs. 3 to 6)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from dreamer_jax.behavior.imagination import ImagineNoise, imagine, imagined_discount
+from dreamer_jax.behavior.returns import lambda_return, linear_schedule
+from dreamer_jax.model.distributions import OneHot, SampleFn, TruncatedNormal
+from dreamer_jax.model.networks import MLP
+from dreamer_jax.model.world_model import WorldModel
+from dreamer_jax.types import Array, Hypers, Metrics, Params, RSSMState, Trajectory
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A kind of action distribution."""
+
+    outputs_per_action: int
+    make_dist: Callable[[Array], object]  # network output [..., O] -> distribution
+    noise: Callable[[Array, tuple[int, ...], int], Array]  # key, shape, A -> noise
+
+
+def _truncated_normal(out: Array) -> TruncatedNormal:
+    """loc = tanh(out), scale = 2 sigmoid(out / 2) + 0.1."""
+    loc, scale = jnp.split(out, 2, -1)
+    return TruncatedNormal(jnp.tanh(loc), 2 * jax.nn.sigmoid(scale / 2) + 0.1)
+
+
+POLICIES = {
+    "onehot": Policy(1, OneHot, lambda key, shape, size: jax.random.uniform(key, shape)),
+    "trunc_normal": Policy(
+        2, _truncated_normal, lambda key, shape, size: jax.random.uniform(key, (*shape, size))
+    ),
+}
+
+
+@dataclass(frozen=True)
+class ActorCritic:
+    """Networks and settings; parameters are `{'actor': ..., 'critic': ...}`."""
+
+    actor: MLP
+    critic: MLP
+    policy: Policy
+    actor_grad: "ActorGrad"
+    horizon: int  # H, imagined steps
+    action_size: int
+
+    def act(self, params: Params, feat: Array) -> object:
+        """Actor parameters, feature [..., F] -> action distribution [...]."""
+        return self.policy.make_dist(self.actor.apply({"params": params}, feat))
+
+    def value(self, params: Params, feat: Array) -> Array:
+        """Critic parameters, feature [..., F] -> value [...]."""
+        return self.critic.apply({"params": params}, feat)[..., 0]
+
+    def draw_noise(self, key: Array, latent, starts: int) -> ImagineNoise:
+        """Noise of one imagination from `starts` states."""
+        action_key, latent_key = jax.random.split(key)
+        shape = (self.horizon, starts)
+        return ImagineNoise(
+            action=self.policy.noise(action_key, shape, self.action_size),
+            latent=latent.noise(latent_key, shape),
+        )
+
+
+class Rollout(NamedTuple):
+    """An imagined trajectory with what the losses need; no gradient is cut here."""
+
+    trajectory: Trajectory
+    reward: Array  # [H+1, N], after the transform
+    discount: Array  # [H+1, N]
+    weight: Array  # [H+1, N]
+    slow_value: Array  # [H+1, N], of the slow critic
+    target: Array  # [H, N], lambda-returns
+
+
+class ActorGrad(NamedTuple):
+    """How the actor's objective uses a rollout."""
+
+    through_dynamics: bool  # whether the rollout itself must be differentiated
+    objective: Callable[..., Array]  # (log_prob, advantage, target, mix) -> [H-1, N]
+
+
+ACTOR_GRADS = {
+    "reinforce": ActorGrad(False, lambda log_prob, advantage, target, mix: log_prob * advantage),
+    "dynamics": ActorGrad(True, lambda log_prob, advantage, target, mix: target),
+    "both": ActorGrad(
+        True,
+        lambda log_prob, advantage, target, mix: mix * target + (1 - mix) * log_prob * advantage,
+    ),
+}
+
+
+def roll_out(
+    ac: ActorCritic,
+    wm: WorldModel,
+    wm_params: Params,
+    actor_params: Params,
+    slow_critic: Params,
+    start: RSSMState,
+    is_terminal: Array,
+    noise: ImagineNoise,
+    hypers: Hypers,
+    *,
+    sample: SampleFn,
+) -> Rollout:
+    """Imagine and evaluate.
+
+        feat       s0  s1  ...  s[H-1]  s[H]
+        reward     r0  r1  ...  r[H-1]  (r[H] unused)      r[t] is the reward of reaching s[t]
+        target     V0  V1  ...  V[H-1]  bootstrap v[H]
+
+    Args:
+        start: [N, ...]; is_terminal: [N] bool of the start states.
+    """
+    trajectory = imagine(
+        wm, wm_params, lambda feat: ac.act(actor_params, feat), start, noise, sample=sample
+    )
+    feat = trajectory.feat
+    reward = wm.predict_reward(wm_params, feat)
+    discount, weight = imagined_discount(wm, wm_params, feat, is_terminal, hypers.discount)
+    value = ac.value(slow_critic, feat)
+    target = lambda_return(reward[:-1], value[:-1], discount[:-1], value[-1], hypers.lambda_)
+    return Rollout(trajectory, reward, discount, weight, value, target)
+
+
+def actor_loss(
+    ac: ActorCritic, actor_params: Params, rollout: Rollout, hypers: Hypers, update: Array
+) -> tuple[Array, Metrics]:
+    """-mean weight * (objective + eta * entropy). Eq. 6.
+
+        state s[t]             s0   s1  ...  s[H-2]     feat[:-2], where the policy is evaluated
+        action drawn in it     a1   a2  ...  a[H-1]     action[1:-1]
+        its return             V1   V2  ...  V[H-1]     target[1:]
+
+    Reinforce: log pi(a[t+1] | s[t]) * sg(V[t+1] - v_slow(s[t])); dynamics: V[t+1]; both: mixed.
+
+    Args:
+        rollout: H + 1 steps; update: scalar count of updates, for the schedules.
+    """
+    sg = jax.lax.stop_gradient
+    feat, action = rollout.trajectory.feat, rollout.trajectory.action
+    policy = ac.act(actor_params, sg(feat[:-2]))
+    log_prob = policy.log_prob(action[1:-1])
+    advantage = sg(rollout.target[1:] - rollout.slow_value[:-2])
+    anneal = hypers.anneal_updates
+    scale = linear_schedule(hypers.actor_entropy, hypers.actor_entropy_final, anneal, update)
+    mix = linear_schedule(hypers.actor_grad_mix, hypers.actor_grad_mix_final, anneal, update)
+    entropy = policy.entropy()
+    objective = ac.actor_grad.objective(log_prob, advantage, rollout.target[1:], mix)
+    loss = -(rollout.weight[:-2] * (objective + scale * entropy)).mean()
+    return loss, {
+        "actor_loss": loss,
+        "actor_entropy": entropy.mean(),
+        "actor_entropy_scale": scale,
+        "actor_grad_mix": mix,
+        "critic_slow": rollout.slow_value.mean(),
+        "critic_target": rollout.target.mean(),
+        "imagined_reward": rollout.reward.mean(),
+        "imagined_reward_std": rollout.reward.std(),
+    }
+
+
+def critic_loss(ac: ActorCritic, critic_params: Params, rollout: Rollout) -> tuple[Array, Metrics]:
+    """mean weight * 0.5 (v(s) - sg(V))^2 over s0 ... s[H-1]. Eq. 5."""
+    sg = jax.lax.stop_gradient
+    value = ac.value(critic_params, sg(rollout.trajectory.feat[:-1]))
+    # The constant of a unit normal's log-likelihood, so that losses compare with the original's.
+    error = 0.5 * (value - sg(rollout.target)) ** 2 + 0.5 * jnp.log(2 * jnp.pi)
+    loss = (rollout.weight[:-1] * error).mean()
+    return loss, {"critic_loss": loss, "critic": value.mean()}

@@ -1,0 +1,75 @@
+"""Rollouts of the actor inside the world model (Hafner et al. 2021, Section 2.2)."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from dreamer_jax.behavior.returns import imagination_weight
+from dreamer_jax.model.distributions import SampleFn
+from dreamer_jax.model.rssm import img_step
+from dreamer_jax.model.world_model import WorldModel
+from dreamer_jax.types import Array, Params, RSSMState, Trajectory
+
+PolicyFn = Callable[[Array], object]  # feature [..., F] -> action distribution
+
+
+class ImagineNoise(NamedTuple):
+    """Noise of a whole rollout, drawn before the scan."""
+
+    action: Array  # [H, N, ...]
+    latent: Array  # [H, N, ...]
+
+
+def imagine(
+    wm: WorldModel,
+    params: Params,
+    policy: PolicyFn,
+    start: RSSMState,
+    noise: ImagineNoise,
+    *,
+    sample: SampleFn,
+) -> Trajectory:
+    """Roll the policy out from `start`; it reads sg(feature).
+
+        state    s0          s1          s2         s0 = start
+        action   0   a1 ->       a2 ->              a[t] was drawn in s[t-1] and led to s[t]
+
+    Args:
+        params: of the world model; start: [N, ...]; noise: H steps.
+
+    Returns:
+        H + 1 states, features and actions.
+    """
+
+    def step(state, entry):
+        dist = policy(jax.lax.stop_gradient(wm.feature(state)))
+        action = sample(dist, entry.action)
+        state, _ = img_step(wm.rssm, params["rssm"], state, action, entry.latent, sample=sample)
+        return state, (state, action)
+
+    _, (states, actions) = jax.lax.scan(step, start, noise)
+    states = jax.tree.map(lambda s, rest: jnp.concatenate([s[None], rest]), start, states)
+    actions = jnp.concatenate([jnp.zeros_like(actions[:1]), actions])
+    return Trajectory(state=states, feat=wm.feature(states), action=actions)
+
+
+def imagined_discount(
+    wm: WorldModel, params: Params, feat: Array, is_terminal: Array, gamma: Array
+) -> tuple[Array, Array]:
+    """Discounts and weights of a rollout.
+
+    With a discount head the first entry is not predicted but known: gamma * (1 - is_terminal).
+
+    Args:
+        feat: [H+1, N, F]; is_terminal: [N] bool of the start states; gamma: scalar.
+
+    Returns:
+        discount [H+1, N] and weight [H+1, N] (no gradient).
+    """
+    discount = wm.predict_discount(params, feat, gamma)
+    if wm.discount is not None:
+        first = gamma * (1 - is_terminal.astype(discount.dtype))
+        discount = jnp.concatenate([first[None], discount[1:]])
+    return discount, imagination_weight(discount)

@@ -1,0 +1,161 @@
+"""Builds an agent from a config: the last place that knows config keys."""
+
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from dreamer_jax.agent import Agent
+from dreamer_jax.behavior.actor_critic import ACTOR_GRADS, POLICIES, ActorCritic
+from dreamer_jax.model.convolutions import choose_formulation
+from dreamer_jax.model.latents import CategoricalLatent, GaussianLatent, Latent
+from dreamer_jax.model.networks import (
+    ACTIVATIONS,
+    ENCODER_KERNELS,
+    IMAGE_SIZE,
+    MLP,
+    Decoder,
+    Encoder,
+)
+from dreamer_jax.model.objectives import OBJECTIVES
+from dreamer_jax.model.rssm import KL_LOSSES, RSSM
+from dreamer_jax.model.world_model import REWARD_TRANSFORMS, WorldModel
+from dreamer_jax.optimizer import make_optimizer
+from dreamer_jax.train_state import GROUPS
+
+ObsShapes = Mapping[str, tuple[tuple[int, ...], str]]  # key -> shape and dtype of one entry
+
+
+class ActionSpec(NamedTuple):
+    """An action space."""
+
+    discrete: bool
+    size: int  # A, number of actions or of dimensions in [-1, 1]
+
+
+class ObsKeys(NamedTuple):
+    """The observation entries that the agent uses."""
+
+    images: dict[str, int]  # key -> channels
+    vectors: dict[str, int]  # key -> size
+
+
+def select_keys(cnn_keys: str, mlp_keys: str, obs_shapes: ObsShapes) -> ObsKeys:
+    """Choose entries by the two regular expressions (full match).
+
+    Raises:
+        ValueError: nothing is chosen, or an image is not 64x64.
+    """
+    images = {k: s[-1] for k, (s, d) in obs_shapes.items() if d == "uint8" and len(s) == 3}
+    vectors = {k: s[0] for k, (s, d) in obs_shapes.items() if k not in images}
+    chosen = ObsKeys(
+        {k: n for k, n in images.items() if re.fullmatch(cnn_keys, k)},
+        {k: n for k, n in vectors.items() if re.fullmatch(mlp_keys, k)},
+    )
+    if not chosen.images and not chosen.vectors:
+        raise ValueError(
+            f"config.cnn_keys = {cnn_keys!r} and config.mlp_keys = {mlp_keys!r} choose nothing; "
+            f"the environment has images {sorted(images)} and vectors {sorted(vectors)}."
+        )
+    for key in chosen.images:
+        if obs_shapes[key][0][:2] != (IMAGE_SIZE, IMAGE_SIZE):
+            raise ValueError(
+                f"observation {key!r} is {obs_shapes[key][0]}; images must be "
+                f"{IMAGE_SIZE}x{IMAGE_SIZE} pixels."
+            )
+    return chosen
+
+
+def make_agent(config: ConfigDict, obs_shapes: ObsShapes, action: ActionSpec) -> Agent:
+    """Build the agent of a validated config for an environment's spaces.
+
+    Raises:
+        ValueError: the config does not fit the spaces.
+    """
+    keys = select_keys(config.cnn_keys, config.mlp_keys, obs_shapes)
+    used = {k: obs_shapes[k] for k in (*keys.images, *keys.vectors)}
+    optimizer = make_optimizer(clip=config.opt.clip, eps=config.opt.eps, decay=config.opt.decay)
+    return Agent(
+        wm=_make_world_model(config, keys, action.size),
+        ac=_make_actor_critic(config, action),
+        optimizers={group: optimizer for group in GROUPS},
+        obs_shapes=used,
+        slow_critic_every=config.slow_critic_every,
+    )
+
+
+def _make_latent(config: ConfigDict) -> Latent:
+    if config.rssm.latent == "categorical":
+        return CategoricalLatent(config.rssm.stoch, config.rssm.classes)
+    return GaussianLatent(config.rssm.stoch, config.rssm.min_std)
+
+
+def _shared(config: ConfigDict) -> dict:
+    """What every network takes."""
+    dtype = jnp.dtype(config.compute_dtype)
+    return {"act": ACTIVATIONS[config.act], "norm": config.norm, "dtype": dtype}
+
+
+def _make_mlp(config: ConfigDict, head: ConfigDict, outputs: int) -> MLP:
+    return MLP(layers=head.layers, units=head.units, outputs=outputs, **_shared(config))
+
+
+def _make_world_model(config: ConfigDict, keys: ObsKeys, action_size: int) -> WorldModel:
+    shared = _shared(config)
+    convolutional = {
+        "depth": config.cnn_depth,
+        "mlp_layers": config.vector.layers,
+        "mlp_units": config.vector.units,
+        "formulation": choose_formulation(config.conv),
+        **shared,
+    }
+    images = 2 * 2 * config.cnn_depth * 2 ** (len(ENCODER_KERNELS) - 1) if keys.images else 0
+    vectors = config.vector.units if keys.vectors else 0
+    scales = {key: config.loss_scales.image for key in keys.images}
+    scales |= {key: config.loss_scales.vector for key in keys.vectors}
+    scales |= {key: config.loss_scales[key] for key in ("reward", "discount")}
+    return WorldModel(
+        encoder=Encoder(tuple(keys.images), tuple(keys.vectors), **convolutional),
+        rssm=RSSM(
+            latent=_make_latent(config),
+            deter=config.rssm.deter,
+            hidden=config.rssm.hidden,
+            action_size=action_size,
+            embed_size=images + vectors,
+            gru_norm=config.rssm.gru_norm,
+            **shared,
+        ),
+        decoder=Decoder(keys.images, keys.vectors, **convolutional),
+        reward=_make_mlp(config, config.reward_head, 1),
+        discount=_make_mlp(config, config.discount_head, 1)
+        if config.discount_head.enabled
+        else None,
+        objective=OBJECTIVES[config.objective],
+        reward_transform=REWARD_TRANSFORMS[config.reward_transform],
+        loss_scales=scales,
+        kl_loss=KL_LOSSES[config.kl_loss],
+        free_avg=config.free_avg,
+    )
+
+
+def _make_actor_critic(config: ConfigDict, action: ActionSpec) -> ActorCritic:
+    wanted = "onehot" if action.discrete else "trunc_normal"
+    name = wanted if config.actor.dist == "auto" else config.actor.dist
+    if (name == "onehot") != action.discrete:
+        kind = "discrete" if action.discrete else "continuous"
+        raise ValueError(
+            f"config.actor.dist is {name!r}, but the environment's {action.size} actions are "
+            f"{kind}; allowed: auto or {wanted}."
+        )
+    policy = POLICIES[name]
+    return ActorCritic(
+        actor=_make_mlp(config, config.actor, policy.outputs_per_action * action.size),
+        critic=_make_mlp(config, config.critic, 1),
+        policy=policy,
+        actor_grad=ACTOR_GRADS[config.actor_grad],
+        horizon=config.horizon,
+        action_size=action.size,
+    )
+

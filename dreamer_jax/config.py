@@ -1,0 +1,241 @@
+"""Every config key with its default, unit and meaning, and the validation of whole configs.
+
+Defaults are DreamerV2 for Atari as in the paper (Hafner et al. 2021, Appendix D). A 'step' is a
+decision of the agent in one environment; 'agent steps' are summed over a member's environments.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict, FieldReference
+
+from dreamer_jax.behavior.actor_critic import ACTOR_GRADS, POLICIES
+from dreamer_jax.model.convolutions import FORMULATIONS
+from dreamer_jax.model.networks import ACTIVATIONS
+from dreamer_jax.model.objectives import OBJECTIVES
+from dreamer_jax.model.rssm import KL_LOSSES
+from dreamer_jax.model.world_model import REWARD_TRANSFORMS
+from dreamer_jax.names import suggest
+from dreamer_jax.settings import (
+    Key,
+    boolean,
+    choice,
+    integer,
+    number,
+    optional,
+    pattern,
+    seeds,
+    text,
+)
+from dreamer_jax.types import Hypers
+
+
+
+KEYS: dict[str, Key] = {
+    # The run.
+    "task": Key("catch", text(), "environment, as catch, atari:<game> or gym:<id>"),
+    "seeds": Key(1, seeds(), "number of members (seeds 0, 1, ...) or a list of their seeds"),
+    "steps": Key(50_000_000, integer(1), "agent steps per member, prefill included"),
+    "prefill": Key(50_000, integer(0), "agent steps per member with random actions at the start"),
+    "pretrain": Key(1, integer(0), "updates right after the prefill"),
+    "train_every": Key(4, integer(1), "agent steps per member between two updates"),
+    "batch": Key(50, integer(1), "B, sequences per batch"),
+    "length": Key(50, integer(2), "L, steps per sequence"),
+    "log_every": Key(10_000, integer(1), "agent steps per member between two log lines"),
+    "eval_every": Key(250_000, integer(0), "agent steps per member between evaluations; 0: end only"),
+    "eval_episodes": Key(10, integer(0), "greedy episodes per member and evaluation; 0: none"),
+    "video_every": Key(250_000, integer(0), "agent steps between open-loop videos; 0: at the end"),
+    "checkpoint_every": Key(50_000, integer(1), "agent steps per member between checkpoints"),
+    "checkpoint_keep": Key(2, integer(1), "newest checkpoints kept"),
+    # Environments.
+    "env.num_envs": Key(1, integer(1), "E, environments per member"),
+    "env.workers": Key(0, integer(0), "processes that step environments; 0: in this process"),
+    "env.action_repeat": Key(1, integer(1), "frames per agent step"),
+    "env.time_limit": Key(0, integer(0), "frames until an episode is cut; 0: the environment's own"),
+    "env.sticky": Key(0.25, number(0, 1), "Atari: probability that a frame repeats the last action"),
+    "env.noops": Key(30, integer(0), "Atari: largest number of no-op frames at a reset"),
+    # Replay.
+    "replay.capacity": Key(2_000_000, integer(1), "newest agent steps kept per member"),
+    "replay.sampling": Key(
+        "episodes", choice(("episodes", "time")), "uniform over episodes, or over all time"
+    ),
+    "replay.storage": Key(
+        "disk", choice(("disk", "memory")), "memory-mapped in the work directory, or in memory"
+    ),
+    # World model.
+    "cnn_keys": Key(".*", pattern(), "image entries of the observation that are used"),
+    "mlp_keys": Key(".*", pattern(), "vector entries of the observation that are used"),
+    "act": Key("elu", choice(tuple(ACTIVATIONS)), "activation of all networks"),
+    "norm": Key(False, boolean(), "layer norm in front of every hidden activation"),
+    "compute_dtype": Key("float32", choice(("float32", "bfloat16")), "of matrix multiplications"),
+    "conv": Key("auto", choice(("auto", *FORMULATIONS)), "formulation of convolutions"),
+    "objective": Key("reconstruction", choice(tuple(OBJECTIVES)), "what trains representations"),
+    "reward_transform": Key("tanh", choice(tuple(REWARD_TRANSFORMS)), "of the reward predicted"),
+    "rssm.latent": Key("categorical", choice(("categorical", "gaussian")), "kind of latent"),
+    "rssm.stoch": Key(32, integer(1), "Z, latent variables"),
+    "rssm.classes": Key(32, integer(2), "K, classes per categorical latent variable"),
+    "rssm.min_std": Key(0.1, number(0), "smallest std of a Gaussian latent"),
+    "rssm.deter": Key(600, integer(1), "D, GRU units"),
+    "rssm.hidden": Key(600, integer(1), "units of its hidden layers"),
+    "rssm.gru_norm": Key(True, boolean(), "layer norm in the GRU"),
+    "cnn_depth": Key(48, integer(1), "channels of the first convolution"),
+    "vector.layers": Key(4, integer(1), "hidden layers of vector encoder and decoder"),
+    "vector.units": Key(400, integer(1), "units of these"),
+    "reward_head.layers": Key(4, integer(0), "hidden layers of the reward predictor"),
+    "reward_head.units": Key(400, integer(1), "units of these"),
+    "discount_head.enabled": Key(True, boolean(), "predict episode ends; else gamma everywhere"),
+    "discount_head.layers": Key(4, integer(0), "hidden layers of the discount predictor"),
+    "discount_head.units": Key(400, integer(1), "units of these"),
+    "loss_scales.image": Key(1.0, number(), "weight of each image's negative log-likelihood"),
+    "loss_scales.vector": Key(1.0, number(), "weight of each vector's negative log-likelihood"),
+    "loss_scales.reward": Key(1.0, number(), "weight of the reward's"),
+    "loss_scales.discount": Key(5.0, number(), "weight of the discount's"),
+    "kl_loss": Key("balanced", choice(tuple(KL_LOSSES)), "KL balancing, or one KL for both sides"),
+    "free_avg": Key(True, boolean(), "free nats clamp the mean KL, not every step's"),
+    # Behaviour.
+    "horizon": Key(15, integer(2), "H, imagined steps"),
+    "actor.layers": Key(4, integer(0), "hidden layers of the actor"),
+    "actor.units": Key(400, integer(1), "units of these"),
+    "actor.dist": Key("auto", choice(("auto", *POLICIES)), "auto: by the action space"),
+    "actor_grad": Key("reinforce", choice(tuple(ACTOR_GRADS)), "estimator of the actor gradient"),
+    "critic.layers": Key(4, integer(0), "hidden layers of the critic"),
+    "critic.units": Key(400, integer(1), "units of these"),
+    "slow_critic_every": Key(100, integer(1), "updates between copies to the slow critic"),
+    # Hyperparameters that members may differ in, see types.Hypers.
+    "model_lr": Key(2e-4, number(), "learning rate of the world model"),
+    "actor_lr": Key(4e-5, number(), "learning rate of the actor"),
+    "critic_lr": Key(1e-4, number(), "learning rate of the critic"),
+    "kl_scale": Key(0.1, number(), "beta, weight of the KL loss"),
+    "kl_balance": Key(0.8, number(0, 1), "alpha, share of the KL that trains the prior"),
+    "free_nats": Key(0.0, number(), "nats of KL without gradient"),
+    "actor_entropy": Key(1e-3, number(), "eta, weight of the entropy bonus"),
+    "actor_entropy_final": Key(None, optional(number()), "eta after the annealing; None: constant"),
+    "actor_grad_mix": Key(0.1, number(0, 1), "rho, share of dynamics gradients in 'both'"),
+    "actor_grad_mix_final": Key(None, optional(number(0, 1)), "rho after it; None: constant"),
+    "anneal_updates": Key(2_500_000, integer(1), "updates from a value to its *_final"),
+    "discount": Key(0.999, number(0, 1), "gamma"),
+    "lambda_": Key(0.95, number(0, 1), "lambda of the lambda-return"),
+    # Optimizers.
+    "opt.clip": Key(100.0, number(1e-12), "largest global norm of a gradient"),
+    "opt.eps": Key(1e-5, number(1e-12), "Adam's epsilon"),
+    "opt.decay": Key(1e-6, number(0, 0.999), "share of every weight taken off per update"),
+}
+
+# What may differ between the config of a work directory and that of the command that resumes it:
+# none of these changes what is learned from a given step on.
+RUN_KEYS = ("steps", "log_every", "video_every", "checkpoint_every", "checkpoint_keep")
+
+
+def default_config() -> ConfigDict:
+    """All keys at their defaults, locked against unknown ones."""
+    config = ConfigDict()
+    for name, key in KEYS.items():
+        *groups, leaf = name.split(".")
+        node = config
+        for group in groups:
+            if group not in node:
+                node[group] = ConfigDict()
+            node = node[group]
+        # A reference of type `object` takes a number as well as a list, or None.
+        loose = name == "seeds" or key.default is None
+        node[leaf] = FieldReference(key.default, field_type=object) if loose else key.default
+    return config.lock()
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (dotted name, value) of every leaf."""
+    for name, value in config.items():
+        if isinstance(value, (Mapping, ConfigDict)):
+            yield from flatten(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def validate(config: ConfigDict) -> None:
+    """Check every key and the combinations of keys.
+
+    Raises:
+        ValueError: names each wrong key, what was given, what is allowed, and the nearest name.
+    """
+    given = dict(flatten(config))
+    errors = [f"config.{n} does not exist.{suggest(n, KEYS)}" for n in given if n not in KEYS]
+    errors += [f"config.{n} is missing." for n in KEYS if n not in given]
+    for name, value in given.items():
+        if name in KEYS and not KEYS[name].kind.check(value):
+            near = suggest(value, _choices(name)) if isinstance(value, str) else ""
+            errors.append(f"config.{name} is {value!r}; allowed: {KEYS[name].kind.allowed}.{near}")
+    errors = errors or list(_combination_errors(config))
+    if errors:
+        raise ValueError("\n".join(errors))
+
+
+def _choices(name: str) -> list[str]:
+    return KEYS[name].kind.allowed.removeprefix("one of ").split(", ")
+
+
+def _combination_errors(config: ConfigDict) -> Iterator[str]:
+    """Values that are allowed each by itself, but not together."""
+    if config.prefill < config.length:
+        yield (
+            f"config.prefill is {config.prefill}; allowed: at least config.length = "
+            f"{config.length}, or no sequence can be drawn after it."
+        )
+    if config.steps < config.prefill:
+        yield (
+            f"config.steps is {config.steps}; allowed: at least config.prefill = "
+            f"{config.prefill}, which it includes."
+        )
+    per_env = config.replay.capacity // config.env.num_envs
+    if per_env < config.length:
+        yield (
+            f"config.replay.capacity is {config.replay.capacity}, {per_env} per environment; "
+            f"allowed: at least config.length = {config.length} for each of the "
+            f"{config.env.num_envs} of config.env.num_envs."
+        )
+    envs = len(member_seeds(config)) * config.env.num_envs
+    if config.env.workers > envs:
+        yield f"config.env.workers is {config.env.workers}; allowed: at most the {envs} environments."
+
+
+def member_seeds(config: ConfigDict) -> list[int]:
+    """The seed of every member."""
+    if isinstance(config.seeds, int):
+        return list(range(config.seeds))
+    return list(config.seeds)
+
+
+def member_hypers(config: ConfigDict) -> list[Hypers]:
+    """The hyperparameters of every member."""
+    finals = {
+        f"{name}_final": config[name] if config[f"{name}_final"] is None else config[f"{name}_final"]
+        for name in ("actor_entropy", "actor_grad_mix")
+    }
+    names = [name for name in Hypers.__dataclass_fields__ if name not in finals]
+    hypers = Hypers(**{name: config[name] for name in names}, **finals)
+    return [hypers] * len(member_seeds(config))
+
+
+def to_json(config: ConfigDict) -> str:
+    """The config as indented JSON; `from_json` gives an equal one."""
+    return json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n"
+
+
+def from_json(content: str) -> ConfigDict:
+    """The config that `to_json` wrote; keys it lacks get their defaults."""
+    config = default_config()
+    with config.ignore_type():
+        config.update(json.loads(content))
+    return config
+
+
+def differences(old: ConfigDict, new: ConfigDict) -> list[str]:
+    """Lines 'key: old -> new' of the keys that must not change within a work directory."""
+    before, after = dict(flatten(old)), dict(flatten(new))
+    names = [n for n in before | after if n not in RUN_KEYS]
+    rows = [(n, _plain(before.get(n)), _plain(after.get(n))) for n in names]
+    return [f"  {n}: {a!r} -> {b!r}" for n, a, b in rows if a != b]
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

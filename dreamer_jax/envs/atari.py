@@ -1,0 +1,218 @@
+"""Atari 2600 games with the protocol of Machado et al. 2018, on the emulator's own interface.
+
+Written on `ALEInterface` rather than on its gymnasium wrappers, which keep no exact state, and
+leave the frame loop before they read the last frame of an episode.
+"""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import cv2
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+from dreamer_jax.envs.choices import unknown
+
+NOOP = 0
+TIME_LIMIT = 108_000  # emulator frames: 30 minutes at 60 Hz
+# These cartridges have no one-player mode; the emulator exits the whole process on loading them.
+MULTIPLAYER_ONLY = frozenset({"combat", "joust", "maze_craze", "warlords"})
+
+
+def _ale_py():
+    try:
+        import ale_py
+    except ImportError as error:
+        raise ImportError("Atari tasks need the emulator: pip install ale-py") from error
+    return ale_py
+
+
+@functools.cache
+def games() -> tuple[str, ...]:
+    """The names of all games, in snake case, sorted."""
+    _ale_py()
+    from ale_py import roms
+
+    return tuple(sorted(set(roms.get_all_rom_ids()) - MULTIPLAYER_ONLY))
+
+
+def find_rom(game: str) -> tuple[str, Path]:
+    """The emulator's name of a game and the path of its ROM.
+
+    Args:
+        game: a name of `games()`; underscores may be left out or added (`james_bond`).
+
+    Raises:
+        ValueError: there is no such game.
+        FileNotFoundError: the game's ROM is not installed.
+    """
+    name = {known.replace("_", ""): known for known in games()}.get(game.replace("_", ""))
+    if name is None:
+        raise unknown("Atari game", game, games())
+    from ale_py import roms
+
+    try:
+        return name, roms.get_rom_path(name)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise FileNotFoundError(
+            f"the ROM of {name!r} is missing ({error}): reinstall ale-py, whose wheels hold the "
+            f"ROMs (pip install --force-reinstall ale-py), or point ALE_ROMS_DIR at a folder "
+            f"that has {name}.bin"
+        ) from error
+
+
+class StickyActions:
+    """Repeat the last executed action with some probability, drawn for every emulator frame.
+
+    `last` outlives an episode, as it does in the emulator's own implementation. It is kept here
+    because the emulator leaves it out of the states it clones.
+    """
+
+    def __init__(self, probability: float) -> None:
+        self.probability = probability
+        self.last = NOOP
+
+    def __call__(self, action: int, rng: np.random.Generator) -> int:
+        """The action to execute in the next frame, when the agent chooses `action`."""
+        if rng.random() >= self.probability:
+            self.last = action
+        return self.last
+
+
+class Atari(gymnasium.Env):
+    """One game: full action set, sticky actions, raw rewards, no life information.
+
+    Observation: uint8 [size, size, 1], the grey elementwise maximum of the last two frames, the
+    true last one at the end of a game included, resized by area. Action: an index into the
+    emulator's legal actions: 18, except Skiing and Lost Luggage, which have 9. Game over is
+    terminal, the time limit is a truncation.
+
+    Args:
+        game: a name of `games()`.
+        size: height and width of the observation, in pixels.
+        action_repeat: emulator frames per step, at least 1.
+        sticky: probability in [0, 1) that a frame repeats the last frame's action.
+        noops: a reset plays 1 to `noops` frames of no-op, uniformly; 0 for none.
+        time_limit: emulator frames of an episode, not counting the no-ops.
+        seed: the emulator's seed until `reset(seed=...)`. Giving the same one in both places saves
+            loading the game a second time.
+
+    Raises:
+        ValueError: an unknown game or a number out of range.
+        FileNotFoundError: the game's ROM is not installed.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 15}
+    render_mode = "rgb_array"
+
+    def __init__(
+        self,
+        game: str,
+        *,
+        size: int = 64,
+        action_repeat: int = 4,
+        sticky: float = 0.25,
+        noops: int = 30,
+        time_limit: int = TIME_LIMIT,
+        seed: int = 0,
+    ) -> None:
+        if not 0.0 <= sticky < 1.0:
+            raise ValueError(f"sticky must be in [0, 1), not {sticky}")
+        if action_repeat < 1 or time_limit < 1 or size < 1 or noops < 0:
+            raise ValueError(
+                f"size, action_repeat and time_limit must be at least 1 and noops at least 0, not "
+                f"{size}, {action_repeat}, {time_limit} and {noops}"
+            )
+        self.game, self._rom = find_rom(game)
+        self._size, self._action_repeat = size, action_repeat
+        self._noops, self._time_limit = noops, time_limit
+        self._sticky = StickyActions(sticky)
+        self._frames = 0
+        ale_py = _ale_py()
+        ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
+        self.ale = ale_py.ALEInterface()
+        self.ale.setFloat("repeat_action_probability", 0.0)
+        self._load(seed)
+        self._actions = self.ale.getLegalActionSet()
+        self._screens = [np.zeros(self.ale.getScreenDims(), np.uint8) for _ in range(2)]
+        self.observation_space = spaces.Box(0, 255, (size, size, 1), np.uint8)
+        self.action_space = spaces.Discrete(len(self._actions))
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        if seed is not None:
+            self._sticky.last = NOOP
+            if seed != self._untouched_seed:
+                self._load(seed)
+        self._untouched_seed = None
+        self.ale.reset_game()
+        for _ in range(int(self.np_random.integers(1, self._noops + 1)) if self._noops else 0):
+            self._act(NOOP)
+            if self.ale.game_over(with_truncation=False):
+                self.ale.reset_game()
+        self._frames = 0
+        for screen in self._screens:
+            self.ale.getScreenGrayscale(screen)
+        return self._observation(), {}
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        reward = 0.0
+        for _ in range(self._action_repeat):
+            reward += self._act(action)
+            self._frames += 1
+            # Every frame is read, because any may turn out to be the last but one.
+            self._screens.reverse()
+            self.ale.getScreenGrayscale(self._screens[-1])
+            terminated = self.ale.game_over(with_truncation=False)
+            truncated = self._frames >= self._time_limit
+            if terminated or truncated:
+                break
+        return self._observation(), reward, terminated, truncated, {}
+
+    def render(self) -> np.ndarray:
+        """The emulator's screen in colour, uint8 [210, 160, 3]; stale right after `set_state`."""
+        return self.ale.getScreenRGB()
+
+    def get_state(self) -> dict[str, Any]:
+        """All that the future depends on, as a picklable dictionary."""
+        return {
+            "game": self.game,
+            "emulator": self.ale.cloneState(include_rng=True),
+            "rng": self.np_random.bit_generator.state,
+            "last": self._sticky.last,
+            "screens": [screen.copy() for screen in self._screens],
+            "frames": self._frames,
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on bit-identically from where `get_state` was called.
+
+        Raises:
+            ValueError: the state is of another game.
+        """
+        if state["game"] != self.game:
+            raise ValueError(f"a state of {state['game']!r} cannot be restored in {self.game!r}")
+        self._untouched_seed = None
+        self.ale.restoreState(state["emulator"])
+        self.np_random.bit_generator.state = state["rng"]
+        self._sticky.last = state["last"]
+        self._screens = [screen.copy() for screen in state["screens"]]
+        self._frames = state["frames"]
+
+    def _load(self, seed: int) -> None:
+        # A child of the seed that gives `np_random`, so that the two streams are unrelated.
+        word = np.random.SeedSequence(seed, spawn_key=(1,)).generate_state(1)[0]
+        self.ale.setInt("random_seed", int(word & 0x7FFFFFFF))
+        self.ale.loadROM(self._rom)
+        self._untouched_seed: int | None = seed
+
+    def _act(self, action: int) -> float:
+        return self.ale.act(self._actions[self._sticky(action, self.np_random)])
+
+    def _observation(self) -> np.ndarray:
+        size = (self._size, self._size)
+        return cv2.resize(np.maximum(*self._screens), size, interpolation=cv2.INTER_AREA)[..., None]

@@ -1,0 +1,128 @@
+"""An environment's whole state as bytes, where that can be had exactly.
+
+An environment whose base has `get_state()`, returning a picklable object, and `set_state(state)`,
+both exact, is saved through them, with its wrappers' attributes. Any other is pickled whole, if
+the caller has found out with `pickles_exactly` that this loses nothing.
+"""
+
+import logging
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import cloudpickle
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
+
+log = logging.getLogger(__name__)
+
+
+def has_state(env: gymnasium.Env) -> bool:
+    """Whether the base environment saves and restores its own state."""
+    base = env.unwrapped
+    return all(callable(getattr(base, name, None)) for name in ("get_state", "set_state"))
+
+
+def snapshot(env: gymnasium.Env) -> bytes:
+    """The environment with its wrappers, for `restore`.
+
+    Raises:
+        Exception: whatever pickling raises, where something in it cannot be pickled.
+    """
+    if not has_state(env):
+        return cloudpickle.dumps(env)
+    wrappers = [(type(wrapper).__name__, _attributes(wrapper)) for wrapper in _wrappers(env)]
+    return cloudpickle.dumps((env.unwrapped.get_state(), wrappers))
+
+
+def restore(env: gymnasium.Env, data: bytes) -> gymnasium.Env:
+    """The environment to go on with: `env` itself where it has a state, else a new one.
+
+    Args:
+        env: an environment that is built as the saved one was.
+        data: what `snapshot` returned. It is unpickled: only restore what you have written.
+
+    Raises:
+        ValueError: the saved environment had other wrappers.
+    """
+    saved = pickle.loads(data)
+    if not has_state(env):
+        return saved
+    state, saved_wrappers = saved
+    wrappers = _wrappers(env)
+    names = [name for name, _ in saved_wrappers]
+    if names != [type(wrapper).__name__ for wrapper in wrappers]:
+        raise ValueError(f"the saved environment was wrapped in {names}, this one is {env}")
+    env.unwrapped.set_state(state)
+    for wrapper, (_, attributes) in zip(wrappers, saved_wrappers, strict=True):
+        vars(wrapper).update(attributes)
+    return env
+
+
+def pickles_exactly(make_env: Callable[[], gymnasium.Env], *, steps: int = 20) -> bool:
+    """Whether an unpickled copy goes on exactly as the environment does.
+
+    Many environments unpickle as new ones, built from their arguments, or not at all. So a
+    throw-away environment and a copy made in the middle of its episode are compared over `steps`
+    steps and a reset.
+    """
+    env = make_env()
+    copy = None
+    try:
+        env.action_space.seed(0)
+        env.reset()
+        _advance(env, [env.action_space.sample() for _ in range(3)])
+        copy = pickle.loads(cloudpickle.dumps(env))
+        actions = [env.action_space.sample() for _ in range(steps)]
+        exact = _same(
+            [_advance(env, actions), env.reset()[0]], [_advance(copy, actions), copy.reset()[0]]
+        )
+        reason = "the copy steps differently"
+    except Exception as error:  # whatever an environment's own pickling raises
+        exact, reason = False, f"{type(error).__name__}: {error}"
+    finally:
+        env.close()
+        if copy is not None:
+            copy.close()
+    if not exact:
+        log.warning("%s cannot be saved exactly (%s)", env, reason)
+    return exact
+
+
+def _advance(env: gymnasium.Env, actions: list[Any]) -> list[Any]:
+    """Step through the actions, resetting after each end; what came out."""
+    seen: list[Any] = []
+    for action in actions:
+        obs, *rest, _ = env.step(action)
+        seen.append((obs, *rest))
+        if any(rest[1:]):
+            seen.append(env.reset()[0])
+    return seen
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(_same, a, b))
+    return np.array_equal(a, b)
+
+
+def _wrappers(env: gymnasium.Env) -> list[gymnasium.Wrapper]:
+    found = []
+    while isinstance(env, gymnasium.Wrapper):
+        found.append(env)
+        env = env.env
+    return found
+
+
+def _attributes(wrapper: gymnasium.Wrapper) -> dict[str, Any]:
+    """What may change as the wrapper steps: not its parts, spaces, functions and arguments."""
+    fixed = gymnasium.Env | spaces.Space | EnvSpec
+    return {
+        name: value
+        for name, value in vars(wrapper).items()
+        if name != "_saved_kwargs" and not isinstance(value, fixed) and not callable(value)
+    }

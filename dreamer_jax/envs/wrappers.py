@@ -1,0 +1,231 @@
+"""One interface for every gymnasium environment: a dictionary of images and vectors comes out,
+an index or a vector in [-1, 1] goes in, and what breaks the declared spaces is an error."""
+
+import functools
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import cv2
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+log = logging.getLogger(__name__)
+
+Observation = dict[str, np.ndarray]
+Step = tuple[Any, float, bool, bool, dict[str, Any]]
+TOLERANCE = 1e-6  # by which an action may leave [-1, 1]
+
+
+class SeedFirstReset(gymnasium.Wrapper):
+    """Seeds the first `reset()` that comes without a seed, and no later one."""
+
+    def __init__(self, env: gymnasium.Env, *, seed: int) -> None:
+        super().__init__(env)
+        self._seed: int | None = seed
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
+        seed, self._seed = (self._seed if seed is None else seed), None
+        return self.env.reset(seed=seed, options=options)
+
+
+class ActionRepeat(gymnasium.Wrapper):
+    """Repeats an action `repeat` times or to the end of the episode, and sums the rewards."""
+
+    def __init__(self, env: gymnasium.Env, *, repeat: int) -> None:
+        if repeat < 1:
+            raise ValueError(f"action repeat must be at least 1, not {repeat}")
+        super().__init__(env)
+        self._repeat = repeat
+
+    def step(self, action: Any) -> Step:
+        total = 0.0
+        for _ in range(self._repeat):
+            obs, reward, terminated, truncated, info = self.env.step(action)
+            total += reward
+            if terminated or truncated:
+                break
+        return obs, total, terminated, truncated, info
+
+
+def adapt(env: gymnasium.Env, *, size: int) -> gymnasium.Env:
+    """Normalise an environment's spaces and check every step against them.
+
+    Observations become a `spaces.Dict` of
+
+    - images, uint8 [size, size, C], resized by area: any uint8 Box with 2 axes (C = 1) or with 3
+      of which the last is 1, 3 or 4. An observation that is just an image is named 'image'.
+    - vectors, float32 [V]: any other Box flattened, Discrete as one-hot, and every other space
+      that `gymnasium.spaces.flatten` turns into a fixed-length array. An observation that is just
+      a vector is named 'vector'.
+
+    Nested dictionaries are flattened to keys 'a/b'; Text entries are left out, with a line in the
+    log. A Discrete action space begins at 0; a float Box with finite bounds becomes float32 [A] in
+    [-1, 1] and is rescaled.
+
+    Args:
+        env: any gymnasium environment.
+        size: height and width of the images, in pixels.
+
+    Raises:
+        ValueError: a space that does not fit the above; and, when stepping, an observation that
+            is not as declared or not finite, a reward that is not finite, or an action that is
+            out of range. The message says what was given and what is allowed.
+    """
+    return _Adapt(env, size)
+
+
+class _Adapt(gymnasium.Wrapper):
+    def __init__(self, env: gymnasium.Env, size: int) -> None:
+        super().__init__(env)
+        self._observe = _Observe(env.observation_space, size)
+        self.observation_space = self._observe.space
+        self.action_space, self._convert_action = _adapt_action(env.action_space)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
+        obs, info = self.env.reset(seed=seed, options=options)
+        return self._observe(obs), info
+
+    def step(self, action: Any) -> Step:
+        action = self._convert_action(action)
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        return self._observe(obs), _finite(reward), bool(terminated), bool(truncated), info
+
+
+def _finite(reward: Any) -> float:
+    value = np.asarray(reward)
+    if value.size != 1 or value.dtype.kind not in "biuf" or not np.isfinite(value).all():
+        raise ValueError(f"the environment's reward must be a finite number, not {reward!r}")
+    return float(value.item())
+
+
+class _Leaf(NamedTuple):
+    """One entry of the observation, as the environment declares it."""
+
+    key: str  # 'a/b', or 'image' or 'vector' for an observation that is no dictionary
+    path: tuple[str, ...]  # ('a', 'b')
+    space: spaces.Space
+
+
+def _leaves(space: spaces.Space, path: tuple[str, ...] = ()) -> Iterator[_Leaf]:
+    key = "/".join(path) or ("image" if _is_image(space) else "vector")
+    if isinstance(space, spaces.Dict):
+        for name, entry in space.items():
+            yield from _leaves(entry, (*path, name))
+    elif isinstance(space, spaces.Text):
+        log.info("observation %r is text and is left out", key)
+    elif space.is_np_flattenable:
+        yield _Leaf(key, path, space)
+    else:
+        raise ValueError(f"observation {key!r} has no fixed length: {space} is not supported")
+
+
+def _is_image(space: spaces.Space) -> bool:
+    if not isinstance(space, spaces.Box) or space.dtype != np.uint8:
+        return False
+    return len(space.shape) == 2 or (len(space.shape) == 3 and space.shape[-1] in (1, 3, 4))
+
+
+class _Observe:
+    """Turns an environment's observation into the normal form, or says what is wrong with it."""
+
+    def __init__(self, space: spaces.Space, size: int) -> None:
+        self._source, self._size = space, size
+        self._leaves = tuple(_leaves(space))
+        self.space = spaces.Dict({leaf.key: self._target(leaf.space) for leaf in self._leaves})
+        if not len(self.space) == len(self._leaves) > 0:
+            keys = [leaf.key for leaf in self._leaves]
+            raise ValueError(f"the observation needs one or more distinct entries, not {keys}")
+
+    def _target(self, space: spaces.Space) -> spaces.Box:
+        if _is_image(space):
+            channels = (*space.shape, 1)[2]
+            return spaces.Box(0, 255, (self._size, self._size, channels), np.uint8)
+        return spaces.Box(-np.inf, np.inf, (spaces.flatdim(space),), np.float32)
+
+    def __call__(self, obs: Any) -> Observation:
+        _check_keys(self._source, obs, ())
+        result = {}
+        for leaf in self._leaves:
+            value = functools.reduce(lambda node, name: node[name], leaf.path, obs)
+            if isinstance(leaf.space, spaces.Box):
+                value = _check_box(leaf, value)
+            elif not leaf.space.contains(value):
+                raise ValueError(f"observation {leaf.key!r} is {value!r}, outside {leaf.space}")
+            if _is_image(leaf.space):
+                result[leaf.key] = self._resized(value)
+            else:
+                result[leaf.key] = _flat(leaf, value)
+        return result
+
+    def _resized(self, image: np.ndarray) -> np.ndarray:
+        if image.shape[:2] != (self._size, self._size):
+            size = (self._size, self._size)
+            image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+            return image if image.ndim == 3 else image[..., None]
+        return image.reshape(self._size, self._size, -1).copy()
+
+
+def _check_keys(space: spaces.Space, obs: Any, path: tuple[str, ...]) -> None:
+    if not isinstance(space, spaces.Dict):
+        return
+    name = "/".join(path)
+    where = f"observation {name!r}" if name else "the observation"
+    if not isinstance(obs, dict):
+        raise ValueError(f"{where} is a {type(obs).__name__}, not a dictionary")
+    if set(obs) != set(space):
+        raise ValueError(f"{where} has the keys {sorted(obs)} but declares {sorted(space)}")
+    for key, entry in space.items():
+        _check_keys(entry, obs[key], (*path, key))
+
+
+def _check_box(leaf: _Leaf, value: Any) -> np.ndarray:
+    value, space = np.asarray(value), leaf.space
+    if value.shape != space.shape:
+        raise ValueError(
+            f"observation {leaf.key!r} changed shape from {space.shape} to {value.shape}"
+        )
+    # Many environments declare float32 and return float64; an image must be what it says.
+    casting = "equiv" if _is_image(space) else "same_kind"
+    if not np.can_cast(value.dtype, space.dtype, casting):
+        raise ValueError(
+            f"observation {leaf.key!r} changed dtype from {space.dtype} to {value.dtype}"
+        )
+    return value
+
+
+def _flat(leaf: _Leaf, value: Any) -> np.ndarray:
+    with np.errstate(over="ignore"):  # what overflows float32 is not finite, see below
+        flat = np.array(spaces.flatten(leaf.space, value), np.float32).reshape(-1)
+    if not np.isfinite(flat).all():
+        raise ValueError(f"observation {leaf.key!r} is not finite: {flat}")
+    return flat
+
+
+def _adapt_action(space: spaces.Space) -> tuple[spaces.Space, Callable[[Any], Any]]:
+    if isinstance(space, spaces.Discrete):
+        count, start = int(space.n), int(space.start)
+        return spaces.Discrete(count), functools.partial(_index, count=count, start=start)
+    if not isinstance(space, spaces.Box) or not np.issubdtype(space.dtype, np.floating):
+        raise ValueError(f"action space {space} is not supported: it must be Discrete or float Box")
+    low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+    if not (np.isfinite(low).all() and np.isfinite(high).all()):
+        raise ValueError(f"action space {space} is not supported: its bounds must be finite")
+    target = spaces.Box(-1.0, 1.0, (low.size,), np.float32)
+    return target, functools.partial(_rescale, low=low, high=high, dtype=space.dtype)
+
+
+def _index(action: Any, *, count: int, start: int) -> int:
+    index = np.asarray(action)
+    if index.size != 1 or index.dtype.kind not in "iu" or not 0 <= index.item() < count:
+        raise ValueError(f"action {action} is not an integer from 0 to {count - 1}")
+    return index.item() + start
+
+
+def _rescale(action: Any, *, low: np.ndarray, high: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    action = np.asarray(action, np.float64)
+    if action.shape != (low.size,) or not (np.abs(action) <= 1.0 + TOLERANCE).all():
+        raise ValueError(f"action {action} is not a vector of {low.size} numbers in [-1, 1]")
+    scaled = low + (action.reshape(low.shape) + 1.0) / 2.0 * (high - low)
+    return np.clip(scaled, low, high).astype(dtype)

@@ -1,0 +1,170 @@
+"""Distributions that sample from noise which is passed in (built on distrax).
+
+A sampling rule is a function `(distribution, noise) -> value`: `from_noise` transforms the noise,
+`take_mode` ignores it. It is an argument down to `train_step`, so that a whole update has a
+deterministic form. Everything here is float32 whatever the compute dtype.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Protocol
+
+import chex
+import distrax
+import jax
+import jax.numpy as jnp
+from jax.scipy.special import ndtr, ndtri
+
+from dreamer_jax.types import Array
+
+_LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
+
+
+class NoiseDistribution(Protocol):
+    """A distribution with reparameterised sampling from explicit noise."""
+
+    def sample_from(self, noise: Array) -> Array: ...
+
+    def sample_mode(self) -> Array: ...
+
+
+SampleFn = Callable[[NoiseDistribution, Array], Array]
+
+
+def from_noise(dist: NoiseDistribution, noise: Array) -> Array:
+    """Sampling rule: a function of the noise, with the sample's gradient."""
+    return dist.sample_from(noise)
+
+
+def take_mode(dist: NoiseDistribution, noise: Array) -> Array:
+    """Sampling rule: the mode, with the gradient that a sample would have."""
+    del noise
+    return dist.sample_mode()
+
+
+class OneHot(distrax.OneHotCategorical):
+    """One-hot categorical with straight-through gradients: z = onehot(k) + p - sg(p).
+
+    Hafner et al. 2021, Algorithm 1. `logits` is [..., K].
+    """
+
+    def __init__(self, logits: Array):
+        super().__init__(logits=jnp.asarray(logits, jnp.float32), dtype=jnp.float32)
+
+    def sample_from(self, noise: Array) -> Array:
+        """Inverse CDF of one uniform per categorical.
+
+        Args:
+            noise: [...] float32 in [0, 1).
+
+        Returns:
+            [..., K] one-hot values with the gradient of the probabilities.
+        """
+        chex.assert_shape(noise, self.logits.shape[:-1])
+        cdf = jnp.cumsum(self.probs, -1)
+        # The last class takes what rounding leaves of the interval, so no index exceeds K - 1.
+        index = jnp.sum(noise[..., None] >= cdf[..., :-1], -1)
+        return self._straight_through(index)
+
+    def sample_mode(self) -> Array:
+        return self._straight_through(jnp.argmax(self.logits, -1))
+
+    def log_prob(self, value: Array) -> Array:
+        """Args: value: [..., K] one-hot. Returns: [...].
+
+        A class has no gradient: the straight-through gradient of a sampled action must not leak
+        into the reinforce term of the mixed actor objective.
+        """
+        return super().log_prob(jax.lax.stop_gradient(value))
+
+    def _straight_through(self, index: Array) -> Array:
+        onehot = jax.nn.one_hot(index, self.num_categories, dtype=jnp.float32)
+        # In this order the bracket is exactly zero, so the value stays exactly one-hot.
+        return onehot + (self.probs - jax.lax.stop_gradient(self.probs))
+
+
+class Gaussian(distrax.MultivariateNormalDiag):
+    """Diagonal normal over the last axis: x = mean + std * noise."""
+
+    def __init__(self, mean: Array, std: Array):
+        super().__init__(jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32))
+
+    def sample_from(self, noise: Array) -> Array:
+        """Args: noise: [..., Z] standard normal. Returns: [..., Z]."""
+        return self.loc + self.scale_diag * noise
+
+    def sample_mode(self) -> Array:
+        return self.loc
+
+
+class TruncatedNormal(distrax.Distribution):
+    """Independent normals truncated to [-1, 1]; the event is the last axis.
+
+    The sample's gradient is d/dloc = 1 and d/dscale = (x - loc) / scale, as if it were not
+    truncated, and passes straight through the final clip to +-(1 - 1e-6).
+    """
+
+    CLIP = 1 - 1e-6
+
+    def __init__(self, loc: Array, scale: Array):
+        super().__init__()
+        self.loc = jnp.asarray(loc, jnp.float32)  # [..., A] in [-1, 1]
+        self.scale = jnp.asarray(scale, jnp.float32)  # [..., A] > 0
+        self._low = (-1 - self.loc) / self.scale
+        self._high = (1 - self.loc) / self.scale
+        self._mass = ndtr(self._high) - ndtr(self._low)
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        return self.loc.shape[-1:]
+
+    def _sample_n(self, key: Array, n: int) -> Array:
+        return self.sample_from(jax.random.uniform(key, (n, *self.loc.shape)))
+
+    def sample_from(self, noise: Array) -> Array:
+        """Inverse CDF. Args: noise: [..., A] in [0, 1). Returns: [..., A] inside (-1, 1)."""
+        quantile = ndtr(self._low) + noise * self._mass
+        drawn = jax.lax.stop_gradient(jnp.clip(self.loc + self.scale * ndtri(quantile), -1, 1))
+        unit = jax.lax.stop_gradient((drawn - self.loc) / self.scale)
+        sample = self.loc + self.scale * unit
+        clipped = jnp.clip(sample, -self.CLIP, self.CLIP)
+        return sample + jax.lax.stop_gradient(clipped - sample)
+
+    def sample_mode(self) -> Array:
+        return self.mode()
+
+    def log_prob(self, value: Array) -> Array:
+        """Args: value: [..., A] in [-1, 1]. Returns: [...] summed over actions."""
+        unit = (value - self.loc) / self.scale
+        each = -0.5 * unit**2 - _LOG_SQRT_2PI - jnp.log(self.scale) - jnp.log(self._mass)
+        return each.sum(-1)
+
+    def entropy(self) -> Array:
+        """Returns: [...] nats, summed over actions."""
+        tails = self._low * self._density(self._low) - self._high * self._density(self._high)
+        each = 0.5 + _LOG_SQRT_2PI + jnp.log(self.scale * self._mass) + 0.5 * tails / self._mass
+        return each.sum(-1)
+
+    def mean(self) -> Array:
+        """Returns: [..., A]."""
+        shift = (self._density(self._low) - self._density(self._high)) / self._mass
+        return self.loc + self.scale * shift
+
+    def mode(self) -> Array:
+        """Returns: [..., A]."""
+        return jnp.clip(self.loc, -1, 1)
+
+    @staticmethod
+    def _density(unit: Array) -> Array:
+        return jnp.exp(-0.5 * unit**2 - _LOG_SQRT_2PI)
+
+
+def unit_normal(mean: Array, event_ndims: int) -> distrax.Independent:
+    """Normal of scale 1 around `mean`, log-probability summed over the last `event_ndims` axes."""
+    mean = jnp.asarray(mean, jnp.float32)
+    return distrax.Independent(distrax.Normal(mean, jnp.ones_like(mean)), event_ndims)
+
+
+def bernoulli(logits: Array) -> distrax.Bernoulli:
+    """Bernoulli of float32 `logits` [...]; `log_prob` also takes soft labels in [0, 1]."""
+    return distrax.Bernoulli(logits=jnp.asarray(logits, jnp.float32), dtype=jnp.float32)

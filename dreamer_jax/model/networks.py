@@ -1,0 +1,155 @@
+"""Feed-forward networks: dense stacks, image encoder and decoder (Hafner et al. 2021, App. D)."""
+
+import math
+from collections.abc import Callable, Mapping
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from dreamer_jax.model.convolutions import Conv, Formulation
+from dreamer_jax.types import Array
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"elu": nn.elu, "relu": nn.relu}
+ENCODER_KERNELS = (4, 4, 4, 4)
+DECODER_KERNELS = (5, 5, 6, 6)
+IMAGE_SIZE = 64  # pixels; what these kernels map to 2x2 and back
+
+
+def dense(units: int, dtype: jnp.dtype, name: str | None = None) -> nn.Dense:
+    """Dense layer with Glorot-uniform kernel and zero bias; float32 parameters."""
+    init = nn.initializers.glorot_uniform()
+    return nn.Dense(units, dtype=dtype, kernel_init=init, name=name)
+
+
+class LayerNorm32(nn.Module):
+    """Layer normalisation with epsilon 1e-3, computed in float32, returned in `dtype`."""
+
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, inputs: Array) -> Array:
+        # The fast variance E[x^2] - E[x]^2 loses digits that a recurrence then amplifies.
+        norm = nn.LayerNorm(epsilon=1e-3, dtype=jnp.float32, use_fast_variance=False, name="norm")
+        return norm(inputs.astype(jnp.float32)).astype(self.dtype)
+
+
+class MLP(nn.Module):
+    """`layers` hidden layers of `units`, then a linear output: [..., I] -> [..., outputs] float32.
+
+    With `norm`, layer normalisation sits between each hidden layer and its activation.
+    """
+
+    layers: int
+    units: int
+    outputs: int
+    act: Callable[[Array], Array]
+    norm: bool
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, inputs: Array) -> Array:
+        hidden = hidden_stack(inputs, self.layers, self.units, self.act, self.norm, self.dtype)
+        return dense(self.outputs, self.dtype, "out")(hidden).astype(jnp.float32)
+
+
+def hidden_stack(inputs, layers, units, act, norm, dtype) -> Array:
+    """Hidden layers `dense_0`, `dense_1`, ... of the module that is being called."""
+    hidden = inputs.astype(dtype)
+    for i in range(layers):
+        hidden = dense(units, dtype, f"dense_{i}")(hidden)
+        if norm:
+            hidden = LayerNorm32(dtype, name=f"norm_{i}")(hidden)
+        hidden = act(hidden)
+    return hidden
+
+
+class Encoder(nn.Module):
+    """Observation -> embedding.
+
+    Images (64x64, all `cnn_keys` stacked on channels) pass four stride-2 convolutions,
+    64 -> 31 -> 14 -> 6 -> 2; vectors (all `mlp_keys` concatenated) a dense stack.
+    """
+
+    cnn_keys: tuple[str, ...]
+    mlp_keys: tuple[str, ...]
+    depth: int
+    mlp_layers: int
+    mlp_units: int
+    act: Callable[[Array], Array]
+    norm: bool
+    formulation: Formulation
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, obs: Mapping[str, Array]) -> Array:
+        """Args: obs: floats, images [..., 64, 64, C] in [-0.5, 0.5]. Returns: [..., X]."""
+        parts = []
+        if self.cnn_keys:
+            parts.append(self._images(jnp.concatenate([obs[k] for k in self.cnn_keys], -1)))
+        if self.mlp_keys:
+            vectors = jnp.concatenate([obs[k] for k in self.mlp_keys], -1)
+            args = (self.mlp_layers, self.mlp_units, self.act, self.norm, self.dtype)
+            parts.append(hidden_stack(vectors, *args))
+        return jnp.concatenate(parts, -1)
+
+    def _images(self, images: Array) -> Array:
+        lead, hidden = images.shape[:-3], images.reshape(-1, *images.shape[-3:])
+        for i, kernel in enumerate(ENCODER_KERNELS):
+            conv = self.formulation.conv
+            layer = Conv(self.depth * 2**i, kernel, 2, conv, self.dtype, name=f"conv_{i}")
+            hidden = layer(hidden)
+            if self.norm:
+                hidden = LayerNorm32(self.dtype, name=f"conv_norm_{i}")(hidden)
+            hidden = self.act(hidden)
+        return hidden.reshape(*lead, -1)
+
+
+class Decoder(nn.Module):
+    """Feature -> means of the observation's entries, unit variance.
+
+    Images: dense to 32 * depth, then transposed convolutions 1 -> 5 -> 13 -> 30 -> 64.
+    """
+
+    image_channels: Mapping[str, int]  # channels of each image key
+    vector_sizes: Mapping[str, int]
+    depth: int
+    mlp_layers: int
+    mlp_units: int
+    act: Callable[[Array], Array]
+    norm: bool
+    formulation: Formulation
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, feat: Array) -> dict[str, Array]:
+        """Args: feat: [..., F]. Returns: float32 {image [..., 64, 64, C], vector [..., V]}."""
+        means = {}
+        if self.image_channels:
+            images = self._images(feat, sum(self.image_channels.values()))
+            means |= _split(images, self.image_channels)
+        if self.vector_sizes:
+            args = (self.mlp_layers, self.mlp_units, self.act, self.norm, self.dtype)
+            hidden = hidden_stack(feat, *args)
+            vectors = dense(sum(self.vector_sizes.values()), self.dtype, "out")(hidden)
+            means |= _split(vectors, self.vector_sizes)
+        return {key: mean.astype(jnp.float32) for key, mean in means.items()}
+
+    def _images(self, feat: Array, channels: int) -> Array:
+        lead = feat.shape[:-1]
+        hidden = dense(32 * self.depth, self.dtype, "conv_in")(feat.astype(self.dtype))
+        hidden = hidden.reshape(math.prod(lead), 1, 1, 32 * self.depth)
+        depths = (4 * self.depth, 2 * self.depth, self.depth, channels)
+        for i, (features, kernel) in enumerate(zip(depths, DECODER_KERNELS, strict=True)):
+            conv = self.formulation.conv_transpose
+            hidden = Conv(features, kernel, 2, conv, self.dtype, name=f"conv_{i}")(hidden)
+            if i < len(depths) - 1:
+                if self.norm:
+                    hidden = LayerNorm32(self.dtype, name=f"conv_norm_{i}")(hidden)
+                hidden = self.act(hidden)
+        return hidden.reshape(*lead, IMAGE_SIZE, IMAGE_SIZE, channels)
+
+
+def _split(joined: Array, sizes: Mapping[str, int]) -> dict[str, Array]:
+    """Cut the last axis into the named entries."""
+    offsets = [sum(list(sizes.values())[: i + 1]) for i in range(len(sizes) - 1)]
+    return dict(zip(sizes, jnp.split(joined, offsets, -1), strict=True))

@@ -1,0 +1,311 @@
+"""The recurrent state-space model (Hafner et al. 2021, Eq. 1; Hafner et al. 2019).
+
+Scan bodies hold only what is recurrent: the embedding's share of the posterior and the prior's
+head are one matrix multiplication over all steps, before and after the scan.
+"""
+
+from collections.abc import Callable, Sequence
+
+import chex
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from dreamer_jax.model.distributions import SampleFn
+from dreamer_jax.model.latents import Latent, flatten_stoch
+from dreamer_jax.model.networks import LayerNorm32, dense
+from dreamer_jax.types import Array, LatentStats, Params, RSSMState
+
+
+class ConcatDense(nn.Module):
+    """A dense layer on a concatenation, one kernel, whose inputs can be multiplied apart."""
+
+    sizes: Sequence[int]  # of the inputs, in the order of the concatenation
+    units: int
+    dtype: jnp.dtype
+
+    def setup(self):
+        shape = (sum(self.sizes), self.units)
+        self.kernel = self.param("kernel", nn.initializers.glorot_uniform(), shape)
+        self.bias = self.param("bias", nn.initializers.zeros, (self.units,))
+
+    def part(self, index: int, inputs: Array) -> Array:
+        """Input number `index`'s share of the output, without bias: [..., size] -> [..., units]."""
+        start = sum(self.sizes[:index])
+        kernel = self.kernel[start : start + self.sizes[index]]
+        return inputs.astype(self.dtype) @ kernel.astype(self.dtype)
+
+    def add_bias(self, product: Array) -> Array:
+        """[..., units] -> [..., units]."""
+        return product + jnp.broadcast_to(self.bias.astype(self.dtype), product.shape)
+
+    def __call__(self, *inputs: Array) -> Array:
+        joined = jnp.concatenate([x.astype(self.dtype) for x in inputs], -1)
+        return self.add_bias(joined @ self.kernel.astype(self.dtype))
+
+
+class GRU(nn.Module):
+    """GRU with one layer norm over all gates: [..., I], [..., D] -> [..., D] float32.
+
+    r, c, u = split(norm(W [x, h] + b)); c = tanh(sigmoid(r) * c); u = sigmoid(u - 1);
+    h' = u * c + (1 - u) * h.
+    """
+
+    units: int
+    norm: bool
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, inputs: Array, state: Array) -> Array:
+        joined = jnp.concatenate([inputs.astype(self.dtype), state.astype(self.dtype)], -1)
+        gates = dense(3 * self.units, self.dtype, "dense")(joined)
+        if self.norm:
+            gates = LayerNorm32(jnp.float32, name="norm")(gates)
+        reset, candidate, update = jnp.split(gates.astype(jnp.float32), 3, -1)
+        candidate = jnp.tanh(nn.sigmoid(reset) * candidate)
+        update = nn.sigmoid(update - 1)
+        return update * candidate + (1 - update) * state
+
+
+class RSSM(nn.Module):
+    """The networks of the model; the functions below put them in time.
+
+    deter[t] = GRU(act(W [stoch[t-1], action[t]]), deter[t-1])
+    prior(t) = head(act(W deter[t])),  posterior(t) = head(act(W [deter[t], embed[t]]))
+    """
+
+    latent: Latent
+    deter: int
+    hidden: int
+    action_size: int
+    embed_size: int
+    act: Callable[[Array], Array]
+    norm: bool  # layer norm in the hidden layers
+    gru_norm: bool
+    dtype: jnp.dtype
+
+    def setup(self):
+        stoch = self.latent.stats_size if len(self.latent.shape) == 2 else self.latent.shape[0]
+        self.img_in = ConcatDense((stoch, self.action_size), self.hidden, self.dtype)
+        self.gru = GRU(self.deter, self.gru_norm, self.dtype)
+        self.prior_in = dense(self.hidden, self.dtype)
+        self.prior_out = dense(self.latent.stats_size, self.dtype)
+        self.posterior_in = ConcatDense((self.deter, self.embed_size), self.hidden, self.dtype)
+        self.posterior_out = dense(self.latent.stats_size, self.dtype)
+        if self.norm:
+            self.img_norm = LayerNorm32(self.dtype)
+            self.prior_norm = LayerNorm32(self.dtype)
+            self.posterior_norm = LayerNorm32(self.dtype)
+
+    def initial(self, shape: tuple[int, ...]) -> RSSMState:
+        """The zero state: deter [*shape, D], stoch [*shape, *latent.shape]."""
+        return RSSMState(
+            deter=jnp.zeros((*shape, self.deter)), stoch=jnp.zeros((*shape, *self.latent.shape))
+        )
+
+    def step_deter(self, state: RSSMState, action: Array) -> Array:
+        """state [...], action [..., A] that leaves it -> next deter [..., D]."""
+        hidden = self.img_in(flatten_stoch(self.latent, state.stoch), action)
+        if self.norm:
+            hidden = self.img_norm(hidden)
+        return self.gru(self.act(hidden), state.deter)
+
+    def prior(self, deter: Array) -> LatentStats:
+        """p(z | h): deter [..., D] -> stats [...]."""
+        hidden = self.prior_in(deter.astype(self.dtype))
+        if self.norm:
+            hidden = self.prior_norm(hidden)
+        return self.latent.stats(self.prior_out(self.act(hidden)))
+
+    def project_embed(self, embed: Array) -> Array:
+        """The embedding's share of the posterior's first layer: [..., X] -> [..., hidden]."""
+        return self.posterior_in.part(1, embed)
+
+    def posterior(self, deter: Array, projected: Array) -> LatentStats:
+        """q(z | h, x): deter [..., D], projected embedding [..., hidden] -> stats [...]."""
+        hidden = self.posterior_in.add_bias(self.posterior_in.part(0, deter) + projected)
+        if self.norm:
+            hidden = self.posterior_norm(hidden)
+        return self.latent.stats(self.posterior_out(self.act(hidden)))
+
+    def init_all(self, action: Array, embed: Array) -> tuple[LatentStats, LatentStats]:
+        """Touch every layer, for `init`: action [..., A], embed [..., X]."""
+        deter = self.step_deter(self.initial(action.shape[:-1]), action)
+        return self.prior(deter), self.posterior(deter, self.project_embed(embed))
+
+
+def feature(latent: Latent, state: RSSMState) -> Array:
+    """What heads, actor and critic read: [stoch flattened, deter], [..., F]."""
+    return jnp.concatenate([flatten_stoch(latent, state.stoch), state.deter], -1)
+
+
+def reset_where(is_first: Array, state: RSSMState, action: Array) -> tuple[RSSMState, Array]:
+    """Zero state and previous action where an episode starts; is_first is [...] bool."""
+
+    def zero(x: Array) -> Array:
+        keep = 1 - is_first.astype(x.dtype)
+        return x * keep.reshape(*keep.shape, *(1,) * (x.ndim - keep.ndim))
+
+    return jax.tree.map(zero, state), zero(action)
+
+
+def img_step(
+    rssm: RSSM, params: Params, state: RSSMState, action: Array, noise: Array, *, sample: SampleFn
+) -> tuple[RSSMState, LatentStats]:
+    """One step of the prior. Eq. 1, dynamics.
+
+    Args:
+        state: [...] state; action: [..., A] action that leaves it; noise: for one latent sample.
+
+    Returns:
+        The next state [...] with its latent drawn from the prior, and the prior's parameters.
+    """
+    variables = {"params": params}
+    deter = rssm.apply(variables, state, action, method="step_deter")
+    prior = rssm.apply(variables, deter, method="prior")
+    return RSSMState(deter=deter, stoch=sample(rssm.latent.dist(prior), noise)), prior
+
+
+def obs_step(
+    rssm: RSSM,
+    params: Params,
+    state: RSSMState,
+    action: Array,
+    projected: Array,
+    is_first: Array,
+    noise: Array,
+    *,
+    sample: SampleFn,
+) -> tuple[RSSMState, LatentStats]:
+    """One step of the posterior. Eq. 1, representation model.
+
+    Args:
+        state: [...] previous state; action: [..., A] that led to this observation.
+        projected: [..., hidden] from `project_embed`; is_first: [...] bool, resets state and action.
+
+    Returns:
+        The new state [...] with its latent drawn from the posterior, and its parameters.
+    """
+    variables = {"params": params}
+    state, action = reset_where(is_first, state, action)
+    deter = rssm.apply(variables, state, action, method="step_deter")
+    posterior = rssm.apply(variables, deter, projected, method="posterior")
+    return RSSMState(deter=deter, stoch=sample(rssm.latent.dist(posterior), noise)), posterior
+
+
+def observe(
+    rssm: RSSM,
+    params: Params,
+    embed: Array,
+    action: Array,
+    is_first: Array,
+    noise: Array,
+    start: RSSMState,
+    *,
+    sample: SampleFn,
+) -> tuple[RSSMState, LatentStats, LatentStats]:
+    """Filter sequences of observations.
+
+        embed     x0      x1      x2
+        action    a0      a1      a2        a[t] led to x[t]; a0 leaves `start`
+        state   start->s0 -> s1 -> s2
+
+    Args:
+        embed: [B, T, X]; action: [B, T, A]; is_first: [B, T] bool; noise: [T, B, ...].
+        start: [B, ...] state before the first step.
+
+    Returns:
+        states [B, T, ...], posterior stats [B, T, ...] and prior stats [B, T, ...].
+    """
+    chex.assert_rank([embed, action, is_first], [3, 3, 2])
+    chex.assert_equal_shape_prefix([embed, action, is_first], 2)
+    variables = {"params": params}
+    projected = rssm.apply(variables, embed, method="project_embed")
+
+    def step(state, inputs):
+        state, posterior = obs_step(rssm, params, state, *inputs, sample=sample)
+        return state, (state, posterior)
+
+    inputs = jax.tree.map(_swap, (action, projected, is_first))
+    _, (states, posterior) = jax.lax.scan(step, start, (*inputs, noise))
+    states, posterior = jax.tree.map(_swap, (states, posterior))
+    return states, posterior, rssm.apply(variables, states.deter, method="prior")
+
+
+def open_loop(
+    rssm: RSSM, params: Params, action: Array, noise: Array, start: RSSMState, *, sample: SampleFn
+) -> tuple[RSSMState, LatentStats]:
+    """Predict forward under given actions, without observations.
+
+    Args:
+        action: [B, T, A], action[t] leads to the state at t; noise: [T, B, ...]; start: [B, ...].
+
+    Returns:
+        states [B, T, ...] and prior stats [B, T, ...].
+    """
+
+    def step(state, inputs):
+        state, prior = img_step(rssm, params, state, *inputs, sample=sample)
+        return state, (state, prior)
+
+    _, outputs = jax.lax.scan(step, start, (_swap(action), noise))
+    return jax.tree.map(_swap, outputs)
+
+
+def balanced_kl(
+    latent: Latent,
+    posterior: LatentStats,
+    prior: LatentStats,
+    *,
+    balance: Array | float,
+    free_nats: Array | float,
+    free_avg: bool = True,
+) -> tuple[Array, Array]:
+    """KL balancing: (1 - balance) KL(post || sg prior) + balance KL(sg post || prior).
+
+    Hafner et al. 2021, Algorithm 2. Each KL is clamped from below by `free_nats` after the mean
+    over batch and time, or before it where `free_avg` is False.
+
+    Returns:
+        The scalar loss and the unclamped KL [...] in nats, summed over latent variables.
+    """
+    sg = jax.lax.stop_gradient
+    post_kl = latent.dist(posterior).kl_divergence(latent.dist(sg(prior)))
+    prior_kl = latent.dist(sg(posterior)).kl_divergence(latent.dist(prior))
+    clamp = _clamped_mean if free_avg else _mean_of_clamped
+    return (1 - balance) * clamp(post_kl, free_nats) + balance * clamp(prior_kl, free_nats), post_kl
+
+
+def plain_kl(
+    latent: Latent,
+    posterior: LatentStats,
+    prior: LatentStats,
+    *,
+    balance: Array | float,
+    free_nats: Array | float,
+    free_avg: bool = True,
+) -> tuple[Array, Array]:
+    """KL(post || prior) with its whole gradient to both sides (Hafner et al. 2020, Eq. 10).
+
+    Not the same as a balance of 0.5, which gives each side half of its gradient. Arguments and
+    results are those of `balanced_kl`; `balance` has no effect.
+    """
+    del balance
+    kl = latent.dist(posterior).kl_divergence(latent.dist(prior))
+    clamp = _clamped_mean if free_avg else _mean_of_clamped
+    return clamp(kl, free_nats), kl
+
+
+KL_LOSSES = {"balanced": balanced_kl, "plain": plain_kl}
+
+
+def _clamped_mean(kl: Array, free_nats: Array | float) -> Array:
+    return jnp.maximum(kl.mean(), free_nats)
+
+
+def _mean_of_clamped(kl: Array, free_nats: Array | float) -> Array:
+    return jnp.maximum(kl, free_nats).mean()
+
+
+def _swap(x: Array) -> Array:
+    return jnp.swapaxes(x, 0, 1)

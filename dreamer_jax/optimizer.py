@@ -1,0 +1,80 @@
+"""The optimizer of DreamerV2, as an optax transformation (Hafner et al. 2021, Appendix D).
+
+gradients -> global-norm clip -> Adam with 'epsilon hat' -> -lr * step - decay * weights.
+"""
+
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+from dreamer_jax.types import Array, Params
+
+
+class AdamHatState(NamedTuple):
+    """First and second moments, and the number of updates."""
+
+    count: Array  # int32
+    mu: Params
+    nu: Params
+
+
+def scale_by_adam_hat(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
+    """Adam whose epsilon is added before the bias correction.
+
+    step = sqrt(1 - b2^t) / (1 - b1^t) * m / (sqrt(v) + eps): 'epsilon hat' in Kingma & Ba 2015,
+    Section 2. optax.adam adds it after, which is another size of epsilon in the first updates.
+    """
+
+    def init(params: Params) -> AdamHatState:
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        return AdamHatState(jnp.zeros((), jnp.int32), zeros, zeros)
+
+    def update(grads, state, params=None):
+        del params
+        count = state.count + 1
+        mu = optax.tree.update_moment(grads, state.mu, b1, 1)
+        nu = optax.tree.update_moment(grads, state.nu, b2, 2)
+        time = count.astype(jnp.float32)
+        correction = jnp.sqrt(1 - b2**time) / (1 - b1**time)
+        steps = jax.tree.map(lambda m, v: correction * m / (jnp.sqrt(v) + eps), mu, nu)
+        return steps, AdamHatState(count, mu, nu)
+
+    return optax.GradientTransformation(init, update)
+
+
+def make_optimizer(
+    *, clip: float, eps: float, decay: float, b1: float = 0.9, b2: float = 0.999
+) -> optax.GradientTransformationExtraArgs:
+    """Clip by global norm, epsilon-hat Adam, decoupled decay.
+
+    Its `update` takes `lr` as an extra argument, so that members may differ in it. The decay is
+    `weights *= 1 - decay`, not times the learning rate, and touches all weights.
+
+    Args:
+        clip: largest global norm of the gradient; eps: Adam's epsilon; decay: in [0, 1).
+    """
+    core = optax.chain(optax.clip_by_global_norm(clip), scale_by_adam_hat(b1, b2, eps))
+
+    def update(grads, state, params, *, lr, **unused):
+        del unused
+        steps, state = core.update(grads, state)
+        return jax.tree.map(lambda s, p: -lr * s - decay * p, steps, params), state
+
+    return optax.GradientTransformationExtraArgs(core.init, update)
+
+
+def apply_gradients(
+    optimizer: optax.GradientTransformationExtraArgs,
+    grads: Params,
+    state: optax.OptState,
+    params: Params,
+    lr: Array | float,
+) -> tuple[Params, optax.OptState, Array]:
+    """One step. Returns: new parameters, optimizer state, gradient norm before the clip."""
+    chex.assert_trees_all_equal_structs(grads, params)
+    norm = optax.tree.norm(grads)
+    updates, state = optimizer.update(grads, state, params, lr=lr)
+    return optax.apply_updates(params, updates), state, norm

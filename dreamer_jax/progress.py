@@ -1,0 +1,233 @@
+"""What a terminal shows during a run: one live bar and a line per member, or, where there is no
+terminal, a plain line now and then."""
+
+import math
+import statistics
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TextIO
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+REFRESH_HZ = 4
+MAX_ROWS = 12  # members shown one by one; beyond it the spread and the first FEW_ROWS
+FEW_ROWS = 5
+
+
+class _Point(NamedTuple):
+    time: float  # s
+    env_step: int
+    frame: int
+    update: int
+
+
+class Progress:
+    """Context manager that shows how far a run is.
+
+    `update` only stores what it is given; a thread of the live display renders 4 times a second,
+    so the training loop never waits for the terminal.
+    """
+
+    def __init__(
+        self,
+        total_steps: int,
+        seeds: Sequence[int],
+        enabled: bool | None = None,
+        *,
+        stream: TextIO | None = None,
+        plain_every: float = 10.0,
+        window: float = 60.0,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        """
+        Args:
+          total_steps: env steps per member at the end of the run.
+          seeds: [M], the seed of each member.
+          enabled: True for the live display, False for plain lines, None for whichever `stream`
+            can show.
+          stream: standard output if None.
+          plain_every: seconds between two plain lines.
+          window: seconds that frames/s and updates/s are taken over.
+          clock: seconds; not wall time, which jumps.
+        """
+        if total_steps < 1:
+            raise ValueError(f"total_steps must be at least 1, got {total_steps}")
+        if not seeds:
+            raise ValueError("seeds is empty; there is one per member")
+        self._stream = sys.stdout if stream is None else stream
+        self._console = Console(file=self._stream, force_terminal=enabled or None)
+        if enabled is None:
+            enabled = self._stream.isatty() and not self._console.is_dumb_terminal
+        self._total, self._seeds = total_steps, list(seeds)
+        self._plain_every, self._window, self._clock = plain_every, window, clock
+        self._points: deque[_Point] = deque()
+        self._now = _Point(0.0, 0, 0, 0)
+        self._note = ""
+        self._train: list[tuple[float, int] | None] = [None] * len(seeds)
+        self._eval: list[tuple[float, int] | None] = [None] * len(seeds)
+        self._last_plain = -math.inf
+        self._unshown = False
+        # Last: it renders once while it is built.
+        self._live = enabled and Live(
+            console=self._console, refresh_per_second=REFRESH_HZ, get_renderable=self._render
+        )
+
+    def __enter__(self) -> "Progress":
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self._live:
+            self._live.stop()
+        elif self._unshown:
+            self._print_line()
+
+    def update(
+        self,
+        env_step: int,
+        frame: int,
+        update: int,
+        returns: Sequence[float | None],
+        note: str = "",
+        *,
+        eval_returns: Sequence[float | None] = (),
+    ) -> None:
+        """Takes where the run is. Costs microseconds; call it at every step.
+
+        Args:
+          env_step, frame, update: per member. The rates count from the first call on, so that a
+            resumed run shows its own speed.
+          returns: [M], train_return of each member, or None to keep the one shown together with the
+            step it came at.
+          note: a few words behind the counters, such as what the run is busy with.
+          eval_returns: [M], likewise for eval_return, or empty.
+
+        Raises:
+          ValueError: `returns` or `eval_returns` is of another length.
+        """
+        self._now = _Point(self._clock(), env_step, frame, update)
+        self._note, self._unshown = note, True
+        self._keep("returns", self._train, returns)
+        if eval_returns:
+            self._keep("eval_returns", self._eval, eval_returns)
+        if not self._points or self._now.time - self._points[-1].time >= 1 / REFRESH_HZ:
+            self._slide()
+        if not self._live and self._now.time - self._last_plain >= self._plain_every:
+            self._print_line()
+
+    def print(self, text: str) -> None:
+        """Prints `text` as it is, above the display."""
+        if self._live:
+            self._console.print(Text(text), soft_wrap=True)
+        else:
+            print(text, file=self._stream, flush=True)
+
+    def _keep(self, name: str, shown: list, values: Sequence[float | None]) -> None:
+        if len(values) != len(shown):
+            raise ValueError(f"{name} has {len(values)} entries, the run has {len(shown)} members")
+        for member, value in enumerate(values):
+            if value is not None:
+                shown[member] = (float(value), self._now.env_step)
+
+    def _slide(self) -> None:
+        # Renders may run meanwhile; a new deque keeps theirs whole.
+        points = deque(self._points)
+        points.append(self._now)
+        while len(points) > 2 and points[1].time <= self._now.time - self._window:
+            points.popleft()
+        self._points = points
+
+    def _rates(self) -> _Point | None:
+        """Per second, over the window; None before there is anything to divide."""
+        first, last = (self._points[0], self._now) if self._points else (self._now, self._now)
+        elapsed = last.time - first.time
+        if elapsed <= 0:
+            return None
+        per_second = [(b - a) / elapsed for a, b in zip(first, last, strict=True)]
+        return _Point(*per_second)
+
+    def _counters(self) -> list[str]:
+        now, rates, members = self._now, self._rates(), len(self._seeds)
+        parts = [f"{now.env_step:,} / {self._total:,} env steps"]
+        if rates:
+            each = f"{members} members x " if members > 1 else ""
+            parts.append(f"{each}{_rate(rates.frame)} frames/s")
+            parts.append(f"{_rate(rates.update)} updates/s")
+        return parts + [self._note] * bool(self._note)
+
+    def _share(self) -> str:
+        """'12.5%  01:23:45 left'; without the time before there is a rate."""
+        share, rates = min(1.0, self._now.env_step / self._total), self._rates()
+        left = ""
+        if rates and rates.env_step > 0:
+            left = f"  {_duration((self._total - self._now.env_step) / rates.env_step)} left"
+        return f"{share:.1%}{left}"
+
+    def _print_line(self) -> None:
+        self._last_plain, self._unshown = self._clock(), False
+        spreads = [
+            f"{name} {_spread(shown)}"
+            for name, shown in (("train_return", self._train), ("eval_return", self._eval))
+            if any(shown)
+        ]
+        self.print(" | ".join([self._share(), *self._counters(), *spreads]))
+
+    def _render(self) -> Group:
+        bar = Table.grid(padding=(0, 1), expand=True)
+        bar.add_column(ratio=1)
+        bar.add_column(justify="right")
+        done = ProgressBar(self._total, self._now.env_step, complete_style="cyan")
+        bar.add_row(done, self._share())
+        counters = Text("  ".join(self._counters()), style="dim")
+        return Group(bar, counters, self._table())
+
+    def _table(self) -> Table:
+        members = len(self._seeds)
+        table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+        for name in ("seed", "train_return", "at step", "eval_return", "at step"):
+            table.add_column(name, justify="right")
+        shown = range(members if members <= MAX_ROWS else FEW_ROWS)
+        for member in shown:
+            cells = [*_cells(self._train[member]), *_cells(self._eval[member])]
+            table.add_row(str(self._seeds[member]), *cells)
+        if members > MAX_ROWS:
+            table.add_row(f"... {members - FEW_ROWS} more", style="dim")
+            for name in ("min", "median", "max"):
+                train, evaluation = _statistic(name, self._train), _statistic(name, self._eval)
+                table.add_row(f"{name} of {members}", train, "", evaluation, "", style="bold")
+        return table
+
+
+def _cells(shown: tuple[float, int] | None) -> tuple[str, str]:
+    return ("-", "-") if shown is None else (f"{shown[0]:,.1f}", f"{shown[1]:,}")
+
+
+def _statistic(name: str, shown: Sequence[tuple[float, int] | None]) -> str:
+    values = [entry[0] for entry in shown if entry is not None]
+    fn = {"min": min, "median": statistics.median, "max": max}[name]
+    return f"{fn(values):,.1f}" if values else "-"
+
+
+def _spread(shown: Sequence[tuple[float, int] | None]) -> str:
+    """One member: its value. Several: the median, then min..max."""
+    low, middle, high = (_statistic(name, shown) for name in ("min", "median", "max"))
+    return middle if len(shown) == 1 else f"{middle} ({low} .. {high})"
+
+
+def _rate(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+
+
+def _duration(seconds: float) -> str:
+    """93784.0 -> '1d 02:03:04'."""
+    minutes, second = divmod(max(0, round(seconds)), 60)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    return (f"{days}d " if days else "") + f"{hour:02}:{minute:02}:{second:02}"

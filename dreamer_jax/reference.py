@@ -1,0 +1,110 @@
+"""Reads weights of the original TensorFlow implementation into our parameters.
+
+The original's variables are named by their place in its modules, for instance
+`wm/rssm/gru/dense/kernel` or `ac/target_critic/out/out/bias`; `_RULES` is the whole mapping. Kernel
+layouts: dense (in, out) and convolution (h, w, in, out) are ours too; transposed convolutions are
+(h, w, out, in) there and (h, w, in, out) here; a layer norm's gamma and beta are scale and bias.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dreamer_jax.types import Params
+
+
+class ImportedParams(NamedTuple):
+    """Parameters as `TrainState` holds them."""
+
+    params: dict[str, Params]  # 'model', 'actor', 'critic'
+    slow_critic: Params
+
+
+# Theirs -> (tree, path in it). Heads that predict a distribution have a last layer `out/out`, and
+# continuous actors `out/std` beside it; both are columns of one layer here.
+_RULES = [
+    (r"wm/encoder/conv(\d)/(kernel|bias)", r"model/encoder/conv_\1/\2"),
+    (r"wm/encoder/dense(\d)/(kernel|bias)", r"model/encoder/dense_\1/\2"),
+    (r"wm/rssm/gru/dense/(kernel|bias)", r"model/rssm/gru/dense/\1"),
+    (r"wm/rssm/gru/norm/(gamma|beta)", r"model/rssm/gru/norm/norm/\1"),
+    (r"wm/rssm/img_in/(kernel|bias)", r"model/rssm/img_in/\1"),
+    (r"wm/rssm/img_out_0/(kernel|bias)", r"model/rssm/prior_in/\1"),
+    (r"wm/rssm/img_dist_0/(kernel|bias)", r"model/rssm/prior_out/\1"),
+    (r"wm/rssm/obs_out/(kernel|bias)", r"model/rssm/posterior_in/\1"),
+    (r"wm/rssm/obs_dist/(kernel|bias)", r"model/rssm/posterior_out/\1"),
+    (r"wm/decoder/convin/(kernel|bias)", r"model/decoder/conv_in/\1"),
+    (r"wm/decoder/conv(\d)/(kernel|bias)", r"model/decoder/conv_\1/\2"),
+    (r"wm/(reward|discount)/dense(\d+)/(kernel|bias)", r"model/\1/dense_\2/\3"),
+    (r"wm/(reward|discount)/out/out/(kernel|bias)", r"model/\1/out/\2"),
+    (r"ac/(actor|critic)/dense(\d+)/(kernel|bias)", r"\1/dense_\2/\3"),
+    (r"ac/(actor|critic)/out/(out|std)/(kernel|bias)", r"\1/out/\3"),
+    (r"ac/target_critic/dense(\d+)/(kernel|bias)", r"slow_critic/dense_\1/\2"),
+    (r"ac/target_critic/out/out/(kernel|bias)", r"slow_critic/out/\1"),
+]
+_LEAVES = {"gamma": "scale", "beta": "bias"}
+_TRANSPOSED = re.compile(r"wm/decoder/conv\d/kernel")
+
+
+def reference_path(name: str) -> str:
+    """Our path, joined by '/', of the original's variable `name`.
+
+    Raises:
+        ValueError: the name is in no rule.
+    """
+    for pattern, target in _RULES:
+        if re.fullmatch(pattern, name):
+            *parents, leaf = re.sub(pattern, target, name).split("/")
+            return "/".join([*parents, _LEAVES.get(leaf, leaf)])
+    raise ValueError(f"no rule maps the reference variable {name!r}")
+
+
+def import_reference(arrays: Mapping[str, np.ndarray]) -> ImportedParams:
+    """Map the original's variables, by name, onto our parameters.
+
+    Args:
+        arrays: variable name -> array, in the original's layouts; names under `wm/` and `ac/`.
+
+    Returns:
+        Parameters by group, and the slow critic. Groups of which no variable is given are absent.
+
+    Raises:
+        ValueError: a name that no rule maps.
+    """
+    flat: dict[str, np.ndarray] = {}
+    for name in sorted(arrays):  # 'out/out' before 'out/std', the order of our columns
+        value = np.asarray(arrays[name])
+        if _TRANSPOSED.fullmatch(name):
+            value = value.transpose(0, 1, 3, 2)
+        path = reference_path(name)
+        flat[path] = np.concatenate([flat[path], value], -1) if path in flat else value
+    tree: dict = {}
+    for path, value in flat.items():
+        *parents, leaf = path.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = jnp.asarray(value)
+    slow_critic = tree.pop("slow_critic", {})
+    return ImportedParams(params=tree, slow_critic=slow_critic)
+
+
+def assert_same_structure(imported: Params, ours: Params) -> None:
+    """Check that imported parameters fit a network.
+
+    Raises:
+        ValueError: names the first paths that are missing, unknown or of another shape.
+    """
+
+    def shapes(tree):
+        leaves = jax.tree_util.tree_leaves_with_path(tree)
+        return {jax.tree_util.keystr(path): leaf.shape for path, leaf in leaves}
+
+    given, wanted = shapes(imported), shapes(ours)
+    wrong = sorted(k for k in given | wanted if given.get(k) != wanted.get(k))
+    if wrong:
+        rows = ", ".join(f"{k}: {given.get(k)} given, {wanted.get(k)} wanted" for k in wrong[:5])
+        raise ValueError(f"{len(wrong)} parameters do not fit: {rows}")

@@ -1,0 +1,83 @@
+"""Arrays and records that every room shares, and the one legend of axis letters.
+
+M members (seeds x hyperparameters), E environments per member, B batch, T time, H imagination
+horizon, N = B*T imagination starts, A action, D deterministic state, Z latent variables,
+K classes per latent variable, S flattened latent, F feature (S + D), X embedding, O outputs.
+Time-major arrays are written [T, B, ...], batch-major ones [B, T, ...].
+"""
+
+from collections.abc import Mapping
+
+import jax
+from flax import struct
+
+Array = jax.Array
+Params = Mapping[str, "Params | Array"]
+Metrics = dict[str, Array]
+LatentStats = dict[str, Array]  # parameters of a latent distribution, see model/latents.py
+
+
+@struct.dataclass
+class RSSMState:
+    """Recurrent state of the world model."""
+
+    deter: Array  # [..., D] float32, GRU state h
+    stoch: Array  # [..., Z, K] one-hot, or [..., Z] Gaussian; sampled latent z
+
+
+@struct.dataclass
+class Batch:
+    """Replayed sequences. `action[t]` and `reward[t]` are those that led to `obs[t]`.
+
+        obs      x0        x1        x2
+        action   -    a0 ->     a1 ->       stored as action[0] = 0, action[1] = a0, ...
+        reward   0         r1        r2
+    """
+
+    obs: dict[str, Array]  # images [B, T, 64, 64, C] uint8, vectors [B, T, V] float32
+    action: Array  # [B, T] integer index (-1: none) or [B, T, A] float32
+    reward: Array  # [B, T] float32, raw
+    is_first: Array  # [B, T] bool, first step of an episode or of a sequence
+    is_last: Array  # [B, T] bool, terminal or cut by a time limit
+    is_terminal: Array  # [B, T] bool, the environment ended: no value after it
+
+
+@struct.dataclass
+class Trajectory:
+    """An imagined rollout; entry 0 is the start state, where `action` is zero."""
+
+    state: RSSMState  # [H+1, N, ...]
+    feat: Array  # [H+1, N, F]
+    action: Array  # [H+1, N, A]; action[t] led to state[t]
+
+
+@struct.dataclass
+class PolicyCarry:
+    """What a policy remembers between two environment steps."""
+
+    state: RSSMState  # [E, ...]
+    action: Array  # [E, A], the last action
+    key: Array  # typed PRNG key, split at every step
+
+
+@struct.dataclass
+class Hypers:
+    """Hyperparameters that may differ between members: traced scalars, never code.
+
+    `actor_entropy` and `actor_grad_mix` go linearly from their value to `*_final` over
+    `anneal_updates` updates (Hafner et al. 2021, Appendix D, the schedules variant).
+    """
+
+    model_lr: Array | float  # step sizes of the three optimizers
+    actor_lr: Array | float
+    critic_lr: Array | float
+    kl_scale: Array | float  # beta, weight of the KL loss
+    kl_balance: Array | float  # alpha in [0, 1], share of the gradient that trains the prior
+    free_nats: Array | float  # nats below which the KL has no gradient
+    actor_entropy: Array | float  # eta, weight of the entropy bonus
+    actor_entropy_final: Array | float
+    actor_grad_mix: Array | float  # rho in [0, 1], share of dynamics backpropagation in `both`
+    actor_grad_mix_final: Array | float
+    anneal_updates: Array | float  # updates
+    discount: Array | float  # gamma in [0, 1]
+    lambda_: Array | float  # lambda in [0, 1] of the lambda-return

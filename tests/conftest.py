@@ -1,0 +1,42 @@
+"""Strictness for the whole test run, and agents small enough to compile in seconds."""
+
+import jax
+import pytest
+
+from dreamer_jax import config as config_lib
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def tiny_config():
+    """A valid config whose networks compile in seconds."""
+    return make_tiny_config()
+
+
+def make_tiny_config(**changes):
+    """Tiny networks and batches; `changes` are top-level keys or dicts of a group's keys."""
+    config = config_lib.default_config()
+    tiny = {
+        "steps": 200,
+        "prefill": 40,
+        "train_every": 8,
+        "batch": 3,
+        "length": 6,
+        "log_every": 40,
+        "eval_every": 0,
+        "eval_episodes": 2,
+        "checkpoint_every": 80,
+        "horizon": 4,
+        "cnn_depth": 2,
+        "rssm": {"stoch": 4, "classes": 5, "deter": 16, "hidden": 16},
+        "vector": {"layers": 2, "units": 16},
+        "reward_head": {"layers": 2, "units": 16},
+        "discount_head": {"layers": 2, "units": 16},
+        "actor": {"layers": 2, "units": 16},
+        "critic": {"layers": 2, "units": 16},
+        "replay": {"sampling": "time", "capacity": 1000},
+    }
+    config.update(tiny)
+    config.update(changes)
+    return config
