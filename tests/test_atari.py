@@ -1,53 +1,12 @@
-"""Atari: the published protocol, frame by frame, and exact states."""
-
-import functools
+"""Atari: the published protocol, frame by frame."""
 
 import cv2
 import numpy as np
 import pytest
+from env_doubles import LONG, fake_game
 
 from dreamer_jax.envs import make_env
 from dreamer_jax.envs.atari import NOOP, TIME_LIMIT, Atari, StickyActions, find_rom, games
-from dreamer_jax.envs.snapshot import restore, snapshot
-
-
-class FakeALE:
-    """A game of constant screens: frame t has brightness `screens[t]`, the last one is the end."""
-
-    def __init__(self, screens):
-        self.screens = screens
-        self.time, self.acted, self.resets = 0, [], 0
-
-    def reset_game(self):
-        self.time, self.resets = 0, self.resets + 1
-
-    def act(self, action):
-        self.acted.append(action.value)
-        self.time += 1
-        return 1.0
-
-    def getScreenGrayscale(self, screen):  # noqa: N802, the emulator's name
-        screen[:] = self.screens[self.time]
-
-    def game_over(self, with_truncation):
-        assert not with_truncation
-        return self.time == len(self.screens) - 1
-
-    def setInt(self, key, value):  # noqa: N802
-        pass
-
-    def loadROM(self, path):  # noqa: N802
-        pass
-
-
-def fake_game(screens, **settings):
-    env = Atari("pong", **settings)
-    env.ale = FakeALE(screens)
-    return env
-
-
-LONG = np.zeros(200_000, np.uint8)
-
 
 # Sticky actions
 
@@ -261,59 +220,3 @@ def test_the_emulator_is_silent(capfd):
     env.reset(seed=0)
     env.step(0)
     assert capfd.readouterr() == ("", "")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("game", games())
-def test_every_game_steps_and_restores(game):
-    check_restore(game, steps=20)
-
-
-# States
-
-
-def play(env, actions):
-    seen = []
-    for action in actions:
-        obs, reward, terminated, truncated, _ = env.step(action)
-        seen.append((obs["image"].tobytes(), reward, terminated, truncated))
-        if terminated or truncated:
-            seen.append(env.reset()[0]["image"].tobytes())
-    return seen
-
-
-def check_restore(game, steps):
-    make = functools.partial(make_env, f"atari:{game}", action_repeat=4)
-    env = make(0)
-    actions = np.random.default_rng(0).integers(env.action_space.n, size=2 * steps)
-    env.reset()
-    play(env, actions[:steps])
-    data = snapshot(env)
-    expected = play(env, actions[steps:])
-    assert play(restore(make(1), data), actions[steps:]) == expected
-    assert play(restore(env, data), actions[steps:]) == expected
-
-
-@pytest.mark.parametrize("game", ["pong", "breakout"])
-def test_restored_game_goes_on_bit_identically(game):
-    check_restore(game, steps=200)
-
-
-def test_a_state_of_another_game_is_an_error():
-    pong, breakout = Atari("pong"), Atari("breakout")
-    pong.reset(seed=0)
-    with pytest.raises(ValueError, match="a state of 'pong' cannot be restored in 'breakout'"):
-        breakout.set_state(pong.get_state())
-
-
-def test_a_seed_gives_the_same_game_again():
-    actions = np.random.default_rng(0).integers(18, size=50)
-    env = make_env("atari:ms_pacman", 3, action_repeat=4)
-
-    def run(environment, **seed):
-        return [environment.reset(**seed)[0]["image"].tobytes(), *play(environment, actions)]
-
-    first = run(env)
-    assert run(env, seed=3) == first
-    assert run(env, seed=4) != first
-    assert run(make_env("atari:ms_pacman", 3, action_repeat=4)) == first

@@ -2,6 +2,7 @@
 
 import functools
 import os
+from multiprocessing.shared_memory import SharedMemory
 
 import gymnasium
 import numpy as np
@@ -208,6 +209,23 @@ def test_worker_errors_are_raised_with_their_traceback(close):
     vector.step(np.zeros((3, 1)))
     with pytest.raises(RuntimeError, match="(?s)worker 1 .*1 to 2.*KeyError.*counter is broken"):
         vector.step(np.zeros((3, 1)))
+    with pytest.raises(ValueError, match="failed or was interrupted in an earlier call"):
+        vector.get_states()
+
+
+def test_an_interrupted_call_leaves_the_vector_unusable(close, monkeypatch):
+    vector = close(ProcessVector(catches(1), 1))
+    vector.reset()
+
+    def interrupt(index):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(vector, "_receive", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            vector.step([1])
+    with pytest.raises(ValueError, match="failed or was interrupted in an earlier call"):
+        vector.observations()
 
 
 def test_a_value_error_stays_one_across_processes(close):
@@ -271,10 +289,11 @@ def test_closing_twice_ends_the_workers_and_frees_the_memory():
     for pid in pids:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
-    from multiprocessing.shared_memory import SharedMemory
-
     with pytest.raises(FileNotFoundError):
         SharedMemory(name)
-    with pytest.raises(ValueError, match="this vector is closed"):
-        vector.get_states()
-    LocalVector(catches(1)).close()
+    local = LocalVector(catches(1))
+    local.close()
+    for closed in (vector, local):
+        for call in (closed.reset, closed.observations, closed.get_states):
+            with pytest.raises(ValueError, match="this vector is closed"):
+                call()

@@ -182,6 +182,7 @@ class Atari(gymnasium.Env):
         return {
             "game": self.game,
             "emulator": self.ale.cloneState(include_rng=True),
+            "acted": self.ale.getEpisodeFrameNumber() > 0,
             "rng": self.np_random.bit_generator.state,
             "last": self._sticky.last,
             "screens": [screen.copy() for screen in self._screens],
@@ -197,6 +198,11 @@ class Atari(gymnasium.Env):
         if state["game"] != self.game:
             raise ValueError(f"a state of {state['game']!r} cannot be restored in {self.game!r}")
         self._untouched_seed = None
+        # Cloned states leave out whether the emulator has acted since its last reset, without
+        # which Q*bert and Tetris go on differently.
+        self.ale.reset_game()
+        if state["acted"]:
+            self.ale.act(self._actions[NOOP])
         self.ale.restoreState(state["emulator"])
         self.np_random.bit_generator.state = state["rng"]
         self._sticky.last = state["last"]

@@ -58,7 +58,7 @@ class LocalVector(Vector):
         self._arrays = {name: np.zeros(*shape) for name, shape in shapes.items()}
         self._rows.attach(self._arrays)
 
-    def close(self) -> None:
+    def _close(self) -> None:
         self._rows.close()
 
     def _call(self, command: str, per_row: Sequence[Any] | None = None) -> list[Any]:
@@ -70,7 +70,7 @@ class ProcessVector(Vector):
 
     Every worker has a contiguous run of the rows. Processes are spawned, so a script that builds
     one needs the guard `if __name__ == "__main__"`. An error in a worker is raised here with the
-    worker's traceback; the vector can then only be closed.
+    worker's traceback, as a ValueError if it was one and else as a RuntimeError.
 
     Args:
         env_fns: N functions that build an environment each, sent by cloudpickle.
@@ -100,7 +100,7 @@ class ProcessVector(Vector):
             self.close()
             raise
 
-    def close(self) -> None:
+    def _close(self) -> None:
         self._finalizer()
 
     def _start(self, chunks: Sequence[Sequence[EnvFn]]) -> None:
@@ -125,8 +125,6 @@ class ProcessVector(Vector):
         return self._exchange([(command, per_row[chunk]) for chunk in self._chunks])
 
     def _exchange(self, messages: Sequence[tuple[Any, ...]]) -> list[Any]:
-        if not self._finalizer.alive:
-            raise ValueError("this vector is closed")
         for (_, connection), message in zip(self._workers, messages, strict=True):
             try:
                 connection.send(message)

@@ -24,7 +24,9 @@ class StepResult:
 class Vector(abc.ABC):
     """N environments with equal spaces, stepped together and reset one by one.
 
-    Returned arrays are copies: no later call writes into them.
+    Returned arrays are copies: no later call writes into them. After a call that failed in an
+    environment, or was interrupted, the rows are out of step with each other, and the vector can
+    only be closed; further calls raise a ValueError.
 
     Attributes:
         num_envs: N.
@@ -36,6 +38,7 @@ class Vector(abc.ABC):
     observation_space: spaces.Dict
     action_space: spaces.Discrete | spaces.Box
     _arrays: Arrays
+    _unusable = ""  # why, where it is so
 
     def _set_up(self, spaces_of: Sequence[Spaces]) -> Layout:
         """Take over the environments' spaces; the arrays that they need."""
@@ -62,13 +65,14 @@ class Vector(abc.ABC):
         Returns:
             The observation of every row, [N, ...].
         """
+        self._check_usable()
         mask = np.ones(self.num_envs, bool) if mask is None else np.asarray(mask)
         if mask.shape != (self.num_envs,) or mask.dtype != bool:
             raise ValueError(
                 f"mask must be bool [{self.num_envs}], not {mask.dtype} {list(mask.shape)}"
             )
         self._arrays["mask"][:] = mask
-        self._call("reset")
+        self._run("reset")
         return self.observations()
 
     def step(self, actions: Any) -> StepResult:
@@ -79,9 +83,9 @@ class Vector(abc.ABC):
 
         Raises:
             ValueError: wrong actions, a row that is at the end of its episode or was never reset,
-                or an environment that broke its own spaces. After the last the rows are out of
-                step with each other: the vector can only be closed.
+                or an environment that broke its own spaces.
         """
+        self._check_usable()
         if not self._arrays["is_open"].all():
             rows = np.flatnonzero(~self._arrays["is_open"]).tolist()
             raise ValueError(f"environments {rows} are at the end of an episode: reset them first")
@@ -93,12 +97,13 @@ class Vector(abc.ABC):
                 f"not {actions.dtype} {list(actions.shape)}"
             )
         target[:] = actions
-        self._call("step")
+        self._run("step")
         flags = {name: self._arrays[name].copy() for name in ("reward", "is_last", "is_terminal")}
         return StepResult(obs=self.observations(), **flags)
 
     def observations(self) -> dict[str, np.ndarray]:
         """The last observation of every row, [N, ...]."""
+        self._check_usable()
         return {key: self._arrays[OBS + key].copy() for key in self.observation_space}
 
     def get_states(self) -> list[bytes | None]:
@@ -107,7 +112,7 @@ class Vector(abc.ABC):
         Returns:
             N entries; None for an environment that has no exact state, which is logged.
         """
-        return [state for states in self._call("get_states") for state in states]
+        return [state for states in self._run("get_states") for state in states]
 
     def set_states(self, states: Sequence[bytes | None]) -> np.ndarray:
         """Go on from where `get_states` was called, in a vector of the same environments.
@@ -121,12 +126,28 @@ class Vector(abc.ABC):
         """
         if len(states) != self.num_envs:
             raise ValueError(f"{len(states)} states for {self.num_envs} environments")
-        replies = self._call("set_states", states)
+        replies = self._run("set_states", states)
         return np.array([restored for reply in replies for restored in reply])
 
-    @abc.abstractmethod
     def close(self) -> None:
         """Close the environments; a second call does nothing."""
+        self._unusable = "is closed"
+        self._close()
+
+    def _check_usable(self) -> None:
+        if self._unusable:
+            raise ValueError(f"this vector {self._unusable}: build a new one")
+
+    def _run(self, command: str, per_row: Sequence[Any] | None = None) -> list[Any]:
+        self._check_usable()
+        self._unusable = "failed or was interrupted in an earlier call"
+        replies = self._call(command, per_row)
+        self._unusable = ""
+        return replies
+
+    @abc.abstractmethod
+    def _close(self) -> None:
+        """Let go of the environments, if they are still there."""
 
     @abc.abstractmethod
     def _call(self, command: str, per_row: Sequence[Any] | None = None) -> list[Any]:

@@ -197,7 +197,7 @@ def _check_box(leaf: _Leaf, value: Any) -> np.ndarray:
 
 def _flat(leaf: _Leaf, value: Any) -> np.ndarray:
     with np.errstate(over="ignore"):  # what overflows float32 is not finite, see below
-        flat = np.array(spaces.flatten(leaf.space, value), np.float32).reshape(-1)
+        flat = np.asarray(spaces.flatten(leaf.space, value), np.float32).reshape(-1)
     if not np.isfinite(flat).all():
         raise ValueError(f"observation {leaf.key!r} is not finite: {flat}")
     return flat

@@ -1,0 +1,46 @@
+"""Catch from pixels: the smallest task that shows the whole agent learning.
+
+Command:   python experiments/train.py --config=configs/catch.py --workdir=runs/catch
+Debug:     --config=configs/catch.py:debug (tiny networks, a few updates, does not learn)
+What:      two seeds learn to catch a falling ball from 64x64 pixels, in one compiled program.
+"""
+
+from dreamer_jax.config import default_config
+
+
+def get_config(arg: str = ""):
+    """Config of the run. Args: arg: '' or 'debug'."""
+    config = default_config()
+    config.task = "catch"
+    config.seeds = 2
+    config.update(
+        {
+            "steps": 10_000,
+            "prefill": 1_000,
+            "pretrain": 200,
+            "train_every": 4,
+            "batch": 8,
+            "length": 12,
+            "log_every": 500,
+            "eval_every": 2_000,
+            "eval_episodes": 50,
+            "video_every": 5_000,
+            "checkpoint_every": 2_500,
+            "horizon": 8,
+            "cnn_depth": 4,
+            "rssm": {"stoch": 16, "classes": 16, "deter": 64, "hidden": 64},
+            "reward_head": {"layers": 2, "units": 64},
+            "discount_head": {"layers": 2, "units": 64},
+            "actor": {"layers": 2, "units": 64},
+            "critic": {"layers": 2, "units": 64},
+            "model_lr": 1e-3,
+            "actor_lr": 3e-4,
+            "critic_lr": 1e-3,
+            "discount": 0.95,
+            "actor_entropy": 0.05,
+            "replay": {"sampling": "time", "capacity": 100_000},
+        }
+    )
+    if arg == "debug":
+        config.update({"steps": 400, "prefill": 100, "pretrain": 2, "eval_episodes": 4})
+    return config

@@ -1,0 +1,188 @@
+"""Builds the parts of a run from its config; nothing here steps or trains."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import gymnasium
+import jax
+from gymnasium import spaces
+from ml_collections import ConfigDict
+
+from dreamer_jax import agent as agent_lib
+from dreamer_jax import config as config_lib
+from dreamer_jax.agent import Agent
+from dreamer_jax.build import ActionSpec, make_agent
+from dreamer_jax.driver import EVAL_STREAM, replay_spec, stream_seed
+from dreamer_jax.envs import Vector, make_env, make_vector
+from dreamer_jax.members import MemberFns, make_members, member_keys, stack_hypers
+from dreamer_jax.replay import Replay
+from dreamer_jax.train_state import TrainState, count_parameters
+from dreamer_jax.types import PolicyCarry
+from dreamer_jax.workdir import WorkDir
+
+MakeEnv = Callable[[int], gymnasium.Env]
+
+# Numbered uses of a member's seed for JAX keys.
+INIT_KEY, POLICY_KEY, EVAL_KEY, REPORT_KEY = 1, 2, 3, 4
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What follows from a config alone."""
+
+    config: ConfigDict
+    seeds: list[int]
+    agent: Agent
+    fns: MemberFns
+    observation_space: spaces.Dict
+    action_space: spaces.Space
+    task: str | MakeEnv
+
+    @property
+    def obs_keys(self) -> tuple[str, ...]:
+        """Observation entries that the agent uses."""
+        return tuple(self.agent.obs_shapes)
+
+    @property
+    def discrete(self) -> bool:
+        """Whether actions are indices."""
+        return isinstance(self.action_space, spaces.Discrete)
+
+    def make_vector(self, use: int, num_envs: int, *, workers: int = 0) -> Vector:
+        """N = M * num_envs environments, row m*E + e seeded by member m's seed, use and e."""
+        seeds = [stream_seed(seed, use, e) for seed in self.seeds for e in range(num_envs)]
+        return make_vector([self._env_fn(seed) for seed in seeds], workers=workers)
+
+    def _env_fn(self, seed: int) -> Callable[[], gymnasium.Env]:
+        return partial(make_env, self.task, seed, **env_settings(self.config))
+
+    def make_replay(self, workdir: WorkDir) -> Replay:
+        """The replay, in the work directory or in memory as the config says."""
+        directory = workdir.replay if self.config.replay.storage == "disk" else None
+        return Replay(
+            seeds=self.seeds,
+            batch=self.config.batch,
+            sampling=self.config.replay.sampling,
+            directory=directory,
+            **self._replay_sizes(),
+        )
+
+    def replay_bytes(self) -> int:
+        """What the replay takes once it is full."""
+        return Replay.plan(num_members=len(self.seeds), **self._replay_sizes())
+
+    def _replay_sizes(self) -> dict:
+        return {
+            "spec": replay_spec(self.agent.obs_shapes, self.action_space),
+            "num_envs": self.config.env.num_envs,
+            "capacity": self.config.replay.capacity,
+            "slack": replay_slack(self.config) + 2 * replay_margin(self.config),
+            "length": self.config.length,
+        }
+
+    def init_state(self) -> TrainState:
+        """Initial learning state of all members."""
+        hypers = stack_hypers(config_lib.member_hypers(self.config))
+        return self.fns.init(member_keys(self.seeds, INIT_KEY), hypers)
+
+    def init_policy(self) -> PolicyCarry:
+        """Policy carry before the first observation."""
+        return self.fns.init_policy(member_keys(self.seeds, POLICY_KEY), self.config.env.num_envs)
+
+    def count_parameters(self) -> dict[str, int]:
+        """Parameters of one member's parts."""
+        hypers = config_lib.member_hypers(self.config)[0]
+        init = partial(agent_lib.init, self.agent)
+        params = jax.eval_shape(init, jax.random.key(0), hypers).params
+        counts = {name: count_parameters(part) for name, part in params["model"].items()}
+        counts["world_model"] = sum(counts.values())
+        return counts | {name: count_parameters(params[name]) for name in ("actor", "critic")}
+
+
+def env_settings(config: ConfigDict) -> dict:
+    """The environment's part of a config as arguments of `make_env`."""
+    names = ("action_repeat", "time_limit", "sticky", "noops")
+    return {name: config.env[name] for name in names}
+
+
+def replay_slack(config: ConfigDict) -> int:
+    """Records per stream between two checkpoints: a decision each, and at most as many resets."""
+    return 2 * -(-config.checkpoint_every // config.env.num_envs)
+
+
+def replay_margin(config: ConfigDict) -> int:
+    """Records per stream that may pass from a draw to the checkpoint which keeps its indices."""
+    return 100 + 4 * -(-config.train_every // config.env.num_envs)
+
+
+def build(config: ConfigDict, make_env_fn: MakeEnv | None = None) -> Parts:
+    """Check the config, look at one environment, and build the agent. Allocates nothing large.
+
+    Raises:
+        ValueError: what validation or the environment's spaces object to.
+    """
+    config_lib.validate(config)
+    task = make_env_fn or config.task
+    seeds = config_lib.member_seeds(config)
+    probe = make_env(task, stream_seed(seeds[0], EVAL_STREAM, 0), **env_settings(config))
+    observation_space, action_space = probe.observation_space, probe.action_space
+    probe.close()
+    shapes = {key: (box.shape, box.dtype.name) for key, box in observation_space.items()}
+    agent = make_agent(config, shapes, action_spec(action_space))
+    return Parts(
+        config=config,
+        seeds=seeds,
+        agent=agent,
+        fns=make_members(agent),
+        observation_space=observation_space,
+        action_space=action_space,
+        task=task,
+    )
+
+
+def action_spec(space: spaces.Space) -> ActionSpec:
+    """The agent's view of an adapted action space."""
+    if isinstance(space, spaces.Discrete):
+        return ActionSpec(discrete=True, size=int(space.n))
+    return ActionSpec(discrete=False, size=int(space.shape[0]))
+
+
+def updates_due(config: ConfigDict, env_step: int) -> int:
+    """Updates that should have been made after `env_step` agent steps of a member."""
+    if env_step < config.prefill:
+        return 0
+    return config.pretrain + (env_step - config.prefill) // config.train_every
+
+
+def dry_run(config: ConfigDict, make_env_fn: MakeEnv | None = None) -> dict:
+    """Build everything and say what a run would be, without training or allocating.
+
+    Returns:
+        Parameters of each part, members, replay bytes, agent steps, frames and updates.
+    """
+    parts = build(config, make_env_fn)
+    return {
+        "parameters": parts.count_parameters(),
+        "members": len(parts.seeds),
+        "seeds": parts.seeds,
+        "replay_bytes": parts.replay_bytes(),
+        "steps": config.steps,
+        "frames": config.steps * config.env.action_repeat,
+        "updates": updates_due(config, config.steps),
+    }
+
+
+def describe_bytes(count: int) -> str:
+    """Bytes in the unit that reads best."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count / 1e3:.1f} kB"
+
+
+def to_env_actions(action, discrete: bool):
+    """Policy actions [M, E, A] on the host -> what environments take."""
+    return action.argmax(-1).astype("int32") if discrete else action
+
+
