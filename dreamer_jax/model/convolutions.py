@@ -55,7 +55,8 @@ def conv_matmul(images: Array, kernel: Array, stride: int) -> Array:
     images = images.transpose(0, 1, 3, 2, 4, 5).reshape(n, blocks, blocks, -1)
     patches = [images[:, u : u + out, v : v + out] for u in range(taps) for v in range(taps)]
     patches = jnp.concatenate(patches, -1)
-    return patches @ _tap_major(kernel, stride).reshape(patches.shape[-1], outputs)
+    weights = _tap_major(kernel, stride).reshape(patches.shape[-1], outputs)
+    return (patches.reshape(-1, patches.shape[-1]) @ weights).reshape(n, out, out, outputs)
 
 
 def conv_transpose_matmul(images: Array, kernel: Array, stride: int) -> Array:
@@ -66,12 +67,14 @@ def conv_transpose_matmul(images: Array, kernel: Array, stride: int) -> Array:
     blocks = size + taps - 1
     weights = _tap_major(kernel, stride)  # [taps^2, s^2, I, O]
     weights = weights.transpose(2, 0, 1, 3).reshape(channels, -1)
-    columns = (images @ weights).reshape(n, size, size, taps * taps, -1)
+    columns = (images.reshape(-1, channels) @ weights).reshape(n, size, size, -1)
+    # A split's gradient is one concatenation; slices' would be as many padded sums.
+    columns = jax.lax.split(columns, [stride**2 * outputs] * taps**2, axis=3)
     total = 0.0
-    for u in range(taps):
-        for v in range(taps):
-            pads = ((0, 0), (u, blocks - size - u), (v, blocks - size - v), (0, 0))
-            total += jnp.pad(columns[..., u * taps + v, :], pads)
+    for index, column in enumerate(columns):
+        u, v = divmod(index, taps)
+        pads = ((0, 0), (u, blocks - size - u), (v, blocks - size - v), (0, 0))
+        total += jnp.pad(column, pads)
     total = total.reshape(n, blocks, blocks, stride, stride, outputs)
     total = total.transpose(0, 1, 3, 2, 4, 5).reshape(n, blocks * stride, blocks * stride, outputs)
     side = (size - 1) * stride + k
