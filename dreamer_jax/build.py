@@ -22,6 +22,7 @@ from dreamer_jax.model.networks import (
 from dreamer_jax.model.objectives import OBJECTIVES
 from dreamer_jax.model.rssm import KL_LOSSES, RSSM
 from dreamer_jax.model.world_model import REWARD_TRANSFORMS, WorldModel
+from dreamer_jax.names import UsageError
 from dreamer_jax.optimizer import make_optimizer
 from dreamer_jax.train_state import GROUPS
 
@@ -46,7 +47,7 @@ def select_keys(cnn_keys: str, mlp_keys: str, obs_shapes: ObsShapes) -> ObsKeys:
     """Choose entries by the two regular expressions (full match).
 
     Raises:
-        ValueError: nothing is chosen, or an image is not 64x64.
+        UsageError: nothing is chosen, or an image is not 64x64.
     """
     images = {k: s[-1] for k, (s, d) in obs_shapes.items() if d == "uint8" and len(s) == 3}
     vectors = {k: s[0] for k, (s, d) in obs_shapes.items() if k not in images}
@@ -55,13 +56,13 @@ def select_keys(cnn_keys: str, mlp_keys: str, obs_shapes: ObsShapes) -> ObsKeys:
         {k: n for k, n in vectors.items() if re.fullmatch(mlp_keys, k)},
     )
     if not chosen.images and not chosen.vectors:
-        raise ValueError(
+        raise UsageError(
             f"config.cnn_keys = {cnn_keys!r} and config.mlp_keys = {mlp_keys!r} choose nothing; "
             f"the environment has images {sorted(images)} and vectors {sorted(vectors)}."
         )
     for key in chosen.images:
         if obs_shapes[key][0][:2] != (IMAGE_SIZE, IMAGE_SIZE):
-            raise ValueError(
+            raise UsageError(
                 f"observation {key!r} is {obs_shapes[key][0]}; images must be "
                 f"{IMAGE_SIZE}x{IMAGE_SIZE} pixels."
             )
@@ -72,7 +73,7 @@ def make_agent(config: ConfigDict, obs_shapes: ObsShapes, action: ActionSpec) ->
     """Build the agent of a validated config for an environment's spaces.
 
     Raises:
-        ValueError: the config does not fit the spaces.
+        UsageError: the config does not fit the spaces.
     """
     keys = select_keys(config.cnn_keys, config.mlp_keys, obs_shapes)
     used = {k: obs_shapes[k] for k in (*keys.images, *keys.vectors)}
@@ -145,7 +146,7 @@ def _make_actor_critic(config: ConfigDict, action: ActionSpec) -> ActorCritic:
     name = wanted if config.actor.dist == "auto" else config.actor.dist
     if (name == "onehot") != action.discrete:
         kind = "discrete" if action.discrete else "continuous"
-        raise ValueError(
+        raise UsageError(
             f"config.actor.dist is {name!r}, but the environment's {action.size} actions are "
             f"{kind}; allowed: auto or {wanted}."
         )
@@ -158,4 +159,3 @@ def _make_actor_critic(config: ConfigDict, action: ActionSpec) -> ActorCritic:
         horizon=config.horizon,
         action_size=action.size,
     )
-

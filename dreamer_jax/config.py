@@ -16,7 +16,7 @@ from dreamer_jax.model.networks import ACTIVATIONS
 from dreamer_jax.model.objectives import OBJECTIVES
 from dreamer_jax.model.rssm import KL_LOSSES
 from dreamer_jax.model.world_model import REWARD_TRANSFORMS
-from dreamer_jax.names import suggest
+from dreamer_jax.names import UsageError, suggest
 from dreamer_jax.settings import (
     Key,
     boolean,
@@ -30,8 +30,6 @@ from dreamer_jax.settings import (
 )
 from dreamer_jax.types import Hypers
 
-
-
 KEYS: dict[str, Key] = {
     # The run.
     "task": Key("catch", text(), "environment, as catch, atari:<game> or gym:<id>"),
@@ -43,7 +41,9 @@ KEYS: dict[str, Key] = {
     "batch": Key(50, integer(1), "B, sequences per batch"),
     "length": Key(50, integer(2), "L, steps per sequence"),
     "log_every": Key(10_000, integer(1), "agent steps per member between two log lines"),
-    "eval_every": Key(250_000, integer(0), "agent steps per member between evaluations; 0: end only"),
+    "eval_every": Key(
+        250_000, integer(0), "agent steps per member between evaluations; 0: end only"
+    ),
     "eval_episodes": Key(10, integer(0), "greedy episodes per member and evaluation; 0: none"),
     "video_every": Key(250_000, integer(0), "agent steps between open-loop videos; 0: at the end"),
     "checkpoint_every": Key(50_000, integer(1), "agent steps per member between checkpoints"),
@@ -52,8 +52,12 @@ KEYS: dict[str, Key] = {
     "env.num_envs": Key(1, integer(1), "E, environments per member"),
     "env.workers": Key(0, integer(0), "processes that step environments; 0: in this process"),
     "env.action_repeat": Key(1, integer(1), "frames per agent step"),
-    "env.time_limit": Key(0, integer(0), "frames until an episode is cut; 0: the environment's own"),
-    "env.sticky": Key(0.25, number(0, 1), "Atari: probability that a frame repeats the last action"),
+    "env.time_limit": Key(
+        0, integer(0), "frames until an episode is cut; 0: the environment's own"
+    ),
+    "env.sticky": Key(
+        0.25, number(0, 1), "Atari: probability that a frame repeats the last action"
+    ),
     "env.noops": Key(30, integer(0), "Atari: largest number of no-op frames at a reset"),
     # Replay.
     "replay.capacity": Key(2_000_000, integer(1), "newest agent steps kept per member"),
@@ -156,7 +160,7 @@ def validate(config: ConfigDict) -> None:
     """Check every key and the combinations of keys.
 
     Raises:
-        ValueError: names each wrong key, what was given, what is allowed, and the nearest name.
+        UsageError: names each wrong key, what was given, what is allowed, and the nearest name.
     """
     given = dict(flatten(config))
     errors = [f"config.{n} does not exist.{suggest(n, KEYS)}" for n in given if n not in KEYS]
@@ -167,7 +171,7 @@ def validate(config: ConfigDict) -> None:
             errors.append(f"config.{name} is {value!r}; allowed: {KEYS[name].kind.allowed}.{near}")
     errors = errors or list(_combination_errors(config))
     if errors:
-        raise ValueError("\n".join(errors))
+        raise UsageError("\n".join(errors))
 
 
 def _choices(name: str) -> list[str]:
@@ -195,7 +199,8 @@ def _combination_errors(config: ConfigDict) -> Iterator[str]:
         )
     envs = len(member_seeds(config)) * config.env.num_envs
     if config.env.workers > envs:
-        yield f"config.env.workers is {config.env.workers}; allowed: at most the {envs} environments."
+        workers = config.env.workers
+        yield f"config.env.workers is {workers}; allowed: at most the {envs} environments."
 
 
 def member_seeds(config: ConfigDict) -> list[int]:
@@ -208,7 +213,9 @@ def member_seeds(config: ConfigDict) -> list[int]:
 def member_hypers(config: ConfigDict) -> list[Hypers]:
     """The hyperparameters of every member."""
     finals = {
-        f"{name}_final": config[name] if config[f"{name}_final"] is None else config[f"{name}_final"]
+        f"{name}_final": config[name]
+        if config[f"{name}_final"] is None
+        else config[f"{name}_final"]
         for name in ("actor_entropy", "actor_grad_mix")
     }
     names = [name for name in Hypers.__dataclass_fields__ if name not in finals]

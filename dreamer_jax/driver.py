@@ -26,7 +26,9 @@ def stream_seed(seed: int, use: int, index: int) -> int:
 class Driver:
     """Steps the environments of M members, N = M*E rows, member-major."""
 
-    def __init__(self, vector: Vector, replay: Replay, seeds: Sequence[int], obs_keys: Sequence[str]):
+    def __init__(
+        self, vector: Vector, replay: Replay, seeds: Sequence[int], obs_keys: Sequence[str]
+    ):
         """Args: obs_keys: the observation entries that the agent uses and the replay keeps."""
         self._vector, self._replay, self._seeds = vector, replay, list(seeds)
         self._keys = tuple(obs_keys)
@@ -49,7 +51,9 @@ class Driver:
         if first.any():
             self._returns[first], self._lengths[first] = 0, 0
             nothing = np.zeros(self._vector.num_envs, bool)
-            self._record(obs, self._no_action(), np.zeros(len(first)), first, nothing, nothing, first)
+            self._record(
+                obs, self._no_action(), np.zeros(len(first)), first, nothing, nothing, first
+            )
         return obs, first.reshape(self._shape)
 
     def finish(self, actions: np.ndarray) -> None:

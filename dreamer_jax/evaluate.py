@@ -8,6 +8,7 @@ import numpy as np
 from dreamer_jax.checkpoint import Checkpoints
 from dreamer_jax.driver import EVAL_STREAM
 from dreamer_jax.members import member_keys
+from dreamer_jax.names import UsageError
 from dreamer_jax.run import EVAL_KEY, MakeEnv, Parts, build, to_env_actions
 from dreamer_jax.types import Params
 from dreamer_jax.workdir import WorkDir
@@ -92,10 +93,10 @@ def evaluate(
 
     Raises:
         FileNotFoundError: there is no run, or no checkpoint yet.
-        ValueError: `episodes` is out of range.
+        UsageError: `episodes` is out of range.
     """
     if episodes < 1:
-        raise ValueError(f"episodes is {episodes}; allowed: at least 1")
+        raise UsageError(f"episodes is {episodes}; allowed: at least 1")
     work = WorkDir(workdir)
     parts = build(work.read_config(), make_env)
     checkpoints = Checkpoints(work.checkpoints, parts.config.checkpoint_keep)

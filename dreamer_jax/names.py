@@ -1,10 +1,14 @@
-"""Errors for names and keys that a user can mistype."""
+"""Errors for what a user asked for and cannot have, with what can be had."""
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TypeVar
 
 T = TypeVar("T")
+
+
+class UsageError(ValueError):
+    """Something that the user gave is wrong; the message says what, and what is allowed."""
 
 
 def suggest(given: str, known: Iterable[str]) -> str:
@@ -17,9 +21,23 @@ def lookup(registry: Mapping[str, T], name: str, what: str) -> T:
     """Return `registry[name]`.
 
     Raises:
-        ValueError: `name` is not registered; the message lists the choices and the nearest.
+        UsageError: `name` is not registered; the message lists the choices and the nearest.
     """
     if name in registry:
         return registry[name]
     choices = ", ".join(sorted(registry))
-    raise ValueError(f"{what} is {name!r}; choose one of: {choices}.{suggest(name, registry)}")
+    raise UsageError(f"{what} is {name!r}; choose one of: {choices}.{suggest(name, registry)}")
+
+
+def unknown(kind: str, name: str, choices: Collection[str]) -> UsageError:
+    """The error for a name missing from a list that is too long to print.
+
+    Args:
+        kind: what the name should have been, such as "Atari game".
+        name: the name that was given.
+        choices: the names that exist.
+    """
+    near = difflib.get_close_matches(name, list(choices), n=5, cutoff=0.4)
+    shown = f"the nearest are {', '.join(near)}" if near else f"such as {', '.join([*choices][:5])}"
+    hint = f". Did you mean {near[0]!r}?" if near else ""
+    return UsageError(f"unknown {kind} {name!r}: there are {len(choices)}, {shown}{hint}")

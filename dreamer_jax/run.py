@@ -184,5 +184,3 @@ def describe_bytes(count: int) -> str:
 def to_env_actions(action, discrete: bool):
     """Policy actions [M, E, A] on the host -> what environments take."""
     return action.argmax(-1).astype("int32") if discrete else action
-
-

@@ -29,20 +29,26 @@ def _is_int(value: Any) -> bool:
 def integer(low: int, high: float = math.inf) -> Kind:
     """Whole numbers in [low, high]."""
     upper = "" if high == math.inf else f" and at most {high}"
-    return Kind(f"a whole number of at least {low}{upper}", lambda v: _is_int(v) and low <= v <= high)
+    return Kind(
+        f"a whole number of at least {low}{upper}", lambda v: _is_int(v) and low <= v <= high
+    )
 
 
 def number(low: float = 0.0, high: float = math.inf) -> Kind:
     """Finite numbers in [low, high]."""
-    words = f"a finite number of at least {low:g}" if high == math.inf else (
-        f"a number from {low:g} to {high:g}"
+    words = (
+        f"a finite number of at least {low:g}"
+        if high == math.inf
+        else (f"a number from {low:g} to {high:g}")
     )
     return Kind(
         words,
-        lambda v: isinstance(v, Real)
-        and not isinstance(v, bool)
-        and math.isfinite(v)
-        and low <= v <= high,
+        lambda v: (
+            isinstance(v, Real)
+            and not isinstance(v, bool)
+            and math.isfinite(v)
+            and low <= v <= high
+        ),
     )
 
 

@@ -16,6 +16,7 @@ from dreamer_jax.driver import ENV_STREAM, Driver
 from dreamer_jax.evaluate import play_episodes, summarize
 from dreamer_jax.logger import MetricsLog, read_metrics
 from dreamer_jax.members import member_keys
+from dreamer_jax.names import UsageError
 from dreamer_jax.prefetch import Prefetcher
 from dreamer_jax.progress import Progress
 from dreamer_jax.run import MakeEnv, Parts
@@ -39,7 +40,7 @@ def train(config: ConfigDict, workdir: str | Path, make_env: MakeEnv | None = No
         `env_step`, `update`, and `members`: a record per member with its final evaluation.
 
     Raises:
-        ValueError: the config is invalid, does not fit the environment, or is not the one of the
+        UsageError: the config is invalid, does not fit the environment, or is not the one of the
             work directory; nothing has been changed then.
         OSError: the disk has no room for the replay.
     """
@@ -120,7 +121,7 @@ class Trainer:
         """The updates that are due at this step."""
         due = run_lib.updates_due(self._config, self._env_step)
         if self._update < due and not self._replay.ready:
-            raise ValueError(
+            raise UsageError(
                 f"after a prefill of {self._config.prefill} steps the replay has no sequence of "
                 f"config.length = {self._config.length} steps for every member; with episodes "
                 "shorter than that use config.replay.sampling = 'time', else a longer "
@@ -260,9 +261,7 @@ class Trainer:
         if step is None:
             self._log.cut(0)
             return
-        arrays, host = self._checkpoints.restore(
-            step, {"state": self._state, "carry": self._carry}
-        )
+        arrays, host = self._checkpoints.restore(step, {"state": self._state, "carry": self._carry})
         self._state, self._carry = arrays["state"], arrays["carry"]
         self._env_step, self._update = host["env_step"], host["update"]
         self._replay.restore(host["replay"])

@@ -29,9 +29,9 @@ class RSSMState:
 class Batch:
     """Replayed sequences. `action[t]` and `reward[t]` are those that led to `obs[t]`.
 
-        obs      x0        x1        x2
-        action   -    a0 ->     a1 ->       stored as action[0] = 0, action[1] = a0, ...
-        reward   0         r1        r2
+    obs      x0        x1        x2
+    action   -    a0 ->     a1 ->       stored as action[0] = 0, action[1] = a0, ...
+    reward   0         r1        r2
     """
 
     obs: dict[str, Array]  # images [B, T, 64, 64, C] uint8, vectors [B, T, V] float32

@@ -6,6 +6,7 @@ from ml_collections import ConfigDict
 
 from dreamer_jax import config as config_lib
 from dreamer_jax.atomic import replacing
+from dreamer_jax.names import UsageError
 
 
 class WorkDir:
@@ -25,32 +26,32 @@ class WorkDir:
 
         Raises:
             FileNotFoundError: there is none.
-            ValueError: it cannot be read.
+            UsageError: it cannot be read.
         """
         if not self.config.is_file():
             raise FileNotFoundError(f"no run in {self.path}: {self.config} does not exist")
         try:
             return config_lib.from_json(self.config.read_text())
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{self.config} is not a config of this version: {error}") from error
+            raise UsageError(f"{self.config} is not a config of this version: {error}") from error
 
     def claim(self, config: ConfigDict) -> None:
         """Begin a run here, or go on with the one that is here.
 
         Raises:
-            ValueError: the directory holds a run of another config (the message has the
+            UsageError: the directory holds a run of another config (the message has the
                 differences), or files that are no run.
         """
         if self.config.exists():
             different = config_lib.differences(self.read_config(), config)
             if different:
-                raise ValueError(
+                raise UsageError(
                     f"{self.path} holds a run of another config; give another work directory, or "
                     "the config it was begun with. Differences (there -> given):\n"
                     + "\n".join(different)
                 )
         elif self.path.is_dir() and any(self.path.iterdir()):
-            raise ValueError(f"{self.path} is not empty and holds no run; give another directory")
+            raise UsageError(f"{self.path} is not empty and holds no run; give another directory")
         self.videos.mkdir(parents=True, exist_ok=True)
         with replacing(self.config) as path:
             path.write_text(config_lib.to_json(config))

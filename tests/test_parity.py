@@ -206,9 +206,7 @@ def test_observe(golden, name, kind):
     golden.check_state(f"out/{name}/post", states, posterior)
     close(prior["logits"], golden[f"out/{name}/prior/logit"])
     close(states.deter, golden[f"out/{name}/prior/deter"])
-    close(
-        wm.rssm.latent.dist(prior).sample_mode(), golden[f"out/{name}/prior/stoch"]
-    )
+    close(wm.rssm.latent.dist(prior).sample_mode(), golden[f"out/{name}/prior/stoch"])
     if kind == "zero":
         close(wm.feature(states), golden["out/feat"])
 
@@ -469,7 +467,7 @@ def test_truncated_normal(units):
         "log_prob": lambda d: d.log_prob(x).sum(),
         "entropy": lambda d: d.entropy().sum(),
     }.items():
-        grads = jax.grad(lambda l, s, fn=fn: each(fn, l, s), (0, 1))(loc, scale)
+        grads = jax.grad(lambda m, s, fn=fn: each(fn, m, s), (0, 1))(loc, scale)
         close(grads[0][..., 0], a[f"grad_{name}_wrt_loc"], GRADIENT)
         close(grads[1][..., 0], a[f"grad_{name}_wrt_scale"], GRADIENT)
     grad = jax.grad(lambda v: TruncatedNormal(loc, scale).log_prob(v).sum())(x)

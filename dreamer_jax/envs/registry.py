@@ -7,9 +7,8 @@ import gymnasium
 from gymnasium.wrappers import TimeLimit
 
 from dreamer_jax.envs.catch import Catch
-from dreamer_jax.envs.choices import unknown
 from dreamer_jax.envs.wrappers import ActionRepeat, SeedFirstReset, adapt
-from dreamer_jax.names import lookup
+from dreamer_jax.names import lookup, unknown
 
 Task = str | Callable[[int], gymnasium.Env]
 

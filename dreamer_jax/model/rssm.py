@@ -181,7 +181,8 @@ def obs_step(
 
     Args:
         state: [...] previous state; action: [..., A] that led to this observation.
-        projected: [..., hidden] from `project_embed`; is_first: [...] bool, resets state and action.
+        projected: [..., hidden] from `project_embed`.
+        is_first: [...] bool, where state and action are reset.
 
     Returns:
         The new state [...] with its latent drawn from the posterior, and its parameters.

@@ -75,7 +75,8 @@ class Filtered(NamedTuple):
 
 def init_world_model(wm: WorldModel, key: Array, obs: Mapping[str, Array]) -> Params:
     """Initial parameters. Args: obs: prepared observations [1, ...] of the right shapes."""
-    keys = dict(zip(("encoder", "rssm", "decoder", "reward", "discount"), _split5(key), strict=True))
+    parts = ("encoder", "rssm", "decoder", "reward", "discount")
+    keys = dict(zip(parts, jax.random.split(key, len(parts)), strict=True))
     params = {"encoder": wm.encoder.init(keys["encoder"], obs)["params"]}
     embed = wm.embed(params, obs)
     action = jnp.zeros((1, wm.rssm.action_size))
@@ -86,10 +87,6 @@ def init_world_model(wm: WorldModel, key: Array, obs: Mapping[str, Array]) -> Pa
     if wm.discount is not None:
         params["discount"] = wm.discount.init(keys["discount"], feat)["params"]
     return params
-
-
-def _split5(key: Array) -> Array:
-    return jax.random.split(key, 5)
 
 
 def prepare_obs(obs: Mapping[str, Array]) -> dict[str, Array]:
