@@ -6,6 +6,9 @@ What:      two seeds learn to catch a falling ball from 64x64 pixels, in one com
 """
 
 from dreamer_jax.config import default_config
+from dreamer_jax.names import lookup
+
+VARIANTS = {"debug": {"steps": 400, "prefill": 100, "pretrain": 2, "eval_episodes": 4}}
 
 
 def get_config(arg: str = ""):
@@ -41,6 +44,6 @@ def get_config(arg: str = ""):
             "replay": {"sampling": "time", "capacity": 100_000},
         }
     )
-    if arg == "debug":
-        config.update({"steps": 400, "prefill": 100, "pretrain": 2, "eval_episodes": 4})
+    if arg:
+        config.update(lookup(VARIANTS, arg, "argument of configs/catch.py"))
     return config

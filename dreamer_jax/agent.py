@@ -257,7 +257,13 @@ def report(
     last = jax.tree.map(lambda x: x[:, -1], states)
     noise = latent.noise(predict_key, (t - context, b))
     future, _ = rssm_lib.open_loop(
-        wm.rssm, model["rssm"], action[:, context:], noise, last, sample=from_noise
+        wm.rssm,
+        model["rssm"],
+        action[:, context:],
+        batch.is_first[:, context:],
+        noise,
+        last,
+        sample=from_noise,
     )
     joined = jax.tree.map(lambda x, y: jnp.concatenate([x, y], 1), states, future)
     means = wm.decode(model, wm.feature(joined))

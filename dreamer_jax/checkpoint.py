@@ -44,13 +44,12 @@ class Checkpoints:
         done, self._saving = self._saving, None
         return done
 
-    def restore(self, step: int, like: Any) -> tuple[Any, dict]:
-        """Read a checkpoint. Args: like: arrays or shapes with the tree that was saved."""
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+    def restore(self, step: int, shapes: Any) -> tuple[Any, dict]:
+        """Read a checkpoint. Args: shapes: a tree of jax.ShapeDtypeStruct like the saved one."""
         restored = self._manager.restore(
             step,
             args=ocp.args.Composite(
-                arrays=ocp.args.StandardRestore(abstract), host=ocp.args.JsonRestore()
+                arrays=ocp.args.StandardRestore(shapes), host=ocp.args.JsonRestore()
             ),
         )
         return restored["arrays"], restored["host"]

@@ -1,8 +1,11 @@
 """Command-line entry: absl flags with errors that a user can read."""
 
+import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
+import jax
 from absl import app, flags
 from ml_collections import config_flags
 
@@ -23,12 +26,20 @@ def run(main: Callable[[], None]) -> None:
     def guarded(argv: Sequence[str]) -> None:
         if len(argv) > 1:
             _fail(f"unexpected arguments {list(argv[1:])}; flags are --name=value")
+        _cache_compilations()
         try:
             main()
         except (UsageError, FileNotFoundError) as error:
             _fail(str(error))
 
     app.run(guarded, flags_parser=_parse)
+
+
+def _cache_compilations() -> None:
+    """Keep compiled programs between runs, unless JAX is told where already."""
+    if jax.config.jax_compilation_cache_dir is None:
+        root = os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(Path(root) / "dreamer_jax"))
 
 
 def _parse(argv: Sequence[str]) -> list[str]:

@@ -103,8 +103,7 @@ def evaluate(
     step = checkpoints.latest()
     if step is None:
         raise FileNotFoundError(f"no checkpoint in {work.checkpoints} yet")
-    like = {"state": parts.init_state(), "carry": parts.init_policy()}
-    state = checkpoints.restore(step, like)[0]["state"]
+    state = checkpoints.restore(step, parts.saved_shapes())[0]["state"]
     checkpoints.close()
     returns, lengths, frames = play_episodes(parts, state.params, episodes, frames=video)
     summary = {

@@ -90,6 +90,14 @@ class Parts:
         """Policy carry before the first observation."""
         return self.fns.init_policy(member_keys(self.seeds, POLICY_KEY), self.config.env.num_envs)
 
+    def saved_shapes(self) -> dict:
+        """Shapes of what a checkpoint holds, on the first device; nothing is allocated."""
+        sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        shapes = jax.eval_shape(lambda: {"state": self.init_state(), "carry": self.init_policy()})
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes
+        )
+
     def count_parameters(self) -> dict[str, int]:
         """Parameters of one member's parts."""
         hypers = config_lib.member_hypers(self.config)[0]

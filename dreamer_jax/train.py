@@ -20,7 +20,8 @@ from dreamer_jax.names import UsageError
 from dreamer_jax.prefetch import Prefetcher
 from dreamer_jax.progress import Progress
 from dreamer_jax.run import MakeEnv, Parts
-from dreamer_jax.types import Batch, Metrics
+from dreamer_jax.train_state import TrainState
+from dreamer_jax.types import Batch, Metrics, PolicyCarry
 from dreamer_jax.video import open_loop_gif
 from dreamer_jax.workdir import WorkDir
 
@@ -72,7 +73,8 @@ class Trainer:
         self._driver = Driver(self._vector, self._replay, parts.seeds, parts.obs_keys)
         self._log = MetricsLog(work.metrics, warn=progress.print)
         self._checkpoints = Checkpoints(work.checkpoints, self._config.checkpoint_keep)
-        self._state, self._carry = parts.init_state(), parts.init_policy()
+        self._state: TrainState | None = None
+        self._carry: PolicyCarry | None = None
         self._env_step = self._update = 0
         self._metrics: Metrics | None = None  # sums since the last log line, [M] each
         self._metrics_count = 0
@@ -213,7 +215,7 @@ class Trainer:
         draw_curves(rows, self._work.curves, title=self._config.task)
         if self._last_batch is None or self._config.length <= VIDEO_CONTEXT:
             return
-        batch = jax.tree.map(lambda x: x[:, :VIDEO_SEQUENCES], self._last_batch)
+        batch = longest_episodes(self._last_batch, VIDEO_SEQUENCES)
         keys = member_keys(self._parts.seeds, run_lib.REPORT_KEY)
         videos = self._parts.fns.report(self._state.params, batch, keys)
         for key, (truth, prediction) in jax.device_get(videos).items():
@@ -257,11 +259,13 @@ class Trainer:
             self._replay.mark_checkpoint(saved["replay"])
 
     def _restore(self) -> None:
+        """Go on from the newest checkpoint, or start."""
         step = self._checkpoints.latest()
         if step is None:
             self._log.cut(0)
+            self._state, self._carry = self._parts.init_state(), self._parts.init_policy()
             return
-        arrays, host = self._checkpoints.restore(step, {"state": self._state, "carry": self._carry})
+        arrays, host = self._checkpoints.restore(step, self._parts.saved_shapes())
         self._state, self._carry = arrays["state"], arrays["carry"]
         self._env_step, self._update = host["env_step"], host["update"]
         self._replay.restore(host["replay"])
@@ -275,3 +279,12 @@ class Trainer:
         self._summary = host["summary"]
         self._clock = (time.monotonic(), self._env_step, self._update)
         self._progress.print(f"resuming at env step {self._env_step}, update {self._update}")
+
+
+def longest_episodes(batch: Batch, count: int) -> Batch:
+    """The `count` sequences of each member that a new episode interrupts last: [M, count, T]."""
+    first = np.asarray(batch.is_first)[:, :, 1:]
+    undisturbed = np.where(first.any(-1), first.argmax(-1), first.shape[-1])
+    chosen = np.argsort(-undisturbed, axis=1, kind="stable")[:, :count]
+    rows = np.arange(len(chosen))[:, None]
+    return jax.tree.map(lambda x: x[rows, chosen], batch)

@@ -214,8 +214,8 @@ def test_observe(golden, name, kind):
 def test_open_loop(golden):
     last = jax.tree.map(lambda x: x[:, -1], golden.stored_state("out/observe/post"))
     states, prior = rssm_lib.open_loop(
-        golden.agent.wm.rssm, golden.model["rssm"], golden.batch.action, golden.noise,
-        last, sample=take_mode,
+        golden.agent.wm.rssm, golden.model["rssm"], golden.batch.action,
+        jnp.zeros_like(golden.batch.is_first), golden.noise, last, sample=take_mode,
     )  # fmt: skip
     golden.check_state("out/rssm_imagine", states, prior)
 

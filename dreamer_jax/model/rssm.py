@@ -234,22 +234,33 @@ def observe(
 
 
 def open_loop(
-    rssm: RSSM, params: Params, action: Array, noise: Array, start: RSSMState, *, sample: SampleFn
+    rssm: RSSM,
+    params: Params,
+    action: Array,
+    is_first: Array,
+    noise: Array,
+    start: RSSMState,
+    *,
+    sample: SampleFn,
 ) -> tuple[RSSMState, LatentStats]:
     """Predict forward under given actions, without observations.
 
     Args:
-        action: [B, T, A], action[t] leads to the state at t; noise: [T, B, ...]; start: [B, ...].
+        action: [B, T, A], action[t] leads to the state at t; is_first: [B, T] bool, where a new
+            episode is dreamt from the zero state; noise: [T, B, ...]; start: [B, ...].
 
     Returns:
         states [B, T, ...] and prior stats [B, T, ...].
     """
+    chex.assert_rank([action, is_first], [3, 2])
 
     def step(state, inputs):
-        state, prior = img_step(rssm, params, state, *inputs, sample=sample)
+        action, first, noise = inputs
+        state, action = reset_where(first, state, action)
+        state, prior = img_step(rssm, params, state, action, noise, sample=sample)
         return state, (state, prior)
 
-    _, outputs = jax.lax.scan(step, start, (_swap(action), noise))
+    _, outputs = jax.lax.scan(step, start, (_swap(action), _swap(is_first), noise))
     return jax.tree.map(_swap, outputs)
 
 

@@ -1,0 +1,71 @@
+"""Tiny agents, made-up batches and quick compilation for the tests of the pure core."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from conftest import make_tiny_config
+
+from dreamer_jax import agent as agent_lib
+from dreamer_jax.build import ActionSpec, make_agent
+from dreamer_jax.config import member_hypers
+from dreamer_jax.types import Batch
+
+IMAGES = {"image": ((64, 64, 1), "uint8")}
+VECTORS = {"position": ((3,), "float32")}
+OBS = {
+    "image": IMAGES,
+    "vector": VECTORS,
+    "mixed": {**IMAGES, **VECTORS, "depth": ((64, 64, 2), "uint8"), "speed": ((2,), "float32")},
+}
+ACTIONS = {"discrete": ActionSpec(True, 3), "continuous": ActionSpec(False, 2)}
+
+
+def fast_jit(fn, **kwargs):
+    """`jax.jit` that compiles in half of the time, for programs that run only a few times."""
+    return jax.jit(fn, compiler_options={"xla_backend_optimization_level": 0}, **kwargs)
+
+
+def mock_agent(obs="vector", action="discrete", **changes):
+    """Agent and hypers of a tiny config for one of OBS and one of ACTIONS."""
+    config = make_tiny_config(**changes)
+    return make_agent(config, OBS[obs], ACTIONS[action]), member_hypers(config)[0]
+
+
+def init_state(agent, hypers, seed=0):
+    """Initial state of one member."""
+    return fast_jit(functools.partial(agent_lib.init, agent))(jax.random.key(seed), hypers)
+
+
+def mock_batch(obs="vector", action="discrete", b=2, t=4, seed=0):
+    """Random sequences in which an episode ends at the middle of row 0, and row 1 is cut there."""
+    rng = np.random.default_rng(seed)
+    entries = {}
+    for key, (shape, dtype) in OBS[obs].items():
+        size = (b, t, *shape)
+        image = dtype == "uint8"
+        entries[key] = rng.integers(0, 256, size) if image else rng.normal(size=size)
+        entries[key] = jnp.asarray(entries[key].astype(dtype))
+    discrete, size = ACTIONS[action]
+    is_first, is_last, is_terminal = np.zeros((3, b, t), bool)
+    is_first[:, 0] = is_first[:2, t // 2] = is_last[:2, t // 2 - 1] = True
+    is_terminal[0, t // 2 - 1] = True
+    if discrete:
+        actions = np.where(is_first, -1, rng.integers(0, size, (b, t))).astype(np.int32)
+    else:
+        actions = rng.uniform(-1, 1, (b, t, size)).astype(np.float32) * ~is_first[..., None]
+    return Batch(
+        obs=entries,
+        action=jnp.asarray(actions),
+        reward=jnp.asarray(2 * rng.normal(size=(b, t)), jnp.float32),
+        is_first=jnp.asarray(is_first),
+        is_last=jnp.asarray(is_last),
+        is_terminal=jnp.asarray(is_terminal),
+    )
+
+
+def largest_difference(a, b):
+    """Largest absolute difference between the leaves of two trees of one structure."""
+    gaps = jax.tree.map(lambda x, y: np.abs(np.asarray(x) - np.asarray(y)).max(), a, b)
+    return float(max(jax.tree.leaves(gaps)))

@@ -1,0 +1,257 @@
+"""Imagination, actor and critic losses: alignment against loops, and where gradients stop."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from mock_agents import fast_jit, init_state, mock_agent
+
+from dreamer_jax import agent as agent_lib
+from dreamer_jax.behavior.actor_critic import (
+    ACTOR_GRADS,
+    actor_loss,
+    critic_loss,
+    roll_out,
+)
+from dreamer_jax.behavior.imagination import imagine, imagined_discount
+from dreamer_jax.behavior.returns import imagination_weight, lambda_return
+from dreamer_jax.model.distributions import OneHot, from_noise
+from dreamer_jax.model.rssm import img_step
+
+N, H = 5, 4  # imagination starts, horizon of the tiny config
+
+
+class Case:
+    """An agent with random weights, N start states, and the noise of one imagination."""
+
+    def __init__(self, action, actor_grad):
+        self.agent, hypers = mock_agent("vector", action, actor_grad=actor_grad)
+        self.hypers = hypers.replace(actor_grad_mix=0.3, actor_grad_mix_final=0.3)
+        state = init_state(self.agent, self.hypers)
+        self.params, self.state = state.params, state
+        # Critic and slow critic differ, as they do in the middle of a training.
+        self.slow_critic = jax.tree.map(lambda x: 0.8 * x + 0.1, state.slow_critic)
+        wm, ac = self.agent.wm, self.agent.ac
+        key = jax.random.key(3)
+        zero = wm.rssm.initial((N,))
+        self.start = zero.replace(
+            deter=jnp.tanh(jax.random.normal(key, zero.deter.shape)),
+            stoch=jax.nn.one_hot(jax.random.randint(key, zero.stoch.shape[:-1], 0, 5), 5),
+        )
+        self.is_terminal = jnp.array([False, True, False, False, False])
+        self.noise = ac.draw_noise(jax.random.key(4), wm.rssm.latent, N)
+
+    def roll_out(self, model=None, actor=None, slow_critic=None):
+        return roll_out(
+            self.agent.ac,
+            self.agent.wm,
+            self.params["model"] if model is None else model,
+            self.params["actor"] if actor is None else actor,
+            self.slow_critic if slow_critic is None else slow_critic,
+            self.start,
+            self.is_terminal,
+            self.noise,
+            self.hypers,
+            sample=from_noise,
+        )
+
+    def actor_loss(self, rollout, actor=None, hypers=None):
+        actor = self.params["actor"] if actor is None else actor
+        return actor_loss(self.agent.ac, actor, rollout, hypers or self.hypers, jnp.zeros(()))[0]
+
+
+@functools.cache
+def make_case(action="discrete", actor_grad="reinforce"):
+    return Case(action, actor_grad)
+
+
+@functools.cache
+def rollout_of(action="discrete"):
+    case = make_case(action)
+    return fast_jit(case.roll_out)()
+
+
+def close(ours, expected):
+    np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5)
+
+
+def is_zero(tree):
+    return not any(leaf.any() for leaf in jax.tree.leaves(tree))
+
+
+@pytest.mark.parametrize("action", ["discrete", "continuous"])
+def test_imagination_equals_a_loop(action):
+    case, trajectory = make_case(action), rollout_of(action).trajectory
+    wm, ac = case.agent.wm, case.agent.ac
+    state = case.start
+    assert not trajectory.action[0].any()
+    for t in range(H + 1):
+        close(trajectory.state.deter[t], state.deter)
+        close(trajectory.state.stoch[t], state.stoch)
+        close(trajectory.feat[t], wm.feature(state))
+        if t < H:
+            taken = from_noise(
+                ac.act(case.params["actor"], wm.feature(state)), case.noise.action[t]
+            )
+            close(trajectory.action[t + 1], taken)
+            state, _ = img_step(
+                wm.rssm, case.params["model"]["rssm"], state, taken, case.noise.latent[t],
+                sample=from_noise,
+            )  # fmt: skip
+
+
+def test_rollout_is_evaluated_where_it_was_reached():
+    case, rollout = make_case(), rollout_of()
+    wm, model = case.agent.wm, case.params["model"]
+    feat = rollout.trajectory.feat
+    close(rollout.reward, wm.predict_reward(model, feat))
+    close(rollout.slow_value, case.agent.ac.value(case.slow_critic, feat))
+    # The first discount is known, not predicted: gamma, or zero at an end.
+    close(rollout.discount[0], [0.999, 0.0, 0.999, 0.999, 0.999])
+    close(rollout.discount[1:], wm.predict_discount(model, feat, 0.999)[1:])
+    close(rollout.weight, imagination_weight(rollout.discount))
+    value = rollout.slow_value
+    target = lambda_return(rollout.reward[:-1], value[:-1], rollout.discount[:-1], value[-1], 0.95)
+    close(rollout.target, target)
+
+
+def test_without_a_discount_head_gamma_is_everywhere():
+    agent, _ = mock_agent(discount_head={"enabled": False})
+    assert agent.wm.discount is None
+    feat = jnp.ones((H + 1, N, 3))
+    ends = jnp.ones(N, bool)  # without a head even a start at an episode's end counts on
+    discount, weight = imagined_discount(agent.wm, {}, feat, ends, jnp.float32(0.9))
+    np.testing.assert_array_equal(discount, np.full((H + 1, N), np.float32(0.9)))
+    close(weight, 0.9 ** np.arange(H + 1)[:, None] * np.ones((1, N)))
+
+
+@pytest.mark.parametrize("estimator", sorted(ACTOR_GRADS))
+def test_actor_loss_equals_a_loop(estimator):
+    case, rollout = make_case("discrete", estimator), rollout_of()
+    hypers = case.hypers.replace(actor_entropy=0.7, actor_entropy_final=0.7)
+    total = []
+    for t in range(H - 1):
+        policy = case.agent.ac.act(case.params["actor"], rollout.trajectory.feat[t])
+        log_prob = policy.log_prob(rollout.trajectory.action[t + 1])
+        advantage = rollout.target[t + 1] - rollout.slow_value[t]
+        objective = {
+            "reinforce": log_prob * advantage,
+            "dynamics": rollout.target[t + 1],
+            "both": 0.3 * rollout.target[t + 1] + 0.7 * log_prob * advantage,
+        }[estimator]
+        total.append(rollout.weight[t] * (objective + 0.7 * policy.entropy()))
+    close(case.actor_loss(rollout, hypers=hypers), -np.mean(total))
+
+
+def test_critic_loss_equals_a_loop():
+    case, rollout = make_case(), rollout_of()
+    total = []
+    for t in range(H):
+        value = case.agent.ac.value(case.params["critic"], rollout.trajectory.feat[t])
+        error = 0.5 * (value - rollout.target[t]) ** 2 + 0.9189385
+        total.append(rollout.weight[t] * error)
+    close(critic_loss(case.agent.ac, case.params["critic"], rollout)[0], np.mean(total))
+
+
+def test_entropy_is_annealed():
+    case, rollout = make_case(), rollout_of()
+    hypers = case.hypers.replace(
+        actor_entropy=1.0, actor_entropy_final=0.0, anneal_updates=10.0,
+        actor_grad_mix=0.0, actor_grad_mix_final=1.0,
+    )  # fmt: skip
+    for update, scale in ((0, 1.0), (5, 0.5), (20, 0.0)):
+        _, metrics = actor_loss(
+            case.agent.ac, case.params["actor"], rollout, hypers, jnp.int32(update)
+        )
+        close(metrics["actor_entropy_scale"], scale)
+        close(metrics["actor_grad_mix"], 1 - scale)
+
+
+def test_reinforce_gives_the_world_model_and_the_slow_critic_no_gradient():
+    case = make_case()
+
+    def loss(model, slow_critic):
+        return case.actor_loss(case.roll_out(model=model, slow_critic=slow_critic))
+
+    grads = fast_jit(jax.grad(loss, (0, 1)))(case.params["model"], case.slow_critic)
+    assert is_zero(grads)
+
+
+def test_critic_loss_trains_the_critic_alone():
+    case, rollout = make_case(), rollout_of()
+    grads = jax.grad(lambda p, r: critic_loss(case.agent.ac, p, r)[0], (0, 1))(
+        case.params["critic"], rollout
+    )
+    assert not is_zero(grads[0])
+    # The weight is cut where it is made, in `imagination_weight`.
+    assert is_zero(grads[1]._replace(weight=jnp.zeros(())))
+
+
+@pytest.mark.parametrize("action", ["discrete", "continuous"])
+@pytest.mark.parametrize("estimator", ["dynamics", "both"])
+def test_the_actor_gradient_passes_through_the_dynamics(estimator, action):
+    """Without entropy bonus all of the gradient of `dynamics` comes through the rollout."""
+    case = make_case(action, estimator)
+    assert case.agent.ac.actor_grad.through_dynamics
+    hypers = case.hypers.replace(actor_entropy=0.0, actor_entropy_final=0.0)
+
+    def loss(inside, outside):
+        return case.actor_loss(case.roll_out(actor=inside), outside, hypers)
+
+    actor = case.params["actor"]
+    inside, outside = fast_jit(jax.grad(loss, (0, 1)))(actor, actor)
+    assert not is_zero(inside)
+    assert is_zero(outside) == (estimator == "dynamics")
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(inside))
+
+
+def test_reinforce_uses_only_the_log_probability():
+    case, rollout = make_case(), rollout_of()
+    assert not case.agent.ac.actor_grad.through_dynamics
+    hypers = case.hypers.replace(actor_entropy=0.0, actor_entropy_final=0.0)
+    grads = jax.grad(lambda p: case.actor_loss(rollout, p, hypers))(case.params["actor"])
+
+    def by_hand(actor):
+        feat, action = rollout.trajectory.feat, rollout.trajectory.action
+        log_prob = case.agent.ac.act(actor, feat[:-2]).log_prob(action[1:-1])
+        advantage = rollout.target[1:] - rollout.slow_value[:-2]
+        return -(rollout.weight[:-2] * advantage * log_prob).mean()
+
+    jax.tree.map(close, grads, jax.grad(by_hand)(case.params["actor"]))
+
+
+def test_the_policy_reads_a_feature_without_gradient():
+    """The start state moves the next state, but not the action that led there."""
+    case = make_case()
+    wm = case.agent.wm
+
+    def step(deter):
+        trajectory = imagine(
+            wm, case.params["model"], lambda feat: OneHot(feat[:, -3:]),
+            case.start.replace(deter=deter), case.noise, sample=from_noise,
+        )  # fmt: skip
+        weights = jnp.arange(3.0)[None]
+        action, state = trajectory.action[1], trajectory.state.deter[1]
+        return (action * weights).sum(), state.sum()
+
+    through_action = fast_jit(jax.grad(lambda d: step(d)[0]))(case.start.deter)
+    through_state = fast_jit(jax.grad(lambda d: step(d)[1]))(case.start.deter)
+    assert is_zero(through_action)
+    assert not is_zero(through_state)
+
+
+@pytest.mark.parametrize("estimator", sorted(ACTOR_GRADS))
+def test_behavior_updates_leave_the_world_model_and_slow_critic_alone(estimator):
+    case = make_case("discrete", estimator)
+    update = fast_jit(functools.partial(agent_lib.update_behavior, case.agent, sample=from_noise))
+    state, metrics = update(case.state, case.start, case.is_terminal, jax.random.key(0))
+    for before, after in (
+        (case.state.params["model"], state.params["model"]),
+        (case.state.opt_states["model"], state.opt_states["model"]),
+        (case.state.slow_critic, state.slow_critic),
+    ):
+        jax.tree.map(np.testing.assert_array_equal, before, after)
+    assert metrics["actor_grad_norm"] > 0
+    assert metrics["critic_grad_norm"] > 0

@@ -1,0 +1,163 @@
+"""Configs: validation that says what is wrong, and every shipped config builds."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from dreamer_jax import config as config_lib
+from dreamer_jax.names import UsageError
+from dreamer_jax.run import dry_run, updates_due
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+# Every argument that a config file documents.
+SHIPPED = {
+    "catch": ["", "debug"],
+    "atari": ["pong", "pong,release", "pong,debug", "ms_pacman", "skiing,release,debug"],
+    "montezuma": ["", "release", "debug"],
+}
+
+
+def get_config(name, arg=""):
+    spec = importlib.util.spec_from_file_location(name, CONFIGS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(arg)
+
+
+def test_every_config_file_is_listed():
+    assert {path.stem for path in CONFIGS.glob("*.py")} == set(SHIPPED)
+
+
+@pytest.mark.parametrize(("name", "arg"), [(n, a) for n, args in SHIPPED.items() for a in args])
+def test_shipped_config_builds(name, arg):
+    plan = dry_run(get_config(name, arg))
+    assert plan["parameters"]["world_model"] > 0
+    assert plan["updates"] > 0
+
+
+def test_atari_is_the_paper():
+    plan = dry_run(get_config("atari", "pong"))
+    assert plan["frames"] == 200_000_000
+    # 12.5M updates in 200M frames, but for the prefill.
+    assert plan["updates"] == 1 + (50_000_000 - 50_000) // 4
+    assert 8.2e9 < plan["replay_bytes"] < 8.8e9
+    assert plan["parameters"] == {
+        "encoder": 1_549_776,
+        "rssm": 5_664_848,
+        "decoder": 10_497_553,
+        "reward": 1_131_601,
+        "discount": 1_131_601,
+        "world_model": 19_975_379,
+        "actor": 1_138_418,
+        "critic": 1_131_601,
+    }
+
+
+def test_variants_change_what_they_say():
+    release = get_config("atari", "pong,release")
+    assert (release.batch, release.train_every) == (16, 16)
+    assert get_config("montezuma").discount == 0.99
+    assert get_config("montezuma").task == "atari:montezuma_revenge"
+
+
+@pytest.mark.parametrize(
+    ("name", "arg", "message"),
+    [
+        ("atari", "", "needs a game"),
+        ("atari", "pnog", "pong"),
+        ("atari", "pong,relase", "release"),
+        ("montezuma", "quick", "debug"),
+        ("catch", "debgu", "debug"),
+    ],
+)
+def test_bad_arguments_are_named(name, arg, message):
+    with pytest.raises(UsageError, match=message):
+        get_config(name, arg)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("batch", 0, "config.batch is 0; allowed: a whole number of at least 1"),
+        ("batch", 2.5, "config.batch is 2.5"),
+        ("batch", True, "config.batch is True"),
+        ("discount", 1.5, "a number from 0 to 1"),
+        ("kl_scale", float("nan"), "config.kl_scale is nan"),
+        ("model_lr", -1e-4, "config.model_lr"),
+        ("act", "elo", "Did you mean 'elu'"),
+        ("replay.sampling", "episode", "Did you mean 'episodes'"),
+        ("cnn_keys", "(", "a regular expression"),
+        ("seeds", 0, "config.seeds is 0"),
+        ("seeds", (1, 1), "distinct"),
+        ("seeds", (-1,), "distinct"),
+        ("seeds", "3", "config.seeds is '3'"),
+        ("norm", 1, "True or False"),
+        ("actor_entropy_final", -1.0, "None or a finite number"),
+        ("prefill", 10, "at least config.length = 50"),
+        ("steps", 100, "at least config.prefill"),
+        ("replay.capacity", 20, "at least config.length"),
+        ("env.workers", 5, "at most the 1 environments"),
+    ],
+)
+def test_validation_names_key_value_and_what_is_allowed(key, value, message):
+    config = config_lib.default_config()
+    with config.ignore_type():
+        config.update_from_flattened_dict({key: value})
+    with pytest.raises(UsageError, match=message.replace("(", r"\(")):
+        config_lib.validate(config)
+
+
+def test_unknown_and_missing_keys():
+    config = config_lib.default_config().unlock()
+    config.batchsize = 3
+    with pytest.raises(UsageError, match=r"config.batchsize does not exist. Did you mean 'batch'"):
+        config_lib.validate(config)
+    del config.batchsize, config.horizon
+    with pytest.raises(UsageError, match="config.horizon is missing"):
+        config_lib.validate(config)
+
+
+def test_all_errors_at_once():
+    config = config_lib.default_config()
+    config.batch, config.horizon = 0, 0
+    with pytest.raises(UsageError, match=r"(?s)config.batch.*config.horizon"):
+        config_lib.validate(config)
+
+
+def test_json_round_trip():
+    config = get_config("atari", "pong,debug")
+    config.seeds = (3, 5)
+    again = config_lib.from_json(config_lib.to_json(config))
+    assert not config_lib.differences(config, again)
+    assert config_lib.member_seeds(again) == [3, 5]
+    assert config_lib.to_json(again) == config_lib.to_json(config)
+
+
+def test_differences_leave_out_what_may_change():
+    old, new = config_lib.default_config(), config_lib.default_config()
+    new.steps, new.log_every = 60_000, 1
+    assert config_lib.differences(old, new) == []
+    new.horizon = 10
+    assert config_lib.differences(old, new) == ["  horizon: 15 -> 10"]
+
+
+def test_every_key_has_a_valid_default_and_a_meaning():
+    for name, key in config_lib.KEYS.items():
+        assert key.kind.check(key.default), name
+        assert key.meaning and key.kind.allowed, name
+
+
+def test_hypers_per_member():
+    config = config_lib.default_config()
+    config.seeds = 3
+    config.actor_entropy_final = 0.0
+    hypers = config_lib.member_hypers(config)
+    assert len(hypers) == 3
+    assert hypers[0].actor_entropy_final == 0.0
+    assert hypers[0].actor_grad_mix_final == config.actor_grad_mix
+
+
+def test_updates_due(tiny_config):
+    config = tiny_config  # prefill 40, pretrain 1, train_every 8
+    assert [updates_due(config, step) for step in (0, 39, 40, 47, 48, 200)] == [0, 0, 1, 1, 2, 21]

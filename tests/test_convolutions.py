@@ -1,0 +1,113 @@
+"""The two formulations of convolutions against each other and against loops."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from mock_agents import fast_jit
+
+from dreamer_jax.model.convolutions import FORMULATIONS, Conv, choose_formulation
+from dreamer_jax.model.networks import DECODER_KERNELS, ENCODER_KERNELS
+
+# (size of the images, kernel, size that comes out) of every layer of encoder and decoder.
+ENCODER = list(zip((64, 31, 14, 6), ENCODER_KERNELS, (31, 14, 6, 2), strict=True))
+DECODER = list(zip((1, 5, 13, 30), DECODER_KERNELS, (5, 13, 30, 64), strict=True))
+LAYERS = [("conv", *row) for row in ENCODER] + [("conv_transpose", *row) for row in DECODER]
+
+
+def arrays(size, kernel, members=()):
+    keys = jax.random.split(jax.random.key(size), 2)
+    images = jax.random.normal(keys[0], (*members, 2, size, size, 2))
+    return images, jax.random.normal(keys[1], (*members, kernel, kernel, 2, 3))
+
+
+@pytest.mark.parametrize(("operation", "size", "kernel", "out"), LAYERS)
+def test_formulations_agree_in_values_and_gradients_over_members(operation, size, kernel, out):
+    images, kernels = arrays(size, kernel, members=(3,))
+    weights = jax.random.normal(jax.random.key(9), (3, 2, out, out, 3))
+
+    def all_of(formulation):
+        apply = getattr(FORMULATIONS[formulation], operation)
+
+        def loss(images, kernels):
+            values = jax.vmap(lambda x, k: apply(x, k, 2))(images, kernels)
+            return (weights * values).sum(), values
+
+        grads, values = fast_jit(jax.grad(loss, (0, 1), has_aux=True))(images, kernels)
+        return values, *grads
+
+    for ours, theirs in zip(all_of("matmul"), all_of("lax"), strict=True):
+        assert ours.shape == theirs.shape
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * np.abs(theirs).max())
+
+
+def loop_conv(images, kernels, stride):
+    k, out = len(kernels), (images.shape[1] - len(kernels)) // stride + 1
+    result = np.zeros((len(images), out, out, kernels.shape[-1]))
+    for i, j, u, v in itertools.product(range(out), range(out), range(k), range(k)):
+        result[:, i, j] += images[:, stride * i + u, stride * j + v] @ kernels[u, v]
+    return result
+
+
+def loop_conv_transpose(images, kernels, stride):
+    k, size = len(kernels), images.shape[1]
+    side = (size - 1) * stride + k
+    result = np.zeros((len(images), side, side, kernels.shape[-1]))
+    for i, j, u, v in itertools.product(range(size), range(size), range(k), range(k)):
+        result[:, stride * i + u, stride * j + v] += images[:, i, j] @ kernels[u, v]
+    return result
+
+
+LOOPS = {"conv": loop_conv, "conv_transpose": loop_conv_transpose}
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("kernel", [3, 4])
+@pytest.mark.parametrize("operation", sorted(LOOPS))
+@pytest.mark.parametrize("formulation", sorted(FORMULATIONS))
+def test_every_formulation_equals_a_loop(formulation, operation, kernel, stride):
+    images, kernels = arrays(6, kernel)
+    apply = fast_jit(getattr(FORMULATIONS[formulation], operation), static_argnums=2)
+    expected = LOOPS[operation](np.asarray(images), np.asarray(kernels), stride)
+    np.testing.assert_allclose(apply(images, kernels, stride), expected, rtol=0, atol=1e-4)
+
+
+def test_one_pixel_by_hand():
+    """A 2x2 kernel of 1, 2, 3, 4 on a single pixel, and back."""
+    kernel = jnp.array([[1.0, 2.0], [3.0, 4.0]])[..., None, None]
+    for formulation in FORMULATIONS.values():
+        spread = formulation.conv_transpose(jnp.full((1, 1, 1, 1), 2.0), kernel, 2)
+        np.testing.assert_array_equal(spread[0, ..., 0], [[2.0, 4.0], [6.0, 8.0]])
+        # 2 * 1 + 4 * 2 + 6 * 3 + 8 * 4
+        np.testing.assert_array_equal(formulation.conv(spread, kernel, 2), np.full((1,) * 4, 60.0))
+
+
+def test_layer_adds_its_bias_and_computes_in_its_dtype():
+    conv = Conv(3, 4, 2, FORMULATIONS["matmul"].conv, jnp.bfloat16)
+    images, _ = arrays(6, 4)
+    params = conv.init(jax.random.key(0), images)["params"]
+    assert {k: (v.shape, v.dtype) for k, v in params.items()} == {
+        "kernel": ((4, 4, 2, 3), jnp.float32),
+        "bias": ((3,), jnp.float32),
+    }
+    plain = conv.apply({"params": params}, images)
+    assert plain.dtype == jnp.bfloat16
+    params["bias"] = jnp.array([1.0, 2.0, 3.0])
+    moved = conv.apply({"params": params}, images)
+    difference = (moved - plain).astype(jnp.float32)
+    np.testing.assert_allclose(difference, np.broadcast_to([1, 2, 3], (2, 2, 2, 3)), atol=0.05)
+
+
+@pytest.mark.parametrize(("backend", "name"), [("cpu", "matmul"), ("gpu", "lax"), ("tpu", "lax")])
+def test_auto_chooses_by_backend(monkeypatch, backend, name):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    assert choose_formulation("auto") is FORMULATIONS[name]
+    assert choose_formulation("lax") is FORMULATIONS["lax"]
+    assert choose_formulation("matmul") is FORMULATIONS["matmul"]
+
+
+def test_unknown_formulation_is_refused_with_the_choices():
+    with pytest.raises(ValueError, match="'matmull'.*lax, matmul.*Did you mean 'matmul'"):
+        choose_formulation("matmull")
