@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from dreamer_jax.config import KEYS
@@ -27,10 +27,17 @@ def run(main: Callable[[], None]) -> None:
         if len(argv) > 1:
             _fail(f"unexpected arguments {list(argv[1:])}; flags are --name=value")
         _cache_compilations()
+        if not flags.FLAGS["verbosity"].present:
+            # Checkpointing tells every step of every save at level INFO.
+            logging.set_verbosity(logging.WARNING)
         try:
             main()
         except (UsageError, FileNotFoundError) as error:
             _fail(str(error))
+        except OSError as error:
+            if "Failed loading config file" not in str(error):
+                raise
+            _fail(str(error).split(": ", 1)[-1])
 
     app.run(guarded, flags_parser=_parse)
 
@@ -49,8 +56,9 @@ def _parse(argv: Sequence[str]) -> list[str]:
             _fail(f"config.{name} does not exist.{suggest(name, KEYS)}")
     try:
         return flags.FLAGS(list(argv))
-    except (flags.Error, UsageError) as error:  # the latter from a config file's get_config
-        _fail(str(error))
+    except flags.Error as error:
+        # What a config file's get_config raises comes as the text of a traceback.
+        _fail(str(error).rsplit(f"{UsageError.__name__}: ", 1)[-1].strip())
 
 
 def _is_key(name: str) -> bool:

@@ -1,0 +1,69 @@
+"""The command line as a user meets it: real processes, their output and exit status."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def command(script, *arguments, cache):
+    """Run an experiment script. Returns: exit status, standard output, standard error."""
+    done = subprocess.run(
+        [sys.executable, f"experiments/{script}.py", *arguments],
+        cwd=ROOT,
+        env=os.environ | {"XDG_CACHE_HOME": str(cache)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+CATCH = "--config=configs/catch.py:debug"
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "message"),
+    [
+        ("train", [CATCH, "--config.horizn=3"], "config.horizn does not exist. Did you mean"),
+        ("train", [CATCH, "--config.horizon=abc"], "horizon=abc"),
+        ("train", [CATCH, "--config.horizon=1", "--dry_run"], "config.horizon is 1; allowed"),
+        ("train", [CATCH, "--config.task=atari:pnog", "--dry_run"], "Did you mean 'pong'"),
+        ("train", ["--config=configs/atari.py"], "needs a game"),
+        ("train", ["--config=configs/none.py", "--dry_run"], "configs/none.py"),
+        ("train", [CATCH], "--workdir is missing"),
+        ("evaluate", ["--workdir=/nonexistent"], "no run in /nonexistent"),
+        ("evaluate", ["--workdir=.", "--episodes=0"], "episodes"),
+    ],
+)
+def test_mistakes_are_one_message_and_status_2(tmp_path, script, arguments, message):
+    status, out, err = command(script, *arguments, cache=tmp_path)
+    assert status == 2, err
+    assert message in err
+    assert "Traceback" not in err and not out
+    assert len(err.strip().splitlines()) <= 4, err
+
+
+def test_dry_run_prints_one_json_object(tmp_path):
+    status, out, err = command("train", CATCH, "--config.seeds=3,5", "--dry_run", cache=tmp_path)
+    assert status == 0, err
+    plan = json.loads(out)
+    assert plan["seeds"] == [3, 5]
+    assert plan["parameters"]["world_model"] > 0
+
+
+def test_train_then_evaluate(tmp_path):
+    workdir = f"--workdir={tmp_path / 'run'}"
+    small = ["--config.steps=150", "--config.seeds=1", "--config.replay.storage=memory"]
+    status, out, err = command("train", CATCH, workdir, *small, cache=tmp_path)
+    assert status == 0, err
+    assert '"env_step": 150' in out
+    assert "replay grows to" in out
+    status, out, err = command("evaluate", workdir, "--episodes=2", cache=tmp_path)
+    assert status == 0, err
+    assert json.loads(out)["members"][0]["eval_episodes"] == 2
