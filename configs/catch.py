@@ -18,7 +18,7 @@ def get_config(arg: str = ""):
     config.seeds = 2
     config.update(
         {
-            "steps": 10_000,
+            "steps": 12_000,
             "prefill": 1_000,
             "pretrain": 200,
             "train_every": 4,

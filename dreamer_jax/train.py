@@ -1,6 +1,7 @@
 """The training run: steps environments, updates all members, logs, evaluates, saves, resumes."""
 
 import base64
+import contextlib
 import time
 from pathlib import Path
 
@@ -98,12 +99,11 @@ class Trainer:
         }
 
     def close(self) -> None:
-        """Let go of processes, threads and files."""
-        self._prefetch.close()
-        self._checkpoints.close()
-        self._vector.close()
-        self._replay.close()
-        self._log.close()
+        """Let go of processes, threads and files, each even if another fails to."""
+        parts = (self._log, self._replay, self._vector, self._checkpoints, self._prefetch)
+        with contextlib.ExitStack() as stack:
+            for part in parts:  # closed from the last to the first
+                stack.callback(part.close)
 
     def _step(self) -> None:
         """One decision in every environment, and the updates that are due."""
@@ -143,14 +143,16 @@ class Trainer:
         ended = self._env_step >= config.steps
         if self._crossed(config.log_every) or ended:
             self._write_log()
-        if self._crossed(config.eval_every) and not ended:
+        if ended:  # `_finish` saves, with what the last updates and the evaluation add
+            return
+        if self._crossed(config.eval_every):
             self._evaluate()
-        if self._crossed(config.video_every) and not ended:
+        if self._crossed(config.video_every):
             self._draw()
-        margin = run_lib.replay_margin(config)
-        if self._crossed(config.checkpoint_every) or self._replay.slack_left <= margin:
+        slack_used_up = self._replay.slack_left <= run_lib.replay_margin(config)
+        if self._crossed(config.checkpoint_every) or slack_used_up:
             self._save()
-        self._mark_saved(wait=self._replay.slack_left <= margin)
+        self._mark_saved(wait=slack_used_up)
 
     def _crossed(self, every: int) -> bool:
         before = self._env_step - self._config.env.num_envs

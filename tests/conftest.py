@@ -33,7 +33,7 @@ def make_tiny_config(**changes):
         "log_every": 40,
         "eval_every": 0,
         "eval_episodes": 2,
-        "checkpoint_every": 80,
+        "checkpoint_every": 50,
         "horizon": 4,
         "cnn_depth": 2,
         "rssm": {"stoch": 4, "classes": 5, "deter": 16, "hidden": 16},

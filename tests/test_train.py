@@ -146,9 +146,9 @@ def comparable(workdir):
     return [{k: v for k, v in row.items() if not k.endswith("_per_s")} for row in rows]
 
 
-@pytest.mark.parametrize("stop", [70, 150])
+@pytest.mark.parametrize("stop", [30, 70, 170])
 def test_interrupted_and_resumed_equals_uninterrupted(finished, tmp_path, stop, monkeypatch):
-    """The interruption falls between checkpoints; catch restores its environments exactly."""
+    """Before the first checkpoint and between others; catch restores its environments exactly."""
     config, reference, result = finished
     original = Driver.finish
     calls = []
@@ -167,9 +167,14 @@ def test_interrupted_and_resumed_equals_uninterrupted(finished, tmp_path, stop, 
     assert comparable(tmp_path / "run") == comparable(reference)
 
 
-def test_images_and_vectors_and_continuous_actions(tmp_path):
-    config = make_tiny_config(actor_grad="both", steps=120, eval_episodes=1)
+def probe_config(**changes):
+    config = make_tiny_config(actor_grad="both", eval_episodes=1, **changes)
     config.env.num_envs = 2
+    return config
+
+
+def test_images_and_vectors_and_continuous_actions(tmp_path):
+    config = probe_config(steps=120)
     result = train(config, tmp_path / "run", lambda seed: Probe())
     assert result["update"] == 1 + (120 - 40) // 8
     last = [r for r in read_metrics(tmp_path / "run" / "metrics.jsonl") if "camera_loss" in r][-1]
@@ -190,7 +195,7 @@ def test_cartpole(tmp_path):
     ("fault", "message"), [("nan", "reward must be a finite number"), ("shape", "camera")]
 )
 def test_a_broken_environment_stops_the_run_with_a_reason(tmp_path, fault, message):
-    config = make_tiny_config(steps=100)
+    config = probe_config(steps=100)
     with pytest.raises(ValueError, match=message):
         train(config, tmp_path / "run", lambda seed: Probe(fault, 30))
     # Nothing is lost or left in the way: the same run can begin again.
@@ -199,7 +204,7 @@ def test_a_broken_environment_stops_the_run_with_a_reason(tmp_path, fault, messa
 
 
 def test_episodes_shorter_than_a_sequence_are_explained(tmp_path):
-    config = make_tiny_config(length=20)
+    config = make_tiny_config(length=20, seeds=2)
     config.replay.sampling = "episodes"
     with pytest.raises(UsageError, match="config.replay.sampling = 'time'"):
         train(config, tmp_path / "run")
