@@ -1,11 +1,31 @@
 """DreamerV2 in JAX: many seeds and hyperparameters train in one compiled program."""
 
-from dreamer_jax.config import default_config
-from dreamer_jax.evaluate import evaluate
-from dreamer_jax.names import UsageError
-from dreamer_jax.reference import import_reference
-from dreamer_jax.run import dry_run
-from dreamer_jax.train import train
+import importlib
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["UsageError", "default_config", "dry_run", "evaluate", "import_reference", "train"]
+if TYPE_CHECKING:
+    from dreamer_jax.config import default_config
+    from dreamer_jax.evaluation import evaluate
+    from dreamer_jax.names import UsageError
+    from dreamer_jax.reference import import_reference
+    from dreamer_jax.run import dry_run
+    from dreamer_jax.trainer import train
+
 __version__ = "0.1.0"
+__all__ = ["UsageError", "default_config", "dry_run", "evaluate", "import_reference", "train"]
+
+_MODULES = {
+    "UsageError": "names",
+    "default_config": "config",
+    "dry_run": "run",
+    "evaluate": "evaluation",
+    "import_reference": "reference",
+    "train": "trainer",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Imported when asked for: processes that only step environments must not load JAX.
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -27,8 +27,8 @@ ROOMS = [
     ["replay", "logger", "video", "curves", "progress", "workdir", "checkpoint"],
     ["driver", "prefetch"],
     ["run"],
-    ["evaluate"],
-    ["train"],
+    ["evaluation"],
+    ["trainer"],
     ["cli"],
 ]
 PURE = [

@@ -14,7 +14,7 @@ from dreamer_jax import run as run_lib
 from dreamer_jax.checkpoint import Checkpoints
 from dreamer_jax.curves import draw_curves
 from dreamer_jax.driver import ENV_STREAM, Driver
-from dreamer_jax.evaluate import play_episodes, summarize
+from dreamer_jax.evaluation import play_episodes, summarize
 from dreamer_jax.logger import MetricsLog, read_metrics
 from dreamer_jax.members import member_keys
 from dreamer_jax.names import UsageError
