@@ -10,6 +10,7 @@ from conftest import make_tiny_config
 from dreamer_jax import agent as agent_lib
 from dreamer_jax.build import ActionSpec, make_agent
 from dreamer_jax.config import member_hypers
+from dreamer_jax.train_state import TrainState
 from dreamer_jax.types import Batch
 
 IMAGES = {"image": ((64, 64, 1), "uint8")}
@@ -33,9 +34,26 @@ def mock_agent(obs="vector", action="discrete", **changes):
     return make_agent(config, OBS[obs], ACTIONS[action]), member_hypers(config)[0]
 
 
-def init_state(agent, hypers, seed=0):
-    """Initial state of one member."""
-    return fast_jit(functools.partial(agent_lib.init, agent))(jax.random.key(seed), hypers)
+def random_like(shapes, seed=0, scale=0.3):
+    """Normal float32 numbers in a tree's shapes, from NumPy: jax would compile for each shape."""
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(
+        lambda x: jnp.asarray(scale * rng.normal(size=x.shape), jnp.float32), shapes
+    )
+
+
+def mock_state(agent, hypers, seed=0):
+    """A state as `agent.init` makes it, but with random numbers for all weights, biases too."""
+    shapes = jax.eval_shape(functools.partial(agent_lib.init, agent), jax.random.key(0), hypers)
+    params = random_like(shapes.params, seed)
+    return TrainState(
+        params=params,
+        slow_critic=jax.tree.map(jnp.copy, params["critic"]),
+        opt_states=jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes.opt_states),
+        hypers=jax.tree.map(jnp.float32, hypers),
+        key=jax.random.key(seed),
+        update=jnp.int32(0),
+    )
 
 
 def mock_batch(obs="vector", action="discrete", b=2, t=4, seed=0):

@@ -18,29 +18,29 @@ LAYERS = [("conv", *row) for row in ENCODER] + [("conv_transpose", *row) for row
 
 
 def arrays(size, kernel, members=()):
-    keys = jax.random.split(jax.random.key(size), 2)
-    images = jax.random.normal(keys[0], (*members, 2, size, size, 2))
-    return images, jax.random.normal(keys[1], (*members, kernel, kernel, 2, 3))
+    rng = np.random.default_rng(size)
+    shapes = (*members, 2, size, size, 2), (*members, kernel, kernel, 2, 3)
+    return [jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes]
 
 
 @pytest.mark.parametrize(("operation", "size", "kernel", "out"), LAYERS)
 def test_formulations_agree_in_values_and_gradients_over_members(operation, size, kernel, out):
-    images, kernels = arrays(size, kernel, members=(3,))
-    weights = jax.random.normal(jax.random.key(9), (3, 2, out, out, 3))
+    weights = jnp.asarray(np.random.default_rng(9).normal(size=(3, 2, out, out, 3)), jnp.float32)
 
-    def all_of(formulation):
-        apply = getattr(FORMULATIONS[formulation], operation)
+    def values_and_gradients(formulation, images, kernels):
+        apply = jax.vmap(lambda x, k: getattr(formulation, operation)(x, k, 2))
 
         def loss(images, kernels):
-            values = jax.vmap(lambda x, k: apply(x, k, 2))(images, kernels)
+            values = apply(images, kernels)
             return (weights * values).sum(), values
 
-        grads, values = fast_jit(jax.grad(loss, (0, 1), has_aux=True))(images, kernels)
-        return values, *grads
+        return jax.grad(loss, (0, 1), has_aux=True)(images, kernels)
 
-    for ours, theirs in zip(all_of("matmul"), all_of("lax"), strict=True):
-        assert ours.shape == theirs.shape
-        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * np.abs(theirs).max())
+    both = fast_jit(lambda *args: [values_and_gradients(f, *args) for f in FORMULATIONS.values()])
+    results = both(*arrays(size, kernel, members=(3,)))
+    for one, two in zip(*map(jax.tree.leaves, results), strict=True):
+        assert one.shape == two.shape
+        np.testing.assert_allclose(one, two, rtol=0, atol=1e-5 * np.abs(two).max())
 
 
 def loop_conv(images, kernels, stride):

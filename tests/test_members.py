@@ -1,10 +1,12 @@
 """Member k among M is member k alone: parameters, metrics, actions, and hyperparameters as data."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from mock_agents import fast_jit, largest_difference, mock_agent, mock_batch
+from mock_agents import fast_jit, largest_difference, mock_agent, mock_batch, mock_state
 
 from dreamer_jax import agent as agent_lib
 from dreamer_jax.members import make_members, member, member_keys, stack_hypers
@@ -15,43 +17,65 @@ TOLERANCE = 1e-5  # absolute, of any weight or metric after STEPS updates
 
 
 def stack(trees):
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
+
+
+@fast_jit
+def choose(tree, which):
+    return jax.tree.map(lambda x: x[which], tree)
 
 
 class Sweep:
-    """Three members, of different seeds and hyperparameters, trained together and each alone."""
+    """Three members, of different seeds and hyperparameters, trained together and each alone.
 
-    def __init__(self):
-        heads = ("reward_head", "discount_head", "actor", "critic")
-        small = {head: {"layers": 1, "units": 16} for head in heads}
-        self.agent, base = mock_agent("image", slow_critic_every=7, **small)
+    Args: compile_step: turns `MemberFns.train_step` into the function that is called.
+    """
+
+    def __init__(self, compile_step):
+        self.agent, base = mock_agent("image", slow_critic_every=7)
         self.hypers = [
             base,
             base.replace(model_lr=1e-3, kl_balance=0.5, discount=0.9, actor_entropy=0.1),
             base.replace(actor_lr=1e-3, critic_lr=0.0, free_nats=1.0, lambda_=0.5),
         ]
         self.fns = make_members(self.agent)
+        self.train_step = compile_step(self.fns.train_step)
         self.batches = [[mock_batch("image", seed=10 * m + i) for i in range(4)] for m in range(3)]
-        self.initial = self.fns.init(member_keys(SEEDS, use=0), stack_hypers(self.hypers))
+        states = [
+            mock_state(self.agent, h, seed) for seed, h in zip(SEEDS, self.hypers, strict=True)
+        ]
+        self.initial = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
         self.together, self.metrics = self.train([0, 1, 2])
         self.alone = [self.train([k]) for k in range(3)]
 
     def start(self, which):
         """Copies, which training may consume."""
-        return jax.tree.map(lambda x: x[jnp.array(which)], self.initial)
+        return choose(self.initial, jnp.array(which))
 
     def train(self, which):
         state, metrics = self.start(which), []
         for i in range(STEPS):
             batch = stack([self.batches[k][i % 4] for k in which])
-            state, now = self.fns.train_step(state, batch)
+            state, now = self.train_step(state, batch)
             metrics.append(now)
         return state, stack(metrics)
 
 
 @pytest.fixture(scope="module")
 def sweep():
-    return Sweep()
+    return Sweep(fast_jit)
+
+
+@pytest.fixture(scope="module")
+def optimised_sweep():
+    return Sweep(lambda step: step)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("k", range(3))
+def test_a_member_among_three_is_the_same_member_alone_in_optimised_programs(optimised_sweep, k):
+    test_a_member_among_three_is_the_same_member_alone(optimised_sweep, k)
+    test_a_members_metrics_are_those_alone(optimised_sweep, k)
 
 
 @pytest.mark.parametrize("k", range(3))
@@ -79,39 +103,41 @@ def test_members_differ_as_their_seeds_and_hyperparameters_do(sweep):
         one, two = member(sweep.together, a), member(sweep.together, b)
         assert largest_difference(one.params, two.params) > 0.01
     # A learning rate of 0 leaves the third critic as it began, but for the decay of 1e-6.
-    moved = [
-        largest_difference(
-            *(member(s, k).params["critic"] for s in (sweep.initial, sweep.together))
-        )
-        for k in (1, 2)
-    ]
+    moved = []
+    for k in (1, 2):
+        start, final = (member(s, k).params["critic"] for s in (sweep.initial, sweep.together))
+        moved.append(largest_difference(start, final))
     assert moved[1] <= 2 * STEPS * 1e-6 < 1e-3 < moved[0]
 
 
-def test_init_is_that_of_one_agent(sweep):
-    init = fast_jit(lambda key, hypers: agent_lib.init(sweep.agent, key, hypers))
+def test_init_is_that_of_one_agent_with_each_members_key(sweep):
+    agent, _ = mock_agent("vector")
+    together = fast_jit(make_members(agent).init)(
+        member_keys(SEEDS, use=0), stack_hypers(sweep.hypers)
+    )
+    init = fast_jit(functools.partial(agent_lib.init, agent))
     for k, seed in enumerate(SEEDS):
         key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), 0)
-        alone, together = init(key, sweep.hypers[k]), member(sweep.initial, k)
-        assert largest_difference(alone.params, together.params) <= 1e-6
-        jax.tree.map(np.testing.assert_array_equal, alone.hypers, together.hypers)
-        assert (jax.random.key_data(alone.key) == jax.random.key_data(together.key)).all()
+        one, among = init(key, sweep.hypers[k]), member(together, k)
+        assert largest_difference(one.params, among.params) <= 1e-6
+        jax.tree.map(np.testing.assert_array_equal, one.hypers, among.hypers)
+        assert (jax.random.key_data(one.key) == jax.random.key_data(among.key)).all()
 
 
 def test_policy_steps_draw_from_each_members_own_key(sweep):
-    obs = {"image": jnp.stack([mock_batch("image", b=2, seed=k).obs["image"] for k in range(3)])}
-    policies = {}
-    for which in ((0, 1, 2), (1,)):
-        params = sweep.start(list(which)).params
+    obs = stack([mock_batch("image", seed=k).obs for k in range(3)])
+    policy_step, policies = fast_jit(sweep.fns.policy_step), []
+    for which in ([0, 1, 2], [1]):
+        params = sweep.start(which).params
         carry = sweep.fns.init_policy(member_keys([SEEDS[k] for k in which], use=1), 2)
         actions = []
         for t in range(3):
-            now = {"image": obs["image"][jnp.array(which), :, t]}
+            now = {"image": obs["image"][which, :, t]}
             is_first = jnp.full((len(which), 2), t == 0)
-            carry, action = sweep.fns.policy_step(params, carry, now, is_first)
+            carry, action = policy_step(params, carry, now, is_first)
             actions.append(action)
-        policies[which] = carry, jnp.stack(actions)
-    (carry, together), (alone_carry, alone) = policies.values()
+        policies.append((carry, jnp.stack(actions)))
+    (carry, together), (alone_carry, alone) = policies
     np.testing.assert_array_equal(together[:, 1], alone[:, 0])
     assert largest_difference(member(carry, 1).state, member(alone_carry, 0).state) <= TOLERANCE
     keys = np.asarray(jax.random.key_data(carry.key))
@@ -128,34 +154,34 @@ def test_greedy_steps_take_the_mode_whatever_the_key(sweep):
     out = params["model"]["rssm"]["posterior_out"]
     out["kernel"] = 0 * out["kernel"]
     out["bias"] = out["bias"].at[:, ::5].set(1e4)  # the first of each variable's five classes
-    obs = {"image": jnp.stack([mock_batch("image").obs["image"][:, 0]] * 3)}
-    actions = [
-        step(
-            params, sweep.fns.init_policy(member_keys(seeds, use=1), 2), obs, jnp.ones((3, 2), bool)
-        )
-        for step in (sweep.fns.greedy_step, sweep.fns.policy_step)
-        for seeds in ([0, 1, 2], [3, 4, 5], [6, 7, 8])
-    ]
-    greedy, drawn = [a for _, a in actions[:3]], [a for _, a in actions[3:]]
+    obs = {"image": np.stack([mock_batch("image").obs["image"][:, 0]] * 3)}
+    is_first, actions = jnp.ones((3, 2), bool), []
+    for fn in (sweep.fns.greedy_step, sweep.fns.policy_step):
+        step = fast_jit(fn)
+        for seeds in ([0, 1, 2], [3, 4, 5], [6, 7, 8]):
+            carry = sweep.fns.init_policy(member_keys(seeds, use=1), 2)
+            actions.append(step(params, carry, obs, is_first)[1])
+    greedy, drawn = actions[:3], actions[3:]
     assert all((action == greedy[0]).all() for action in greedy)
     assert any((action != greedy[0]).any() for action in drawn)
 
 
 def test_changed_hyperparameters_compile_nothing(sweep):
-    before = sweep.fns.train_step._cache_size()
+    before = sweep.train_step._cache_size()
     assert before == 2  # three members, and one
     state = sweep.start([0, 1, 2])
     batch = stack([sweep.batches[k][0] for k in range(3)])
     for factor in (1.0, 0.5, 2.0):
         hypers = jax.tree.map(lambda x, f=factor: f * x, state.hypers)
-        state, _ = sweep.fns.train_step(state.replace(hypers=hypers), batch)
-    assert sweep.fns.train_step._cache_size() == before
+        state, _ = sweep.train_step(state.replace(hypers=hypers), batch)
+    assert sweep.train_step._cache_size() == before
 
 
-def test_a_training_step_gives_its_state_away(sweep):
-    state = sweep.start([0, 1, 2])
-    sweep.fns.train_step(state, stack([sweep.batches[k][0] for k in range(3)]))
-    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
+def test_a_training_step_gives_its_state_away_and_keeps_its_batch(sweep):
+    batch = stack([sweep.batches[k][0] for k in range(3)])
+    (state_info, batch_info), _ = sweep.fns.train_step.lower(sweep.initial, batch).args_info
+    assert all(leaf.donated for leaf in jax.tree.leaves(state_info))
+    assert not any(leaf.donated for leaf in jax.tree.leaves(batch_info))
 
 
 def test_member_keys_depend_on_seed_and_use_only():

@@ -96,7 +96,6 @@ def shapes():
 
 def reference_names(params, slow_critic):
     """The original's name of each of an image agent's parameters, with its shape there."""
-    # Written against the mapping on purpose: ours -> theirs.
     rssm = {
         "gru/norm/norm": "gru/norm",
         "prior_in": "img_out_0",
@@ -104,7 +103,6 @@ def reference_names(params, slow_critic):
         "posterior_in": "obs_out",
         "posterior_out": "obs_dist",
     }
-    rooms = {f"{k}/": f"wm/{k}/" for k in ("encoder", "rssm", "decoder", "reward", "discount")}
     names = {}
     trees = {"wm": params["model"], "ac/actor": params["actor"], "ac/critic": params["critic"]}
     for root, tree in (trees | {"ac/target_critic": slow_critic}).items():
@@ -122,7 +120,6 @@ def reference_names(params, slow_critic):
             name = name.replace("conv_", "conv").replace("dense_", "dense")
             heads = name in ("reward/out", "discount/out", "out")
             names[f"{root}/{name}{'/out' if heads else ''}/{last}"] = shape
-    assert rooms
     return names
 
 

@@ -1,5 +1,6 @@
 """The RSSM in time (resets, loops, split layers), its KL losses, and the GRU by hand."""
 
+import functools
 import math
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from mock_agents import fast_jit
+from mock_agents import fast_jit, random_like
 
 from dreamer_jax.model import rssm as rssm_lib
 from dreamer_jax.model.distributions import from_noise
@@ -27,24 +28,17 @@ class Case:
             latent=latent, deter=D, hidden=7, action_size=A, embed_size=X, act=nn.elu,
             norm=True, gru_norm=True, dtype=jnp.float32,
         )  # fmt: skip
-        keys = jax.random.split(jax.random.key(0), 6)
-        self.embed = jax.random.normal(keys[0], (B, T, X))
-        self.action = jax.random.normal(keys[1], (B, T, A))
-        self.noise = latent.noise(keys[2], (T, B))
-        init = fast_jit(lambda *args: self.rssm.init(*args, method="init_all")["params"])
-        params = init(keys[3], self.action[:, 0], self.embed[:, 0])
-        # Biases start at zero; random ones show where they are added.
-        leaves, tree = jax.tree.flatten(params)
-        more = jax.random.split(keys[4], len(leaves))
-        leaves = [
-            x + 0.3 * jax.random.normal(k, x.shape) for x, k in zip(leaves, more, strict=True)
-        ]
-        self.params = jax.tree.unflatten(tree, leaves)
-        stoch = latent.noise(keys[5], (B,))
+        self.embed, self.action = (
+            random_like(jnp.zeros((B, T, size)), seed=size, scale=1) for size in (X, A)
+        )
+        init = functools.partial(self.rssm.init, method="init_all")
+        args = jax.random.key(0), self.action[:, 0], self.embed[:, 0]
+        self.params = random_like(jax.eval_shape(init, *args)["params"])
+        self.noise = latent.noise(jax.random.key(1), (T, B))
+        stoch = self.noise[0]
         if isinstance(latent, CategoricalLatent):
             stoch = jax.nn.one_hot((stoch * latent.classes).astype(int), latent.classes)
-        deter = jnp.tanh(jax.random.normal(keys[5], (B, D)))
-        self.start = RSSMState(deter=deter, stoch=stoch)
+        self.start = RSSMState(deter=random_like(jnp.zeros((B, D)), seed=1), stoch=stoch)
         self.is_first = jnp.zeros((B, T), bool)
         self.observe = fast_jit(self._observe)
 
@@ -77,8 +71,8 @@ def test_nothing_before_a_first_step_is_seen_after_it(case):
     action = jnp.where(past, 5.0, case.action)
     start = jax.tree.map(lambda x: 2 - x, case.start)
     two, *_ = case.observe(start, embed, action, is_first)
-    for row, first in ((0, 2), (1, 0)):
-        assert_equal(*(jax.tree.map(lambda x: x[row, first:], s) for s in (one, two)))
+    assert_equal(*(jax.tree.map(lambda x: x[0, 2:], s) for s in (one, two)))
+    assert_equal(*(jax.tree.map(lambda x: x[1], s) for s in (one, two)))
     # Row 2 is never reset, so the other start shows in every step of it.
     assert (np.abs(one.deter[2] - two.deter[2]).max(-1) > 1e-6).all()
     assert (np.abs(one.deter[0, :2] - two.deter[0, :2]).max(-1) > 1e-6).all()
@@ -106,17 +100,19 @@ def test_reset_where_keeps_the_other_rows(case):
 def test_observe_equals_a_loop_of_obs_step(case):
     is_first = case.is_first.at[0, 2].set(True)
     states, posterior, prior = case.observe(case.start, case.embed, case.action, is_first)
-    variables, state = {"params": case.params}, case.start
+
+    @fast_jit
+    def step(state, embed, action, is_first, noise):
+        projected = case.rssm.apply({"params": case.params}, embed, method="project_embed")
+        args = (action, projected, is_first, noise)
+        after = rssm_lib.obs_step(case.rssm, case.params, state, *args, sample=from_noise)
+        args = (*rssm_lib.reset_where(is_first, state, action), noise)
+        return after, rssm_lib.img_step(case.rssm, case.params, *args, sample=from_noise)[1]
+
+    state = case.start
     for t in range(T):
-        projected = case.rssm.apply(variables, case.embed[:, t], method="project_embed")
-        previous, action = rssm_lib.reset_where(is_first[:, t], state, case.action[:, t])
-        state, stats = rssm_lib.obs_step(
-            case.rssm, case.params, state, case.action[:, t], projected, is_first[:, t],
-            case.noise[t], sample=from_noise,
-        )  # fmt: skip
-        _, before = rssm_lib.img_step(
-            case.rssm, case.params, previous, action, case.noise[t], sample=from_noise
-        )
+        inputs = case.embed[:, t], case.action[:, t], is_first[:, t], case.noise[t]
+        (state, stats), before = step(state, *inputs)
         now = jax.tree.map(lambda x, t=t: x[:, t], (states, posterior, prior))
         assert_close(now, (state, stats, before))
 
@@ -129,12 +125,15 @@ def test_open_loop_equals_a_loop_of_img_step(case):
         )
     )
     states, prior = run(case.start)
+
+    @fast_jit
+    def step(state, action, first, noise):
+        args = (*rssm_lib.reset_where(first, state, action), noise)
+        return rssm_lib.img_step(case.rssm, case.params, *args, sample=from_noise)
+
     state = case.start
     for t in range(T):
-        state, action = rssm_lib.reset_where(is_first[:, t], state, case.action[:, t])
-        state, stats = rssm_lib.img_step(
-            case.rssm, case.params, state, action, case.noise[t], sample=from_noise
-        )
+        state, stats = step(state, case.action[:, t], is_first[:, t], case.noise[t])
         assert_close(jax.tree.map(lambda x, t=t: x[:, t], (states, prior)), (state, stats))
 
 
@@ -158,7 +157,7 @@ def test_the_split_posterior_is_one_layer_on_the_concatenation(case):
 def test_concat_dense_is_the_sum_of_its_parts():
     layer = ConcatDense((2, 3), 4, jnp.float32)
     a, b = jnp.arange(2.0)[None], jnp.arange(3.0)[None]
-    kernel = jax.random.normal(jax.random.key(0), (5, 4))
+    kernel = random_like(jnp.zeros((5, 4)))
     variables = {"params": {"kernel": kernel, "bias": jnp.arange(4.0)}}
     whole = layer.apply(variables, a, b)
     expected = np.array([0.0, 1.0, 0.0, 1.0, 2.0]) @ kernel + np.arange(4)
@@ -202,7 +201,7 @@ def kl_of(post, prior):
 
 @pytest.fixture(scope="module")
 def logits():
-    return [jax.random.normal(k, (4, 2, 3)) for k in jax.random.split(jax.random.key(5))]
+    return [random_like(jnp.zeros((4, 2, 3)), seed, scale=1) for seed in (5, 6)]
 
 
 def kl_and_grads(fn, logits, **kwargs):
@@ -211,20 +210,20 @@ def kl_and_grads(fn, logits, **kwargs):
     def loss(post, prior):
         return fn(latent, {"logits": post}, {"logits": prior}, **kwargs)
 
-    return jax.value_and_grad(loss, (0, 1), has_aux=True)(*logits)
+    return fast_jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(*logits)
 
 
 def test_balanced_kl_is_the_kl_with_shares_of_its_gradient(logits):
     (loss, kl), grads = kl_and_grads(balanced_kl, logits, balance=0.8, free_nats=0.0)
     np.testing.assert_allclose(kl, kl_of(*logits), rtol=1e-5)
     np.testing.assert_allclose(loss, kl.mean(), rtol=1e-6)
-    whole = jax.grad(lambda *args: kl_of(*args).mean(), (0, 1))(*logits)
+    whole = fast_jit(jax.grad(lambda *args: kl_of(*args).mean(), (0, 1)))(*logits)
     np.testing.assert_allclose(grads[0], 0.2 * whole[0], atol=1e-7)
     np.testing.assert_allclose(grads[1], 0.8 * whole[1], atol=1e-7)
 
 
 def test_plain_kl_has_its_whole_gradient_whatever_the_balance(logits):
-    whole = jax.grad(lambda *args: kl_of(*args).mean(), (0, 1))(*logits)
+    whole = fast_jit(jax.grad(lambda *args: kl_of(*args).mean(), (0, 1)))(*logits)
     for balance in (0.5, 0.8):
         (loss, kl), grads = kl_and_grads(plain_kl, logits, balance=balance, free_nats=0.0)
         np.testing.assert_allclose(loss, kl_of(*logits).mean(), rtol=1e-5)
@@ -257,9 +256,10 @@ def test_free_nats_of_every_step(fn, logits):
 
 def test_gaussian_kl_balance_has_the_value_of_the_kl():
     latent = GaussianLatent(3)
-    outs = jax.random.normal(jax.random.key(6), (2, 4, 6))
+    outs = random_like(jnp.zeros((2, 4, 6)), scale=1)
     post, prior = latent.stats(outs[0]), latent.stats(outs[1])
-    loss, kl = balanced_kl(latent, post, prior, balance=0.8, free_nats=0.0)
+    kl_loss = functools.partial(balanced_kl, latent, balance=0.8, free_nats=0.0)
+    loss, kl = fast_jit(kl_loss)(post, prior)
     ratio = (post["std"] / prior["std"]) ** 2
     shift = ((post["mean"] - prior["mean"]) / prior["std"]) ** 2
     np.testing.assert_allclose(kl, 0.5 * (ratio + shift - 1 - jnp.log(ratio)).sum(-1), rtol=1e-4)

@@ -197,7 +197,7 @@ def test_cartpole(tmp_path):
 def test_a_broken_environment_stops_the_run_with_a_reason(tmp_path, fault, message):
     config = probe_config(steps=100)
     with pytest.raises(ValueError, match=message):
-        train(config, tmp_path / "run", lambda seed: Probe(fault, 30))
+        train(config, tmp_path / "run", lambda seed: Probe(fault, 15))
     # Nothing is lost or left in the way: the same run can begin again.
     config.steps = 60
     assert train(config, tmp_path / "run", lambda seed: Probe())["env_step"] == 60
