@@ -1,8 +1,11 @@
 """Catch from pixels: the smallest task that shows the whole agent learning.
 
 Command:   python experiments/train.py --config=configs/catch.py --workdir=runs/catch
-Debug:     --config=configs/catch.py:debug (tiny networks, a few updates, does not learn)
+Variant:   :debug (a few updates, to see every part work; does not learn)
 What:      two seeds learn to catch a falling ball from 64x64 pixels, in one compiled program.
+Expected:  a mean evaluation return of at least 0.9 for every seed; best 1.0, random play -0.6.
+           Seeds 0 to 9 all reached 1.0: experiments/results/catch_ten_seeds.md.
+Runtime:   about 5 minutes on two CPU cores.
 """
 
 from dreamer_jax.config import default_config

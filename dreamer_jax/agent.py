@@ -25,6 +25,8 @@ from dreamer_jax.optimizer import apply_gradients
 from dreamer_jax.train_state import TrainState
 from dreamer_jax.types import Array, Batch, Hypers, Metrics, Params, PolicyCarry, RSSMState
 
+CONTEXT = 5  # steps that `report` filters before it predicts
+
 
 @dataclass(frozen=True)
 class Agent:
@@ -226,7 +228,7 @@ def _apply(
 
 
 def report(
-    agent: Agent, params: Mapping[str, Params], batch: Batch, key: Array, *, context: int = 5
+    agent: Agent, params: Mapping[str, Params], batch: Batch, key: Array, *, context: int = CONTEXT
 ) -> dict[str, tuple[Array, Array]]:
     """Open-loop prediction: filter `context` steps, then predict under the replayed actions.
 

@@ -65,7 +65,9 @@ KEYS: dict[str, Key] = {
         "episodes", choice(("episodes", "time")), "uniform over episodes, or over all time"
     ),
     "replay.storage": Key(
-        "disk", choice(("disk", "memory")), "memory-mapped in the work directory, or in memory"
+        "disk",
+        choice(("disk", "memory")),
+        "memory-mapped in the work directory, or in memory and lost with the process",
     ),
     # World model.
     "cnn_keys": Key(".*", pattern(), "image entries of the observation that are used"),

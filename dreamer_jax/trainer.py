@@ -16,18 +16,14 @@ from dreamer_jax.curves import draw_curves
 from dreamer_jax.driver import ENV_STREAM, Driver
 from dreamer_jax.evaluation import play_episodes, summarize
 from dreamer_jax.logger import MetricsLog, read_metrics
-from dreamer_jax.members import member_keys
 from dreamer_jax.names import UsageError
+from dreamer_jax.open_loop import write_open_loop
 from dreamer_jax.prefetch import Prefetcher
 from dreamer_jax.progress import Progress
 from dreamer_jax.run import MakeEnv, Parts
 from dreamer_jax.train_state import TrainState
 from dreamer_jax.types import Batch, Metrics, PolicyCarry
-from dreamer_jax.video import open_loop_gif
 from dreamer_jax.workdir import WorkDir
-
-VIDEO_SEQUENCES = 6
-VIDEO_CONTEXT = 5  # steps that are filtered before the open-loop prediction
 
 _add = jax.jit(lambda total, metrics: jax.tree.map(jnp.add, total, metrics), donate_argnums=0)
 
@@ -66,6 +62,10 @@ class Trainer:
     def __init__(self, parts: Parts, work: WorkDir, progress: Progress):
         self._parts, self._config, self._work = parts, parts.config, work
         self._progress = progress
+        self._checkpoints = Checkpoints(work.checkpoints, self._config.checkpoint_keep)
+        on_disk = self._config.replay.storage == "disk"
+        if on_disk and self._checkpoints.latest() is not None and not work.replay.is_dir():
+            raise UsageError(f"{work.replay} is gone; the run cannot go on without its replay")
         self._replay = parts.make_replay(work)
         self._prefetch = Prefetcher(self._replay)
         num_envs = self._config.env.num_envs
@@ -73,7 +73,6 @@ class Trainer:
         self._vector = parts.make_vector(ENV_STREAM, num_envs, workers=workers)
         self._driver = Driver(self._vector, self._replay, parts.seeds, parts.obs_keys)
         self._log = MetricsLog(work.metrics, warn=progress.print)
-        self._checkpoints = Checkpoints(work.checkpoints, self._config.checkpoint_keep)
         self._state: TrainState | None = None
         self._carry: PolicyCarry | None = None
         self._env_step = self._update = 0
@@ -86,7 +85,7 @@ class Trainer:
     def run(self) -> dict:
         """Train to the end of the run."""
         self._restore()
-        if self._summary is None or self._env_step < self._config.steps:
+        if not self._finished:
             while self._env_step < self._config.steps:
                 self._step()
                 self._keep_records()
@@ -97,6 +96,10 @@ class Trainer:
             "update": self._update,
             "members": self._summary,
         }
+
+    @property
+    def _finished(self) -> bool:
+        return self._summary is not None and self._env_step >= self._config.steps
 
     def close(self) -> None:
         """Let go of processes, threads and files, each even if another fails to."""
@@ -215,16 +218,10 @@ class Trainer:
         """Open-loop videos of the last batch, and the curves so far."""
         rows = read_metrics(self._work.metrics)
         draw_curves(rows, self._work.curves, title=self._config.task)
-        if self._last_batch is None or self._config.length <= VIDEO_CONTEXT:
-            return
-        batch = longest_episodes(self._last_batch, VIDEO_SEQUENCES)
-        keys = member_keys(self._parts.seeds, run_lib.REPORT_KEY)
-        videos = self._parts.fns.report(self._state.params, batch, keys)
-        for key, (truth, prediction) in jax.device_get(videos).items():
-            for member in range(len(self._parts.seeds)):
-                name = f"open_loop_{key}_{self._env_step:09d}_member{member}.gif".replace("/", "_")
-                path = self._work.videos / name
-                open_loop_gif(truth[member], prediction[member], path, context=VIDEO_CONTEXT)
+        if self._last_batch is not None:
+            write_open_loop(
+                self._parts, self._state.params, self._last_batch, self._work, self._env_step
+            )
 
     def _finish(self) -> None:
         self._summary = self._evaluate()
@@ -270,6 +267,13 @@ class Trainer:
         arrays, host = self._checkpoints.restore(step, self._parts.saved_shapes())
         self._state, self._carry = arrays["state"], arrays["carry"]
         self._env_step, self._update = host["env_step"], host["update"]
+        self._summary = host["summary"]
+        if self._config.replay.storage == "memory" and not self._finished:
+            raise UsageError(
+                f"the run in {self._work.path} cannot go on from step {step}: with "
+                "config.replay.storage = 'memory' its replay is lost; use 'disk', or another work "
+                "directory"
+            )
         self._replay.restore(host["replay"])
         self._prefetch.restore(host["prefetch"])
         states = [s and base64.b64decode(s) for s in host["environments"]]
@@ -278,15 +282,5 @@ class Trainer:
             self._metrics = {k: jnp.asarray(v, jnp.float32) for k, v in host["metrics"].items()}
         self._metrics_count = host["metrics_count"]
         self._log.cut(host["log"]["offset"], host["log"]["pending"])
-        self._summary = host["summary"]
         self._clock = (time.monotonic(), self._env_step, self._update)
         self._progress.print(f"resuming at env step {self._env_step}, update {self._update}")
-
-
-def longest_episodes(batch: Batch, count: int) -> Batch:
-    """The `count` sequences of each member that a new episode interrupts last: [M, count, T]."""
-    first = np.asarray(batch.is_first)[:, :, 1:]
-    undisturbed = np.where(first.any(-1), first.argmax(-1), first.shape[-1])
-    chosen = np.argsort(-undisturbed, axis=1, kind="stable")[:, :count]
-    rows = np.arange(len(chosen))[:, None]
-    return jax.tree.map(lambda x: x[rows, chosen], batch)

@@ -56,6 +56,20 @@ def mock_state(agent, hypers, seed=0):
     )
 
 
+@functools.cache
+def shared_agent():
+    """A vector agent, its hypers, and its compiled update: (state, batch, start) -> as train_step.
+
+    Its batches are of `mock_batch(b=4, t=6)`, so that all tests share one compilation.
+    """
+    agent, hypers = mock_agent("vector", slow_critic_every=3)
+
+    def step(state, batch, start):
+        return agent_lib.train_step(agent, state, batch, start=start)
+
+    return agent, hypers, fast_jit(step)
+
+
 def mock_batch(obs="vector", action="discrete", b=2, t=4, seed=0):
     """Random sequences in which an episode ends at the middle of row 0, and row 1 is cut there."""
     rng = np.random.default_rng(seed)

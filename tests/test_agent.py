@@ -6,7 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from mock_agents import fast_jit, largest_difference, mock_agent, mock_batch, mock_state
+from mock_agents import (
+    fast_jit,
+    largest_difference,
+    mock_agent,
+    mock_batch,
+    mock_state,
+    shared_agent,
+)
 
 from dreamer_jax import agent as agent_lib
 from dreamer_jax.build import ActionSpec, make_agent
@@ -20,21 +27,16 @@ from dreamer_jax.model.world_model import (
 )
 from dreamer_jax.train_state import count_parameters
 
-SLOW_CRITIC_EVERY = 3
-
 
 class Trained:
     """A vector agent, its initial state, and its compiled update on one batch."""
 
     def __init__(self):
-        self.agent, hypers = mock_agent("vector", slow_critic_every=SLOW_CRITIC_EVERY)
+        self.agent, hypers, self.run = shared_agent()
         self.hypers = hypers.replace(model_lr=3e-3, actor_lr=3e-3, critic_lr=3e-3)
         init = fast_jit(functools.partial(agent_lib.init, self.agent))
         self.state = init(jax.random.key(0), self.hypers)
         self.batch = mock_batch("vector", b=4, t=6)
-        self.run = fast_jit(
-            lambda state, batch, start: agent_lib.train_step(self.agent, state, batch, start=start)
-        )
         self.states, self.metrics = [self.state], []
         for _ in range(60):
             state, _, metrics = self.step(self.states[-1], self.batch)
@@ -73,10 +75,11 @@ def test_metrics_are_finite_scalars(trained):
 
 
 def test_the_slow_critic_is_copied_after_update_0_and_then_every_so_many(trained):
-    # State k is the one after update k - 1; copies follow updates 0, 3 and 6.
+    # State k is the one after update k - 1; with a period of 3 copies follow updates 0, 3 and 6.
+    assert trained.agent.slow_critic_every == 3
     for k in range(1, 9):
         state = trained.states[k]
-        source = 1 + (k - 1) // SLOW_CRITIC_EVERY * SLOW_CRITIC_EVERY
+        source = 1 + (k - 1) // 3 * 3
         expected = trained.states[source].params["critic"]
         jax.tree.map(np.testing.assert_array_equal, state.slow_critic, expected)
         is_copy = largest_difference(state.slow_critic, state.params["critic"]) == 0
@@ -132,24 +135,21 @@ def likes_of(batch, sample=take_mode, **changes):
     return run(batch)
 
 
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("none", [-2.0, 0.0, 0.5]),
-        ("sign", [-1.0, 0.0, 1.0]),
-        ("tanh", [-0.9640276, 0.0, 0.4621172]),
-    ],
-)
-def test_the_reward_is_predicted_after_its_transform(name, expected):
+def test_the_reward_is_predicted_after_its_transform():
     rewards = jnp.array([-2.0, 0.0, 0.5])
-    np.testing.assert_allclose(REWARD_TRANSFORMS[name](rewards), expected, rtol=1e-6)
+    for name, expected in {
+        "none": [-2.0, 0.0, 0.5],
+        "sign": [-1.0, 0.0, 1.0],
+        "tanh": [-0.9640276, 0.0, 0.4621172],
+    }.items():
+        np.testing.assert_allclose(REWARD_TRANSFORMS[name](rewards), expected, rtol=1e-6)
     batch = mock_batch()
-    batch = batch.replace(reward=jnp.resize(rewards, batch.reward.shape))
-    _, filtered, metrics, predicted, _ = likes_of(batch, reward_transform=name)
-    target = np.resize(expected, batch.reward.shape)
-    like = -0.5 * (np.asarray(predicted) - target) ** 2 - 0.9189385
-    np.testing.assert_allclose(filtered.likes["reward"], like, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(metrics["reward_loss"], -like.mean(), rtol=1e-4)
+    for name in ("none", "tanh"):
+        _, filtered, metrics, predicted, _ = likes_of(batch, reward_transform=name)
+        target = np.asarray(REWARD_TRANSFORMS[name](batch.reward))
+        like = -0.5 * (np.asarray(predicted) - target) ** 2 - 0.9189385
+        np.testing.assert_allclose(filtered.likes["reward"], like, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(metrics["reward_loss"], -like.mean(), rtol=1e-4)
 
 
 def test_only_terminal_steps_are_labelled_without_a_future():
@@ -243,6 +243,16 @@ def test_a_report_holds_every_image(reported):
         np.testing.assert_allclose(truth, frames / 255.0, atol=1e-6)
         assert prediction.min() >= 0 and prediction.max() <= 1
         assert prediction.std() > 0
+
+
+def test_a_report_shows_the_decoders_means_as_pictures(reported):
+    model = reported.params["model"]
+    last = {"kernel": jnp.zeros((6, 6, 2, 3)), "bias": jnp.array([0.25, -0.1, 2.0])}
+    decoder = {**model["decoder"], "conv_3": last}
+    params = {**reported.params, "model": {**model, "decoder": decoder}}
+    pictures = reported.run(params, reported.batch, jax.random.key(0))
+    np.testing.assert_allclose(pictures["image"][1][0, 0, 0, 0], [0.75], rtol=1e-6)
+    np.testing.assert_allclose(pictures["depth"][1][1, 5, 7, 9], [0.4, 1.0], rtol=1e-6)
 
 
 def test_a_report_sees_the_context_and_the_actions_alone(reported):

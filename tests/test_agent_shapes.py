@@ -113,6 +113,9 @@ def test_world_model_loss(kind):
     assert_shapes(filtered.likes, {k: (B, T) for k in [*kind.obs, *heads]})
     assert_shapes(filtered.states, kind.state_shape(B, T))
     assert_shapes(filtered.kl, (B, T))
+    names = ("logits",) if len(kind.latent) == 2 else ("mean", "std")
+    stats = {name: (B, T, *kind.latent) for name in names}
+    assert_shapes((filtered.prior, filtered.posterior), (stats, stats))
 
 
 def test_imagination_and_behavior_losses(kind):

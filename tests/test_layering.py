@@ -27,7 +27,7 @@ ROOMS = [
     ["replay", "logger", "video", "curves", "progress", "workdir", "checkpoint"],
     ["driver", "prefetch"],
     ["run"],
-    ["evaluation"],
+    ["evaluation", "open_loop"],
     ["trainer"],
     ["cli"],
 ]

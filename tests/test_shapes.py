@@ -139,7 +139,6 @@ def test_functions(name, variant):
     chex.assert_tree_all_finite(result)
 
 
-SHARED = {"act": nn.elu, "norm": True}
 CONVOLUTIONAL = {"depth": 2, "mlp_layers": 1, "mlp_units": 6, "formulation": FORMULATIONS["lax"]}
 CHANNELS = {"a": 1, "b": 2}
 SIZES = {"v": 3, "w": 4}
@@ -147,27 +146,30 @@ IMAGES = {key: (2, 3, 64, 64, channels) for key, channels in CHANNELS.items()}
 VECTORS = {key: (2, 3, size) for key, size in SIZES.items()}
 
 
-def coder(cls, images, vectors, dtype):
+def coder(cls, images, vectors, shared):
     """Encoder or decoder of the given entries."""
     if cls is networks.Encoder:
         images, vectors = tuple(images), tuple(vectors)
-    return cls(images, vectors, **CONVOLUTIONAL, **SHARED, dtype=dtype)
+    return cls(images, vectors, **CONVOLUTIONAL, **shared)
 
 
-# Name -> module of a compute dtype, shapes of its arguments, shapes of its result, whether the
-# result is float32 whatever the compute dtype.
+# Name -> module of the shared arguments (act, norm, dtype), shapes of its arguments, shapes of its
+# result, whether the result is float32 whatever the compute dtype.
 MODULES = {
-    "MLP": (lambda dtype: networks.MLP(2, 6, 5, **SHARED, dtype=dtype), [(2, 3)], (2, 5), True),
-    "LayerNorm32": (networks.LayerNorm32, [(2, 3)], (2, 3), False),
-    "dense": (lambda dtype: networks.dense(5, dtype), [(2, 3)], (2, 5), False),
+    "MLP": (lambda shared: networks.MLP(2, 6, 5, **shared), [(2, 3)], (2, 5), True),
+    "LayerNorm32": (lambda shared: networks.LayerNorm32(shared["dtype"]), [(2, 3)], (2, 3), False),
+    "dense": (lambda shared: networks.dense(5, shared["dtype"]), [(2, 3)], (2, 5), False),
     "Conv": (
-        lambda dtype: Conv(5, 4, 2, FORMULATIONS["matmul"].conv, dtype), [(2, 6, 6, 3)],
-        (2, 2, 2, 5), False,
+        lambda shared: Conv(5, 4, 2, FORMULATIONS["matmul"].conv, shared["dtype"]),
+        [(2, 6, 6, 3)], (2, 2, 2, 5), False,
     ),
     "ConcatDense": (
-        lambda dtype: rssm_lib.ConcatDense((3, 2), 5, dtype), [(2, 3), (2, 2)], (2, 5), False
+        lambda shared: rssm_lib.ConcatDense((3, 2), 5, shared["dtype"]),
+        [(2, 3), (2, 2)], (2, 5), False,
     ),
-    "GRU": (lambda dtype: rssm_lib.GRU(5, True, dtype), [(2, 3), (2, 5)], (2, 5), True),
+    "GRU": (
+        lambda shared: rssm_lib.GRU(5, True, shared["dtype"]), [(2, 3), (2, 5)], (2, 5), True
+    ),
     "Encoder image": (
         functools.partial(coder, networks.Encoder, CHANNELS, {}), [IMAGES], (2, 3, 64), False
     ),
@@ -202,16 +204,16 @@ def module_inputs(shapes):
 def test_modules(name, variant):
     make, shapes, expected, always_float32 = MODULES[name]
     args = module_inputs(shapes)
-    for dtype in (F32, BF16) if variant is fast_jit else (F32,):
-        module = make(dtype)
-        params = jax.eval_shape(module.init, jax.random.key(0), *args)
-        chex.assert_type(jax.tree.leaves(params), F32)
-        result = variant(module.apply)(random_like(params), *args)
-        assert_shapes(result, expected, F32 if always_float32 else dtype)
+    dtype = BF16 if variant is fast_jit else F32
+    module = make({"act": nn.elu, "norm": variant is fast_jit, "dtype": dtype})
+    params = jax.eval_shape(module.init, jax.random.key(0), *args)
+    chex.assert_type(jax.tree.leaves(params), F32)
+    result = variant(module.apply)(random_like(params), *args)
+    assert_shapes(result, expected, F32 if always_float32 else dtype)
 
 
 def test_mixed_decoders_cut_their_output_in_the_order_of_their_keys():
-    decoder = coder(networks.Decoder, CHANNELS, SIZES, F32)
+    decoder = coder(networks.Decoder, CHANNELS, SIZES, {"act": nn.elu, "norm": False, "dtype": F32})
     feat = jnp.zeros((1, 7))
     params = random_like(jax.eval_shape(decoder.init, jax.random.key(0), feat)["params"])
     params["conv_3"] = {
@@ -256,8 +258,8 @@ def rssm_functions(latent, rssm, params, embed, action, is_first, noise):
 @pytest.mark.parametrize("kind", [CATEGORICAL, GAUSSIAN])
 def test_rssm_functions(kind, variant):
     rssm = rssm_lib.RSSM(
-        latent=kind, deter=8, hidden=6, action_size=3, embed_size=7, gru_norm=True, dtype=F32,
-        **SHARED,
+        latent=kind, deter=8, hidden=6, action_size=3, embed_size=7, act=nn.elu,
+        norm=variant is fast_jit, gru_norm=True, dtype=F32,
     )  # fmt: skip
     embed, action = inputs((B, T, 7), (B, T, 3))
     init = functools.partial(rssm.init, method="init_all")

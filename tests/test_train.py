@@ -1,6 +1,7 @@
 """Whole runs at tiny size: what a work directory gets, resuming, observation kinds, bad input."""
 
 import json
+import shutil
 
 import gymnasium
 import jax
@@ -133,6 +134,27 @@ def test_a_directory_of_something_else_is_refused(tmp_path, tiny_config):
     with pytest.raises(UsageError, match="not empty"):
         train(tiny_config, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_run_without_its_replay_is_refused(finished, tmp_path):
+    config, workdir, _ = finished
+    shutil.copytree(workdir, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "replay")
+    longer = config.copy_and_resolve_references()
+    longer.steps = 250
+    with pytest.raises(UsageError, match="replay is gone"):
+        train(longer, tmp_path / "run")
+    assert not (tmp_path / "run" / "replay").exists()
+
+
+def test_a_replay_in_memory_is_not_resumed(tmp_path):
+    config = make_tiny_config(seeds=2, length=8, steps=60)
+    config.replay.storage = "memory"
+    result = train(config, tmp_path / "run")
+    assert train(config, tmp_path / "run") == result
+    config.steps = 100
+    with pytest.raises(UsageError, match="config.replay.storage = 'memory'"):
+        train(config, tmp_path / "run")
 
 
 def test_evaluate_without_a_run(tmp_path):
