@@ -137,7 +137,8 @@ def actor_loss(
         action drawn in it     a1   a2  ...  a[H-1]     action[1:-1]
         its return             V1   V2  ...  V[H-1]     target[1:]
 
-    Reinforce: log pi(a[t+1] | s[t]) * sg(V[t+1] - v_slow(s[t])); dynamics: V[t+1]; both: mixed.
+    Reinforce: log pi(a[t+1] | s[t]) * sg(V[t+1] - v_slow(s[t])); dynamics: V[t+1]; both: mixed,
+    where continuous actions keep their gradient inside log pi, as in the original.
 
     Args:
         rollout: H + 1 steps; update: scalar count of updates, for the schedules.

@@ -119,7 +119,7 @@ class TruncatedNormal(distrax.Distribution):
         return self.loc.shape[-1:]
 
     def _sample_n(self, key: Array, n: int) -> Array:
-        return self.sample_from(jax.random.uniform(key, (n, *self.loc.shape)))
+        return jax.vmap(self.sample_from)(jax.random.uniform(key, (n, *self.loc.shape)))
 
     def sample_from(self, noise: Array) -> Array:
         """Inverse CDF. Args: noise: [..., A] in [0, 1). Returns: [..., A] inside (-1, 1)."""

@@ -90,7 +90,7 @@ def init_world_model(wm: WorldModel, key: Array, obs: Mapping[str, Array]) -> Pa
 
 
 def prepare_obs(obs: Mapping[str, Array]) -> dict[str, Array]:
-    """uint8 images to floats in [-0.5, 0.5]; vectors unchanged."""
+    """uint8 entries (images) to floats in [-0.5, 0.5]; float entries (vectors) unchanged."""
     return {
         key: value.astype(jnp.float32) / 255 - 0.5 if value.dtype == jnp.uint8 else value
         for key, value in obs.items()
