@@ -1,5 +1,6 @@
 """Command-line entry: absl flags with errors that a user can read."""
 
+import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -35,9 +36,11 @@ def run(main: Callable[[], None]) -> None:
         except (UsageError, FileNotFoundError) as error:
             _fail(str(error))
         except OSError as error:
-            if "Failed loading config file" not in str(error):
-                raise
-            _fail(str(error).split(": ", 1)[-1])
+            if "Failed loading config file" in str(error):
+                _fail(str(error).split(": ", 1)[-1])
+            if error.errno == errno.ENOSPC:
+                _fail(str(error))
+            raise
 
     app.run(guarded, flags_parser=_parse)
 
