@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from dreamer_jax.agent import Agent
 from dreamer_jax.behavior.actor_critic import ACTOR_GRADS, POLICIES, ActorCritic
 from dreamer_jax.model.convolutions import choose_formulation
+from dreamer_jax.model.kl import KL_LOSSES
 from dreamer_jax.model.latents import CategoricalLatent, GaussianLatent, Latent
 from dreamer_jax.model.networks import (
     ACTIVATIONS,
@@ -20,7 +21,7 @@ from dreamer_jax.model.networks import (
     Encoder,
 )
 from dreamer_jax.model.objectives import OBJECTIVES
-from dreamer_jax.model.rssm import KL_LOSSES, RSSM
+from dreamer_jax.model.rssm import RSSM
 from dreamer_jax.model.world_model import REWARD_TRANSFORMS, WorldModel
 from dreamer_jax.names import UsageError
 from dreamer_jax.optimizer import make_optimizer

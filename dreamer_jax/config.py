@@ -12,9 +12,9 @@ from ml_collections import ConfigDict, FieldReference
 
 from dreamer_jax.behavior.actor_critic import ACTOR_GRADS, POLICIES
 from dreamer_jax.model.convolutions import FORMULATIONS
+from dreamer_jax.model.kl import KL_LOSSES
 from dreamer_jax.model.networks import ACTIVATIONS
 from dreamer_jax.model.objectives import OBJECTIVES
-from dreamer_jax.model.rssm import KL_LOSSES
 from dreamer_jax.model.world_model import REWARD_TRANSFORMS
 from dreamer_jax.names import UsageError, suggest
 from dreamer_jax.settings import (

@@ -12,7 +12,7 @@ ROOMS = [
     ["types", "names", "settings", "atomic", "rows"],
     ["model.distributions", "model.convolutions"],
     ["model.latents", "model.networks"],
-    ["model.rssm", "model.objectives"],
+    ["model.rssm", "model.objectives", "model.kl"],
     ["model.world_model"],
     ["behavior.returns"],
     ["behavior.imagination"],

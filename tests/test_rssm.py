@@ -12,8 +12,9 @@ from mock_agents import fast_jit, random_like
 
 from dreamer_jax.model import rssm as rssm_lib
 from dreamer_jax.model.distributions import from_noise
+from dreamer_jax.model.kl import balanced_kl, plain_kl
 from dreamer_jax.model.latents import CategoricalLatent, GaussianLatent, flatten_stoch
-from dreamer_jax.model.rssm import GRU, RSSM, ConcatDense, balanced_kl, plain_kl
+from dreamer_jax.model.rssm import GRU, RSSM, ConcatDense
 from dreamer_jax.types import RSSMState
 
 B, T, A, X, D = 3, 5, 2, 6, 8

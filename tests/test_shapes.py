@@ -15,6 +15,7 @@ from dreamer_jax.behavior.actor_critic import POLICIES
 from dreamer_jax.model import distributions, latents, networks, objectives, world_model
 from dreamer_jax.model import rssm as rssm_lib
 from dreamer_jax.model.convolutions import FORMULATIONS, Conv
+from dreamer_jax.model.kl import KL_LOSSES
 from dreamer_jax.optimizer import apply_gradients, make_optimizer
 from dreamer_jax.types import RSSMState
 
@@ -251,7 +252,7 @@ def rssm_functions(latent, rssm, params, embed, action, is_first, noise):
         ),
         "observe": (states, posterior, prior),
         "open_loop": rssm_lib.open_loop(rssm, params, action, is_first, noise, start, **use),
-        "kl": [loss(latent, posterior, prior, **kl) for loss in rssm_lib.KL_LOSSES.values()],
+        "kl": [loss(latent, posterior, prior, **kl) for loss in KL_LOSSES.values()],
     }
 
 

@@ -33,7 +33,7 @@ class WorldModel:
     objective: ObjectiveFn
     reward_transform: Callable[[Array], Array]
     loss_scales: Mapping[str, float]  # of each likelihood by key; 1 where absent
-    kl_loss: Callable[..., tuple[Array, Array]]  # one of rssm.KL_LOSSES
+    kl_loss: Callable[..., tuple[Array, Array]]  # one of kl.KL_LOSSES
     free_avg: bool
 
     def embed(self, params: Params, obs: Mapping[str, Array]) -> Array:
