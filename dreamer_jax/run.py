@@ -35,7 +35,6 @@ class Parts:
     seeds: list[int]
     agent: Agent
     fns: MemberFns
-    observation_space: spaces.Dict
     action_space: spaces.Space
     task: str | MakeEnv
 
@@ -143,7 +142,6 @@ def build(config: ConfigDict, make_env_fn: MakeEnv | None = None) -> Parts:
         seeds=seeds,
         agent=agent,
         fns=make_members(agent),
-        observation_space=observation_space,
         action_space=action_space,
         task=task,
     )
