@@ -1,9 +1,14 @@
 """Environments and an emulator whose every output is written down in the test."""
 
+import os
+import signal
+import time
+
 import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from dreamer_jax.envs import make_env
 from dreamer_jax.envs.atari import Atari
 
 
@@ -26,6 +31,75 @@ class Scripted(gymnasium.Env):
         self.actions.append(action)
         self.time += 1
         return self.obs, self.reward, self.time >= self.length, False, {}
+
+
+ACTS = ("nothing", "raise", "hang", "exit", "kill", "nan", "orphan", "slow")
+NOTHING, RAISE, HANG, EXIT, KILL, NAN, ORPHAN, SLOW = range(len(ACTS))
+
+
+def act_up(how):
+    """Fail in the given way; what needs no process of its own first."""
+    if how == "raise":
+        raise LookupError("the puppet is broken")
+    if how == "slow":
+        time.sleep(0.3)
+    if how == "hang":
+        time.sleep(1000)
+    if how == "exit":
+        os._exit(3)
+    if how == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if how == "orphan":  # ends, but leaves a process that has everything open which this one had
+        if os.fork() == 0:
+            time.sleep(4)
+        os._exit(3)
+
+
+class Puppet(gymnasium.Env):
+    """Fails as its action says, and in its other methods as it is told when it is built.
+
+    Observation: its mark, the steps of the episode, and a random number per step.
+
+    Args:
+        trouble: how 'build', 'reset', 'close', 'get_state' and 'set_state' fail.
+    """
+
+    def __init__(self, mark=0, length=100, ballast=0, **trouble):
+        act_up(trouble.get("build"))
+        self.observation_space = spaces.Box(-np.inf, np.inf, (3,), np.float32)
+        self.action_space = spaces.Discrete(len(ACTS))
+        self.mark, self.length, self.ballast, self.trouble = mark, length, ballast, trouble
+        self.time = 0
+
+    def reset(self, *, seed=None, options=None):
+        act_up(self.trouble.get("reset"))
+        super().reset(seed=seed)
+        self.time = 0
+        return self.observe(), {}
+
+    def step(self, action):
+        act_up(ACTS[action])
+        self.time += 1
+        reward = np.nan if action == NAN else float(self.time)
+        return self.observe(), reward, self.time >= self.length, False, {}
+
+    def observe(self):
+        return np.array([self.mark, self.time, self.np_random.random()], np.float32)
+
+    def close(self):
+        act_up(self.trouble.get("close"))
+
+    def get_state(self):
+        act_up(self.trouble.get("get_state"))
+        return self.time, self.np_random.bit_generator.state, bytes(self.ballast)
+
+    def set_state(self, state):
+        act_up(self.trouble.get("set_state"))
+        self.time, self.np_random.bit_generator.state, _ = state
+
+
+def make_puppet(seed=0, **settings):
+    return make_env(lambda seed: Puppet(**settings), seed, size=8)
 
 
 class FakeALE:
