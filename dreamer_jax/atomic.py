@@ -1,9 +1,12 @@
 """Files that are replaced whole: a reader sees the old content or the new, never a part."""
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)  # no space on the disk, or in the user's share of it
 
 
 @contextmanager

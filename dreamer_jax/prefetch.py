@@ -5,6 +5,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import jax
 import numpy as np
+from jax.sharding import Sharding
 
 from dreamer_jax.replay import Replay
 from dreamer_jax.replay_index import Indices
@@ -14,8 +15,9 @@ from dreamer_jax.types import Batch
 class Prefetcher:
     """Keeps one batch in flight. What is drawn depends on the replay alone, not on timing."""
 
-    def __init__(self, replay: Replay):
-        self._replay = replay
+    def __init__(self, replay: Replay, sharding: Sharding):
+        """Args: sharding: of batches on the device."""
+        self._replay, self._sharding = replay, sharding
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
         self._indices: Indices | None = None
         self._future: Future[Batch] | None = None
@@ -26,11 +28,15 @@ class Prefetcher:
         Raises:
             RuntimeError: the replay has nothing to draw.
         """
-        if self._future is None:
-            self._submit(self._replay.draw())
-        batch = self._future.result()
+        batch = self.peek()
         self._submit(self._replay.draw())
         return batch
+
+    def peek(self) -> Batch:
+        """The batch that `next` will return."""
+        if self._future is None:
+            self._submit(self._replay.draw())
+        return self._future.result()
 
     def settle(self) -> None:
         """Wait until no copy is under way."""
@@ -56,7 +62,7 @@ class Prefetcher:
         self._future = self._pool.submit(self._load, indices)
 
     def _load(self, indices: Indices) -> Batch:
-        return jax.device_put(to_batch(self._replay.gather(indices)))
+        return jax.device_put(to_batch(self._replay.gather(indices)), self._sharding)
 
 
 def to_batch(arrays: Mapping[str, np.ndarray]) -> Batch:

@@ -26,6 +26,7 @@ from dreamer_jax.replay_index import (
     make_generators,
     make_sampler,
 )
+from dreamer_jax.replay_space import Space, open_high_water
 
 
 class Replay:
@@ -84,7 +85,10 @@ class Replay:
             length=self._length,
         )
         self.nbytes = replay_storage.total_bytes(layout)
+        directory = None if directory is None else Path(directory)
         self._storage = replay_storage.allocate(layout, directory)
+        self._space = Space(layout, directory)
+        self._high_water = open_high_water(layout, directory)
         self._rings = {key: np.asarray(array) for key, array in self._storage.items()}
         self._written = np.zeros((len(seeds), num_envs), np.int64)
         self._marked = self._written.copy()
@@ -114,10 +118,14 @@ class Replay:
         return bool(self.sampleable.all())
 
     @property
+    def slack(self) -> int:
+        """Records per stream that may be added between two `mark_checkpoint` calls."""
+        return self._slots - self._capacity
+
+    @property
     def slack_left(self) -> int:
         """Records that every stream may still take before a `mark_checkpoint` is needed."""
-        slack = self._slots - self._capacity
-        return int((self._marked + slack - self._written).min())
+        return int((self._marked + self.slack - self._written).min())
 
     def add(self, step: Mapping[str, np.ndarray], mask: np.ndarray) -> None:
         """Appends one record to each masked stream; does nothing at all if it raises.
@@ -130,6 +138,7 @@ class Replay:
             ValueError: keys, shapes or dtypes differ from the spec, or episodes do not follow one
                 another (`is_first` exactly at the start and after `is_last` or `close_open`).
             RuntimeError: the slack is used up, a live record of the last checkpoint would go.
+            OSError: the disk is full.
         """
         self._check_open()
         step = {key: np.asarray(value) for key, value in step.items()}
@@ -139,13 +148,16 @@ class Replay:
         is_first, is_last = step["is_first"][streams], step["is_last"][streams]
         self._check_order(streams, is_first)
         record = self._written[streams]
-        if np.any(record - self._marked[streams] >= self._slots - self._capacity):
+        if np.any(record - self._marked[streams] >= self.slack):
             raise RuntimeError(
-                f"replay slack of {self._slots - self._capacity} steps per environment is used up: "
+                f"replay slack of {self.slack} steps per environment is used up: "
                 "save a checkpoint and call mark_checkpoint, or make the slack larger"
             )
-        # Before the data, so that a gather in another thread never trusts a half-written slot.
+        self._space.reserve(int(record.max(initial=-1)) + 1)
+        # Before the data, so that neither a gather in another thread nor the next process ever
+        # trusts a half-written slot.
         self._written[streams] += 1
+        self._high_water[streams] = np.maximum(self._high_water[streams], self._written[streams])
         slot = record % self._slots
         for key, ring in self._rings.items():
             ring[member, env, slot] = step[key][streams]
@@ -197,7 +209,7 @@ class Replay:
             key: ring.reshape(-1, *ring.shape[3:]).take(row, axis=0)
             for key, ring in self._rings.items()
         }
-        if np.any(indices.start < self._written[member, indices.env] - self._slots):
+        if np.any(indices.start < self._high_water[member, indices.env] - self._slots):
             raise RuntimeError("replay indices are too old: their records have been overwritten")
         batch["is_first"][:, :, 0] = True
         return batch
@@ -224,13 +236,19 @@ class Replay:
         more than `slack` records per stream were added since.
 
         Raises:
-            ValueError: the state is of another number of members or environments.
+            ValueError: the state is of another number of members or environments, or records
+                that were live in it have been overwritten; nothing has changed then.
         """
         written, open_start = self._cursors(state, "written"), self._cursors(state, "open_start")
         if len(state["generators"]) != len(self._generators):
             raise ValueError(
                 f"replay state has {len(state['generators'])} random streams, "
                 f"expected {len(self._generators)}"
+            )
+        oldest = np.maximum(0, written - self._capacity)
+        if np.any(np.minimum(written, self._high_water - self._slots) > oldest):
+            raise ValueError(
+                "the replay has gone on too far since: records of that moment are overwritten"
             )
         self._written, self._marked, self._open_start = written, written.copy(), open_start
         for rng, rng_state in zip(self._generators, state["generators"], strict=True):
@@ -241,16 +259,19 @@ class Replay:
         self._rings["is_last"][member, env, slot] = open_start[member, env] < 0
         self._rebuild()
 
+    def clear(self) -> None:
+        """Begins anew, whatever the files hold from before."""
+        self._high_water[:] = 0
+
     def flush(self) -> None:
-        """Has the memory-mapped files written to disk; nothing to do in memory."""
-        for array in self._storage.values():
-            if isinstance(array, np.memmap):
-                array.flush()
+        """Has what is in the files written to disk; may run in another thread."""
+        replay_storage.sync((*self._storage.values(), self._high_water))
 
     def close(self) -> None:
         """Flushes and lets go of the arrays; the replay cannot be used afterwards."""
         self.flush()
         self._storage, self._rings = {}, {}
+        self._high_water = np.array(self._high_water)
 
     def _oldest(self) -> np.ndarray:
         """The first live record per stream, [M, E]; live are [oldest, written)."""

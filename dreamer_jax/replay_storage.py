@@ -6,7 +6,7 @@ import math
 import os
 import shutil
 import urllib.parse
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -170,7 +170,7 @@ def allocate(layout: dict, directory: Path | None) -> dict[str, np.ndarray]:
     directory.mkdir(parents=True, exist_ok=True)
     arrays = {
         key: np.memmap(
-            _entry_file(directory, key),
+            entry_file(directory, key),
             dtype=entry["dtype"],
             mode="r+" if exists else "w+",
             shape=array_shape(layout, key),
@@ -184,7 +184,17 @@ def allocate(layout: dict, directory: Path | None) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _entry_file(directory: Path, key: str) -> Path:
+def sync(arrays: Iterable[np.ndarray]) -> None:
+    """Has the files of memory-mapped arrays written to disk; others are left out."""
+    for array in arrays:
+        if isinstance(array, np.memmap):
+            # Unlike `array.flush`, this lets other threads run meanwhile.
+            with open(array.filename, "rb") as file:
+                os.fsync(file.fileno())
+
+
+def entry_file(directory: Path, key: str) -> Path:
+    """The file of one entry's array."""
     return directory / (urllib.parse.quote(key, safe="") + ".bin")
 
 
@@ -201,7 +211,7 @@ def _check_existing(layout: dict, directory: Path) -> bool:
             "Use the settings it was made with, or another directory"
         )
     for key in layout["entries"]:
-        path, expected = _entry_file(directory, key), array_bytes(layout, key)
+        path, expected = entry_file(directory, key), array_bytes(layout, key)
         size = path.stat().st_size if path.exists() else 0
         if size != expected:
             raise ValueError(f"{path} is damaged: {size} bytes, its layout needs {expected}")
@@ -217,7 +227,7 @@ def _differences(found: dict, asked: dict) -> list[str]:
 
 
 def _check_disk(layout: dict, directory: Path) -> None:
-    files = [_entry_file(directory, key) for key in layout["entries"]]
+    files = [entry_file(directory, key) for key in layout["entries"]]
     # 512 is the unit of st_blocks whatever the file system's own block size.
     taken = sum(file.stat().st_blocks * 512 for file in files if file.exists())
     needed = max(0, total_bytes(layout) - taken)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from replay_streams import SPEC, Streams, add_one, assert_same, fill, make_replay, make_step
 
+from dreamer_jax import replay_space
 from dreamer_jax.replay import Replay
 from dreamer_jax.replay_index import Indices
 
@@ -64,8 +65,9 @@ def scribble(replay, slack):
 def test_restored_run_equals_uninterrupted_run(sampling, where, tmp_path):
     slack = 6
     arguments = dict(seeds=[3, 4], num_envs=2, capacity=41, slack=slack, length=3)
-    arguments |= dict(sampling=sampling, directory=tmp_path / "ring" if where == "disk" else None)
     for seed in range(4):
+        directory = tmp_path / str(seed) if where == "disk" else None
+        arguments |= dict(sampling=sampling, directory=directory)
         script = list(random_script(Streams(2, 2, seed), seed, 150, slack))
         expected = perform(make_replay(**{**arguments, "directory": None}), script)
         checkpoints = [i for i, (name, _) in enumerate(script) if name == "checkpoint"]
@@ -88,6 +90,24 @@ def test_restored_run_equals_uninterrupted_run(sampling, where, tmp_path):
             replay.restore(json.loads(results[-1]))
             done = index + 1
         assert done > len(script) // 2
+
+
+def test_a_state_whose_records_are_gone_is_refused(tmp_path):
+    """Also in another process, which sees nothing but the files."""
+    replay = make_replay(capacity=4, slack=3, directory=tmp_path)
+    for record in range(6):
+        add_one(replay, record, is_first=record == 0)
+        replay.mark_checkpoint()
+        if record == 4:
+            saved = json.loads(json.dumps(replay.state()))
+    for record in range(6, 9):
+        add_one(replay, record)
+    replay.close()
+    replay = make_replay(capacity=4, slack=3, directory=tmp_path)
+    # Record 8 lies where record 1 was, the oldest of the four that were live at the state.
+    with pytest.raises(ValueError, match="records of that moment are overwritten"):
+        replay.restore(saved)
+    assert replay.written.tolist() == [[0]]
 
 
 def test_slack_is_guarded_from_a_stored_checkpoint():
@@ -233,4 +253,5 @@ def test_a_large_ring_starts_sparse(tmp_path):
     replay.close()
     files = list(tmp_path.glob("*.bin"))
     assert sum(file.stat().st_size for file in files) == needed
-    assert sum(file.stat().st_blocks * 512 for file in files) < 2**20
+    taken = sum(file.stat().st_blocks * 512 for file in files)
+    assert taken < replay_space.CHUNK + 2**20

@@ -1,0 +1,148 @@
+"""Training runs in processes of their own that are killed, and what they leave compared."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from dreamer_jax import config as config_lib
+from dreamer_jax import run as run_lib
+from dreamer_jax.logger import read_metrics
+from dreamer_jax.replay_space import HIGH_WATER_FILE
+from dreamer_jax.saved import read_checkpoint
+from dreamer_jax.workdir import WorkDir
+
+CHILD = """
+import sys
+from dreamer_jax import config, train
+with open(sys.argv[1]) as file:
+    print(train(config.from_json(file.read()), sys.argv[2]))
+"""
+PATIENCE = 400  # seconds that a run may take to get anywhere
+
+
+class Run:
+    """A process that trains a config in a work directory; ends with the `with` block."""
+
+    def __init__(self, config, workdir):
+        self.work = WorkDir(workdir)
+        file = Path(f"{workdir}.config.json")
+        file.write_text(config_lib.to_json(config))
+        self.output = Path(f"{workdir}.log")
+        with open(self.output, "a") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", CHILD, str(file), str(workdir)],
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=os.environ | cache_variables(),
+            )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.process.kill()
+        self.process.wait()
+
+    def records(self):
+        """The number of records that the run has written to the replay's first stream."""
+        path = self.work.replay / HIGH_WATER_FILE
+        return int(np.fromfile(path, np.int64)[0]) if path.exists() else 0
+
+    def saves(self):
+        """Whether a checkpoint is being written."""
+        return any(self.work.checkpoints.glob("*.orbax-checkpoint-tmp*"))
+
+    def wait_until(self, condition):
+        """Wait for a condition. Returns: whether it came before the end of the process."""
+        end = time.monotonic() + PATIENCE
+        while self.process.poll() is None:
+            if condition():
+                return True
+            assert time.monotonic() < end, self.text()
+            time.sleep(0.001)
+        return False
+
+    def signal(self, number):
+        self.process.send_signal(number)
+        return self.process.wait(PATIENCE)
+
+    def kill(self):
+        assert self.signal(signal.SIGKILL) == -signal.SIGKILL
+
+    def finish(self):
+        """Wait for the end of the run."""
+        status = self.process.wait(PATIENCE)
+        assert status == 0, self.text()
+        return status
+
+    def text(self):
+        """What the processes on this work directory have printed."""
+        return self.output.read_text()
+
+
+def cache_variables():
+    """Has a process share the compilation cache of this one."""
+    return {
+        "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+    }
+
+
+def rows(workdir):
+    """metrics.jsonl without what depends on the clock."""
+    found = read_metrics(WorkDir(workdir).metrics)
+    return [{k: v for k, v in row.items() if not k.endswith("_per_s")} for row in found]
+
+
+def newest(workdir, make_env=None):
+    """Arrays and host data of the newest checkpoint."""
+    work = WorkDir(workdir)
+    arrays, host = read_checkpoint(work, run_lib.build(work.read_config(), make_env))
+    return jax.tree.map(to_numpy, arrays), host
+
+
+def to_numpy(leaf):
+    """An array, or the numbers of random keys."""
+    is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return np.asarray(jax.random.key_data(leaf) if is_key else leaf)
+
+
+def live_records(workdir, host):
+    """The live records of every stream by key, oldest first, read from the replay's files."""
+    directory = WorkDir(workdir).replay
+    layout = json.loads((directory / "layout.json").read_text())
+    slots, capacity = layout["slots"], layout["stream_capacity"]
+    found = {}
+    for key, entry in layout["entries"].items():
+        shape = (layout["members"], layout["envs"], slots, *entry["shape"])
+        file = directory / (key.replace("/", "%2F") + ".bin")
+        array = np.memmap(file, entry["dtype"], "r", shape=shape)
+        for member, env in np.ndindex(shape[:2]):
+            written = host["replay"]["written"][member][env]
+            records = np.arange(max(0, written - capacity), written)
+            found[key, member, env] = np.array(array[member, env, records % slots])
+    return found
+
+
+def assert_same_run(workdir, reference):
+    """Everything that two runs have left is equal to the last bit, times aside."""
+    assert rows(workdir) == rows(reference)
+    (arrays, host), (wanted, wanted_host) = newest(workdir), newest(reference)
+    paths = jax.tree_util.tree_leaves_with_path(wanted)
+    assert len(paths) > 50
+    for (path, leaf), found in zip(paths, jax.tree.leaves(arrays), strict=True):
+        assert np.array_equal(found, leaf), jax.tree_util.keystr(path)
+    for name in ("env_step", "update", "summary", "replay", "prefetch", "driver", "environments"):
+        assert host[name] == wanted_host[name], name
+    records, wanted_records = live_records(workdir, host), live_records(reference, wanted_host)
+    assert records.keys() == wanted_records.keys()
+    for key, array in wanted_records.items():
+        assert np.array_equal(records[key], array), key
+        assert array.shape[0] > 100
