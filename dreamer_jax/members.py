@@ -1,4 +1,5 @@
-"""Turns one member's functions into M members': vmap over the leading axis, jit with donation."""
+"""Turns one member's functions into M members': vmap over the leading axis, jit with donation, and
+over a mesh of devices where there is one."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -7,9 +8,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec
 
 from dreamer_jax import agent as agent_lib
 from dreamer_jax.agent import Agent
+from dreamer_jax.guard import keep_finite
+from dreamer_jax.placement import MEMBER, Placement
 from dreamer_jax.train_state import TrainState
 from dreamer_jax.types import Array, Hypers, PolicyCarry
 
@@ -25,29 +29,71 @@ class MemberFns(NamedTuple):
     report: Callable  # (params, batch, keys [M]) -> {key: (truth, prediction)}
 
 
-def make_members(agent: Agent) -> MemberFns:
+def make_members(agent: Agent, placement: Placement | None = None) -> MemberFns:
     """Vectorise and compile an agent's functions.
 
     Keys are threefry: `vmap` then gives each member the stream it would have alone, which the
     faster rbg generator does not.
+
+    Args:
+        placement: where arguments are and results stay; None for wherever JAX puts them.
     """
 
     def step(state, batch):
-        state, _, metrics = agent_lib.train_step(agent, state, batch)
-        return state, metrics
+        new, _, metrics = agent_lib.train_step(agent, state, batch)
+        return keep_finite(state, new, metrics, agent.max_nonfinite)
 
-    def policy(greedy):
-        return jax.jit(jax.vmap(partial(agent_lib.policy_step, agent, greedy=greedy)))
+    def init_policy(keys, envs):
+        carry = jax.vmap(lambda key: agent_lib.init_policy(agent, key, envs))(keys)
+        return carry if placement is None else placement.put(carry)
 
+    def report(params, batch, keys):
+        # Sequences chosen by hand are where their batch was.
+        batch = batch if placement is None else placement.put(batch)
+        return compiled_report(params, batch, keys)
+
+    compile_ = partial(_compile, placement)
+    policy, greedy = (partial(agent_lib.policy_step, agent, greedy=g) for g in (False, True))
+    compiled_report = compile_(partial(agent_lib.report, agent), 3)
     return MemberFns(
-        init=jax.jit(jax.vmap(partial(agent_lib.init, agent))),
-        init_policy=lambda keys, envs: jax.vmap(
-            lambda key: agent_lib.init_policy(agent, key, envs)
-        )(keys),
-        policy_step=policy(greedy=False),
-        greedy_step=policy(greedy=True),
-        train_step=jax.jit(jax.vmap(step), donate_argnums=0),
-        report=jax.jit(jax.vmap(partial(agent_lib.report, agent))),
+        init=compile_(partial(agent_lib.init, agent), 2),
+        init_policy=init_policy,
+        policy_step=compile_(policy, 4),
+        greedy_step=compile_(greedy, 4),
+        train_step=compile_(step, 2, batch_argument=1, donate_argnums=0),
+        report=report,
+    )
+
+
+def _compile(
+    placement: Placement | None,
+    fn: Callable,
+    arguments: int,
+    *,
+    batch_argument: int | None = None,
+    **options,
+) -> Callable:
+    """`fn` of one member -> the compiled function of all of them.
+
+    On several devices each runs the program of its own members, so that members need no
+    communication whatever the compiler makes of their operations; only devices that share a member
+    talk.
+
+    Args:
+        arguments: how many `fn` takes; batch_argument: which of them is a batch.
+    """
+    fn = jax.vmap(fn)
+    if placement is None or placement.mesh is None:
+        return jax.jit(fn, **options)
+    spec = PartitionSpec(MEMBER)
+    sharded = jax.shard_map(
+        fn, mesh=placement.mesh, in_specs=spec, out_specs=spec, axis_names={MEMBER}, check_vma=False
+    )
+    shardings = [placement.by_member] * arguments
+    if batch_argument is not None:
+        shardings[batch_argument] = placement.by_sequence
+    return jax.jit(
+        sharded, in_shardings=tuple(shardings), out_shardings=placement.by_member, **options
     )
 
 

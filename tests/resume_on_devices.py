@@ -1,0 +1,54 @@
+"""Run by test_devices.py in a process of 8 virtual devices: one run, on one device, on all, on one.
+
+Argument: an empty directory. Prints one JSON object.
+"""
+
+import json
+import sys
+import warnings
+from pathlib import Path
+
+import jax
+from conftest import make_tiny_config
+from test_membership import killed_after
+
+from dreamer_jax import evaluate, load, train
+from dreamer_jax.logger import read_metrics
+
+
+def rows(workdir):
+    """Rows of metrics.jsonl without what depends on the clock."""
+    read = read_metrics(workdir / "metrics.jsonl")
+    return [{k: v for k, v in row.items() if not k.endswith("_per_s")} for row in read]
+
+
+def main(directory: Path) -> None:
+    jax.config.update("jax_disable_most_optimizations", True)
+    changes = {"seeds": 2, "batch": 4, "length": 8, "steps": 140, "eval_every": 60, "horizon": 2}
+    changes |= {"video_every": 70, "log_every": 20, "devices": 1}
+    config = make_tiny_config(**changes, members={"kl_scale": (0.1,)})
+    train(config, directory / "one")
+    with killed_after(72):
+        train(config, directory / "many")
+    config.devices = 0  # from step 50 on
+    with killed_after(62):
+        train(config, directory / "many")
+    config.devices = 2  # from step 100 on
+    result = train(config, directory / "many")
+    print(
+        json.dumps(
+            {
+                "one": rows(directory / "one"),
+                "many": rows(directory / "many"),
+                "final": result["members"],
+                "evaluated": evaluate(directory / "many", episodes=2, member=1)["members"],
+                "loaded": load(directory / "many", member=1).seed,
+                "videos": len(list((directory / "many" / "videos").iterdir())),
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("error")
+    main(Path(sys.argv[1]))
