@@ -1,0 +1,1 @@
+"""How fast an update and a run are: measured times, counted FLOPs, memory."""

@@ -1,0 +1,62 @@
+"""Times of compiled functions, and the memory that they take."""
+
+import math
+import os
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+AT_LEAST = 0.2  # seconds that are timed at once
+
+
+def time_calls(call: Callable[[], Any], *, repeats: int, at_least: float = AT_LEAST) -> list[float]:
+    """Seconds per call, `repeats` times, each until the device has finished.
+
+    A call that is shorter than `at_least` seconds is made as often as takes that long before the
+    device is waited for, as training does not wait for it either.
+    """
+    _seconds(call, 1)  # the first call may compile and allocate
+    count = max(1, math.ceil(at_least / _seconds(call, 1)))
+    return [_seconds(call, count) / count for _ in range(repeats)]
+
+
+def milliseconds(seconds: list[float]) -> dict[str, float]:
+    """`ms_per_update` (median), `ms_min` and `ms_max`."""
+    return {
+        "ms_per_update": 1e3 * statistics.median(seconds),
+        "ms_min": 1e3 * min(seconds),
+        "ms_max": 1e3 * max(seconds),
+    }
+
+
+def program_bytes(compiled: jax.stages.Compiled) -> int:
+    """What a compiled program needs: arguments, outputs that take none of their place, temporaries.
+
+    Donated arguments are not counted again as outputs.
+    """
+    plan = compiled.memory_analysis()
+    outputs = plan.output_size_in_bytes - plan.alias_size_in_bytes
+    return plan.argument_size_in_bytes + outputs + plan.temp_size_in_bytes
+
+
+def device_peak() -> int | None:
+    """Most bytes that this process ever had on the default device; None where JAX cannot say."""
+    return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+
+
+def memory_limit() -> int:
+    """Bytes of the default device that JAX may use; where it cannot say, the host's memory."""
+    stats = jax.devices()[0].memory_stats() or {}
+    host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return stats.get("bytes_limit", host)
+
+
+def _seconds(call: Callable[[], Any], count: int) -> float:
+    start = time.perf_counter()
+    for _ in range(count):
+        result = call()
+    jax.block_until_ready(result)
+    return time.perf_counter() - start
