@@ -3,6 +3,8 @@
 Command:   python experiments/train.py --config=configs/atari.py:pong --workdir=runs/pong
 Variants:  :<game>          the paper: B = L = 50, one update per 4 agent steps (16 frames)
            :<game>,release  the authors' release: B = 16, one update per 16 agent steps
+           :<game>,search   the 32 settings that the authors recommend to search in a new domain,
+                            as members of one run; each takes its own replay (9.9 GB)
            :<game>,debug    tiny networks and a short run, to see every part work
 What:      200M frames with sticky actions, the full action set and no life information
            (Hafner et al. 2021, Appendix D).
@@ -38,7 +40,14 @@ DEBUG = {
     "env": {"time_limit": 2_000},
     "replay": {"sampling": "time", "capacity": 5_000},
 }
-VARIANTS = {"release": RELEASE, "debug": DEBUG}
+SEARCH = {
+    "members": {
+        "kl_scale": (0.1, 0.3, 1.0, 3.0),
+        "actor_entropy": (3e-5, 1e-4, 3e-4, 1e-3),
+        "discount": (0.99, 0.999),
+    }
+}
+VARIANTS = {"release": RELEASE, "search": SEARCH, "debug": DEBUG}
 
 
 def get_config(arg: str = ""):

@@ -9,10 +9,19 @@ if TYPE_CHECKING:
     from dreamer_jax.names import UsageError
     from dreamer_jax.reference import import_reference
     from dreamer_jax.run import dry_run
+    from dreamer_jax.saved import load
     from dreamer_jax.trainer import train
 
 __version__ = "0.1.0"
-__all__ = ["UsageError", "default_config", "dry_run", "evaluate", "import_reference", "train"]
+__all__ = [
+    "UsageError",
+    "default_config",
+    "dry_run",
+    "evaluate",
+    "import_reference",
+    "load",
+    "train",
+]
 
 _MODULES = {
     "UsageError": "names",
@@ -20,6 +29,7 @@ _MODULES = {
     "dry_run": "run",
     "evaluate": "evaluation",
     "import_reference": "reference",
+    "load": "saved",
     "train": "trainer",
 }
 

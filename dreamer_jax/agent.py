@@ -37,6 +37,7 @@ class Agent:
     optimizers: Mapping[str, optax.GradientTransformationExtraArgs]  # by group
     obs_shapes: Mapping[str, tuple[tuple[int, ...], str]]  # key -> shape and dtype of one entry
     slow_critic_every: int  # updates between copies of the critic
+    max_nonfinite: int  # updates in a row that may be skipped before a member is frozen
 
 
 def init(agent: Agent, key: Array, hypers: Hypers) -> TrainState:
@@ -58,6 +59,8 @@ def init(agent: Agent, key: Array, hypers: Hypers) -> TrainState:
         hypers=jax.tree.map(lambda value: jnp.asarray(value, jnp.float32), hypers),
         key=run_key,
         update=jnp.zeros((), jnp.int32),
+        skipped=jnp.zeros((), jnp.int32),
+        nonfinite=jnp.zeros((), jnp.int32),
     )
 
 

@@ -85,6 +85,7 @@ def make_agent(config: ConfigDict, obs_shapes: ObsShapes, action: ActionSpec) ->
         optimizers={group: optimizer for group in GROUPS},
         obs_shapes=used,
         slow_critic_every=config.slow_critic_every,
+        max_nonfinite=config.max_nonfinite,
     )
 
 

@@ -1,6 +1,5 @@
 """Command-line entry: absl flags with errors that a user can read."""
 
-import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -10,7 +9,9 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from dreamer_jax.atomic import DISK_FULL
 from dreamer_jax.config import KEYS
+from dreamer_jax.envs import TooManyFaults
 from dreamer_jax.names import UsageError, suggest
 
 
@@ -33,12 +34,12 @@ def run(main: Callable[[], None]) -> None:
             logging.set_verbosity(logging.WARNING)
         try:
             main()
-        except (UsageError, FileNotFoundError) as error:
+        except (UsageError, FileNotFoundError, TooManyFaults) as error:
             _fail(str(error))
         except OSError as error:
             if "Failed loading config file" in str(error):
                 _fail(str(error).split(": ", 1)[-1])
-            if error.errno == errno.ENOSPC:
+            if error.errno in DISK_FULL:
                 _fail(str(error))
             raise
 

@@ -11,6 +11,14 @@ from typing import Any
 from ml_collections import ConfigDict, FieldReference
 
 from dreamer_jax.behavior.actor_critic import ACTOR_GRADS, POLICIES
+from dreamer_jax.grid import (
+    given_seeds,
+    grid_errors,
+    member_configs,
+    member_hypers,
+    member_seeds,
+    with_seeds,
+)
 from dreamer_jax.model.convolutions import FORMULATIONS
 from dreamer_jax.model.kl import KL_LOSSES
 from dreamer_jax.model.networks import ACTIVATIONS
@@ -27,13 +35,30 @@ from dreamer_jax.settings import (
     pattern,
     seeds,
     text,
+    values,
 )
 from dreamer_jax.types import Hypers
 
+__all__ = [
+    "KEYS",
+    "RUN_KEYS",
+    "default_config",
+    "differences",
+    "flatten",
+    "from_json",
+    "member_configs",
+    "member_hypers",
+    "member_seeds",
+    "to_json",
+    "validate",
+    "with_seeds",
+]
+
 KEYS: dict[str, Key] = {
-    # The run.
+    # The run. What members differ in besides their seeds is below, under `members`.
     "task": Key("catch", text(), "environment, as catch, atari:<game> or gym:<id>"),
-    "seeds": Key(1, seeds(), "number of members (seeds 0, 1, ...) or a list of their seeds"),
+    "seeds": Key(1, seeds(), "number of seeds (0, 1, ...) or a list of them"),
+    "devices": Key(0, integer(0), "devices used, the first of this process; 0: all"),
     "steps": Key(50_000_000, integer(1), "agent steps per member, prefill included"),
     "prefill": Key(50_000, integer(0), "agent steps per member with random actions at the start"),
     "pretrain": Key(1, integer(0), "updates right after the prefill"),
@@ -46,11 +71,24 @@ KEYS: dict[str, Key] = {
     ),
     "eval_episodes": Key(10, integer(0), "greedy episodes per member and evaluation; 0: none"),
     "video_every": Key(250_000, integer(0), "agent steps between open-loop videos; 0: at the end"),
-    "checkpoint_every": Key(50_000, integer(1), "agent steps per member between checkpoints"),
+    "checkpoint_every": Key(0, integer(0), "agent steps between checkpoints; 0: by time only"),
+    "checkpoint_minutes": Key(10.0, number(), "minutes between checkpoints; 0: by steps only"),
     "checkpoint_keep": Key(2, integer(1), "newest checkpoints kept"),
+    "checkpoint_keep_every": Key(
+        0, integer(0), "agent steps between checkpoints kept for good, to evaluate; 0: none"
+    ),
+    "max_nonfinite": Key(
+        100, integer(1), "updates in a row with a loss or gradient not finite that freeze a member"
+    ),
     # Environments.
     "env.num_envs": Key(1, integer(1), "E, environments per member"),
     "env.workers": Key(0, integer(0), "processes that step environments; 0: in this process"),
+    "env.timeout": Key(
+        60.0, number(1e-3), "seconds a worker has for a step or reset before it is replaced"
+    ),
+    "env.max_faults": Key(
+        10, integer(0), "environments that may fail and be replaced within an hour"
+    ),
     "env.action_repeat": Key(1, integer(1), "frames per agent step"),
     "env.time_limit": Key(
         0, integer(0), "frames until an episode is cut; 0: the environment's own"
@@ -61,6 +99,11 @@ KEYS: dict[str, Key] = {
     "env.noops": Key(30, integer(0), "Atari: largest number of no-op frames at a reset"),
     # Replay.
     "replay.capacity": Key(2_000_000, integer(1), "newest agent steps kept per member"),
+    "replay.slack": Key(
+        None,
+        optional(integer(1)),
+        "agent steps kept beyond that, so that checkpoints stay restorable; None: a fifth of it",
+    ),
     "replay.sampling": Key(
         "episodes", choice(("episodes", "time")), "uniform over episodes, or over all time"
     ),
@@ -108,7 +151,7 @@ KEYS: dict[str, Key] = {
     "critic.layers": Key(4, integer(0), "hidden layers of the critic"),
     "critic.units": Key(400, integer(1), "units of these"),
     "slow_critic_every": Key(100, integer(1), "updates between copies to the slow critic"),
-    # Hyperparameters that members may differ in, see types.Hypers.
+    # Hyperparameters that members may differ in, see types.Hypers and `members`.
     "model_lr": Key(2e-4, number(), "learning rate of the world model"),
     "actor_lr": Key(4e-5, number(), "learning rate of the actor"),
     "critic_lr": Key(1e-4, number(), "learning rate of the critic"),
@@ -126,11 +169,28 @@ KEYS: dict[str, Key] = {
     "opt.clip": Key(100.0, number(1e-12), "largest global norm of a gradient"),
     "opt.eps": Key(1e-5, number(1e-12), "Adam's epsilon"),
     "opt.decay": Key(1e-6, number(0, 0.999), "share of every weight taken off per update"),
+    # Weights & Biases: a run per member and one of their aggregates.
+    "wandb.mode": Key("disabled", choice(("disabled", "offline", "online")), "whether to report"),
+    "wandb.project": Key("dreamer_jax", text(), "project of the runs"),
+    "wandb.entity": Key(None, optional(text()), "user or team; None: your default"),
+    "wandb.group": Key(None, optional(text()), "name of the sweep; None: the work directory's"),
+    "wandb.tags": Key("", text(), "tags of every run beside the task's name, as a,b"),
+    # Members, see grid.py.
+    "members.paired": Key(
+        False, boolean(), "entry i of `seeds` and of every list is member i; else all combinations"
+    ),
+}
+KEYS |= {
+    f"members.{name}": Key(None, optional(values(KEYS[name].kind)), f"values of {name}")
+    for name in Hypers.__dataclass_fields__
 }
 
 # What may differ between the config of a work directory and that of the command that resumes it:
 # none of these changes what is learned from a given step on.
-RUN_KEYS = ("steps", "log_every", "video_every", "checkpoint_every", "checkpoint_keep")
+RUN_KEYS = frozenset(
+    ("devices", "steps", "log_every", "video_every", "env.workers", "env.timeout", "env.max_faults")
+    + tuple(name for name in KEYS if name.startswith(("checkpoint_", "wandb.")))
+)
 
 
 def default_config() -> ConfigDict:
@@ -166,12 +226,14 @@ def validate(config: ConfigDict) -> None:
     """
     given = dict(flatten(config))
     errors = [f"config.{n} does not exist.{suggest(n, KEYS)}" for n in given if n not in KEYS]
-    errors += [f"config.{n} is missing." for n in KEYS if n not in given]
+    # A dict that was assigned to `config.members` need not have all names.
+    needed = [name for name in KEYS if not name.startswith("members.")]
+    errors += [f"config.{name} is missing." for name in needed if name not in given]
     for name, value in given.items():
         if name in KEYS and not KEYS[name].kind.check(value):
             near = suggest(value, _choices(name)) if isinstance(value, str) else ""
             errors.append(f"config.{name} is {value!r}; allowed: {KEYS[name].kind.allowed}.{near}")
-    errors = errors or list(_combination_errors(config))
+    errors = errors or list(grid_errors(config)) or list(_combination_errors(config))
     if errors:
         raise UsageError("\n".join(errors))
 
@@ -205,26 +267,6 @@ def _combination_errors(config: ConfigDict) -> Iterator[str]:
         yield f"config.env.workers is {workers}; allowed: at most the {envs} environments."
 
 
-def member_seeds(config: ConfigDict) -> list[int]:
-    """The seed of every member."""
-    if isinstance(config.seeds, int):
-        return list(range(config.seeds))
-    return list(config.seeds)
-
-
-def member_hypers(config: ConfigDict) -> list[Hypers]:
-    """The hyperparameters of every member."""
-    finals = {
-        f"{name}_final": config[name]
-        if config[f"{name}_final"] is None
-        else config[f"{name}_final"]
-        for name in ("actor_entropy", "actor_grad_mix")
-    }
-    names = [name for name in Hypers.__dataclass_fields__ if name not in finals]
-    hypers = Hypers(**{name: config[name] for name in names}, **finals)
-    return [hypers] * len(member_seeds(config))
-
-
 def to_json(config: ConfigDict) -> str:
     """The config as indented JSON; `from_json` gives an equal one."""
     return json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n"
@@ -240,7 +282,8 @@ def from_json(content: str) -> ConfigDict:
 
 def differences(old: ConfigDict, new: ConfigDict) -> list[str]:
     """Lines 'key: old -> new' of the keys that must not change within a work directory."""
-    before, after = dict(flatten(old)), dict(flatten(new))
+    defaults = {name: key.default for name, key in KEYS.items()}
+    before, after = (defaults | dict(flatten(c)) | {"seeds": given_seeds(c)} for c in (old, new))
     names = [n for n in before | after if n not in RUN_KEYS]
     rows = [(n, _plain(before.get(n)), _plain(after.get(n))) for n in names]
     return [f"  {n}: {a!r} -> {b!r}" for n, a, b in rows if a != b]

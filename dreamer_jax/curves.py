@@ -8,6 +8,7 @@ import numpy as np
 
 from dreamer_jax.atomic import replacing
 from dreamer_jax.names import lookup
+from dreamer_jax.rows import HYPER
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -50,7 +51,7 @@ UNITS = {
 
 # Okabe and Ito's colours, told apart with any colour vision; without their yellow and black.
 FEW_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-MAX_LEGEND = 12  # members; of more, the legend names the first and the last three
+MAX_LEGEND = 12  # entries; of more, the legend names the first and the last three
 MAX_COLUMNS = 3
 SPARSE = 20  # a line of fewer points gets markers
 INK, GRID = "#222222", "#DDDDDD"
@@ -69,6 +70,7 @@ def draw_curves(
     """Draws rows of metrics.jsonl into a PNG, which is replaced whole.
 
     Several members also get their mean, a bold line, over the x that all of them have reached.
+    Where members differ in hyperparameters (see rows.HYPER), every setting has a colour and a mean.
 
     Args:
       rows: of `read_metrics`; a key that is missing or None in a row is a point left out.
@@ -84,11 +86,12 @@ def draw_curves(
 
     x_label = lookup(X_LABELS, x, "x")
     rows = list(rows)
-    seeds = {row["member"]: row["seed"] for row in rows}
+    seeds = {row["member"]: row["seed"] for row in sorted(rows, key=lambda row: row["member"])}
+    settings = {row["member"]: _setting(row) for row in rows}
     panels = {key: _lines(rows, x, key) for key in (PANELS if keys is None else keys)}
     if keys is None:
         panels = {key: lines for key, lines in panels.items() if lines}
-    figure = _figure(panels, dict(sorted(seeds.items())), x_label, title)
+    figure = _figure(panels, seeds, settings, x_label, title)
     FigureCanvasAgg(figure)
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png")
@@ -122,8 +125,18 @@ def _lines(rows: Sequence[Mapping[str, Any]], x: str, key: str) -> dict[int, Lin
     }
 
 
+def _setting(row: Mapping[str, Any]) -> str:
+    """A member's values of what members differ in; empty if that is the seed alone."""
+    named = {key.removeprefix(HYPER): v for key, v in row.items() if key.startswith(HYPER)}
+    return ", ".join(f"{name} {value}" for name, value in named.items())
+
+
 def _figure(
-    panels: Mapping[str, Mapping[int, Line]], seeds: Mapping[int, int], x_label: str, title: str
+    panels: Mapping[str, Mapping[int, Line]],
+    seeds: Mapping[int, int],
+    settings: Mapping[int, str],
+    x_label: str,
+    title: str,
 ) -> "Figure":
     from matplotlib.figure import Figure
 
@@ -138,16 +151,23 @@ def _figure(
     if not panels:
         figure.text(0.5, 0.5, "no data yet", ha="center", va="center", fontsize=16, color="#777777")
         return figure
-    colours = _colours(list(seeds))
+    several = len(set(settings.values())) > 1
+    names = {m: settings[m] for m in seeds} if several else _seed_names(seeds)
+    colours = _colours(list(dict.fromkeys(names.values())))
     ends = [xs[-1] for members in panels.values() for xs, _ in members.values()]
     for index, (key, members) in enumerate(panels.items()):
         axes = figure.add_subplot(lines, columns, index + 1)
         _style(axes, key, x_label if index + columns >= len(panels) else "")
         # One range for all panels, so that they can be read against each other.
         axes.set_xlim(0, 1.02 * max([1.0, *ends]))
-        _draw(axes, members, colours)
-    _legend(figure, seeds, colours)
+        _draw(axes, members, {m: colours[name] for m, name in names.items()}, settings)
+    _legend(figure, colours, mean="" if several or len(seeds) == 1 else "mean")
     return figure
+
+
+def _seed_names(seeds: Mapping[int, int]) -> dict[int, str]:
+    twice = len(set(seeds.values())) < len(seeds)
+    return {m: f"seed {s}" + (f" (member {m})" if twice else "") for m, s in seeds.items()}
 
 
 def _style(axes: "Axes", key: str, x_label: str) -> None:
@@ -166,7 +186,12 @@ def _style(axes: "Axes", key: str, x_label: str) -> None:
     axes.spines[["left", "bottom"]].set_color("#AAAAAA")
 
 
-def _draw(axes: "Axes", members: Mapping[int, Line], colours: Mapping[int, Any]) -> None:
+def _draw(
+    axes: "Axes",
+    members: Mapping[int, Line],
+    colours: Mapping[int, Any],
+    settings: Mapping[int, str],
+) -> None:
     if not members:
         axes.text(
             *(0.5, 0.5, "no data yet"),
@@ -184,32 +209,27 @@ def _draw(axes: "Axes", members: Mapping[int, Line], colours: Mapping[int, Any])
     for member, (xs, ys) in members.items():
         marker = {"marker": "o", "markersize": 3} if len(xs) < SPARSE else {}
         axes.plot(xs, ys, color=colours[member], linewidth=width, alpha=alpha, **marker)
-    mean = mean_line(list(members.values())) if len(members) > 1 else None
-    if mean is not None:
-        axes.plot(*mean, color=INK, linewidth=2.2)
+    for setting in dict.fromkeys(settings.values()):
+        alike = [member for member in members if settings[member] == setting]
+        mean = mean_line([members[member] for member in alike]) if len(alike) > 1 else None
+        if mean is not None:
+            one = len(set(settings.values())) == 1
+            axes.plot(*mean, color=INK if one else colours[alike[0]], linewidth=2.2)
 
 
-def _legend(figure: "Figure", seeds: Mapping[int, int], colours: Mapping[int, Any]) -> None:
+def _legend(figure: "Figure", colours: Mapping[str, Any], mean: str) -> None:
     from matplotlib.lines import Line2D
 
-    members = list(seeds)
-    if len(members) > MAX_LEGEND:
-        members = members[:3] + members[-3:]
-    twice = len(set(seeds.values())) < len(seeds)
-    handles = [
-        Line2D(
-            [],
-            [],
-            color=colours[member],
-            label=f"seed {seeds[member]}" + (f" (member {member})" if twice else ""),
-        )
-        for member in members
-    ]
-    if len(seeds) > len(members):
+    shown = list(colours)
+    if len(shown) > MAX_LEGEND:
+        shown = shown[:3] + shown[-3:]
+    handles = [Line2D([], [], color=colours[name], label=name) for name in shown]
+    if len(colours) > len(shown):
         handles.insert(3, Line2D([], [], color="none", label="..."))
-    if len(seeds) > 1:
-        handles.append(Line2D([], [], color=INK, linewidth=2.2, label="mean"))
-    fits = max(1, int(figure.get_figwidth() / (1.7 if twice else 1.1)))
+    if mean:
+        handles.append(Line2D([], [], color=INK, linewidth=2.2, label=mean))
+    inches = 0.5 + 0.07 * max((len(name) for name in shown), default=0)
+    fits = max(1, int(figure.get_figwidth() / inches))
     figure.legend(
         handles=handles,
         loc="outside lower center",
@@ -220,11 +240,11 @@ def _legend(figure: "Figure", seeds: Mapping[int, int], colours: Mapping[int, An
     )
 
 
-def _colours(members: Sequence[int]) -> dict[int, Any]:
-    if len(members) <= len(FEW_COLOURS):
-        return dict(zip(members, FEW_COLOURS, strict=False))
+def _colours(names: Sequence[str]) -> dict[str, Any]:
+    if len(names) <= len(FEW_COLOURS):
+        return dict(zip(names, FEW_COLOURS, strict=False))
     from matplotlib import colormaps
 
     # Short of its end: the yellow there is too pale for a thin line on white.
-    ramp = colormaps["viridis"](np.linspace(0.0, 0.9, len(members)))
-    return dict(zip(members, map(tuple, ramp), strict=True))
+    ramp = colormaps["viridis"](np.linspace(0.0, 0.9, len(names)))
+    return dict(zip(names, map(tuple, ramp), strict=True))

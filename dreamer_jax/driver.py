@@ -5,12 +5,13 @@ the policy acts in all; every environment steps and its transition is recorded. 
 makes E decisions a step whatever its episodes' lengths.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from dreamer_jax.envs import Vector
+from dreamer_jax.envs import TolerantVector, make_env
 from dreamer_jax.logger import EpisodeStats
 from dreamer_jax.replay import Replay
 
@@ -18,16 +19,39 @@ from dreamer_jax.replay import Replay
 ENV_STREAM, EVAL_STREAM, RANDOM_STREAM = 1, 2, 3
 
 
-def stream_seed(seed: int, use: int, index: int) -> int:
-    """A 32-bit seed for random stream number `index` of a member's numbered use."""
-    return int(np.random.SeedSequence([seed, use, index]).generate_state(1)[0])
+def stream_seed(seed: int, use: int, index: int, generation: int = 0) -> int:
+    """A 32-bit seed for random stream number `index` of a member's numbered use.
+
+    Args:
+        generation: how often what draws from the stream has been replaced by a new one.
+    """
+    entropy = [seed, use, index] + [generation] * (generation > 0)
+    return int(np.random.SeedSequence(entropy).generate_state(1)[0])
+
+
+def make_row_env(
+    task: str | Callable[[int], gymnasium.Env],
+    seeds: Sequence[int],
+    use: int,
+    num_envs: int,
+    settings: Mapping,
+    row: int,
+    generation: int,
+) -> gymnasium.Env:
+    """The environment of row m*E + e, seeded by member m's seed, use, e and generation.
+
+    Args:
+        task, settings: of `make_env`; num_envs: E.
+    """
+    member, index = divmod(row, num_envs)
+    return make_env(task, stream_seed(seeds[member], use, index, generation), **settings)
 
 
 class Driver:
     """Steps the environments of M members, N = M*E rows, member-major."""
 
     def __init__(
-        self, vector: Vector, replay: Replay, seeds: Sequence[int], obs_keys: Sequence[str]
+        self, vector: TolerantVector, replay: Replay, seeds: Sequence[int], obs_keys: Sequence[str]
     ):
         """Args: obs_keys: the observation entries that the agent uses and the replay keeps."""
         self._vector, self._replay, self._seeds = vector, replay, list(seeds)
@@ -56,19 +80,27 @@ class Driver:
             )
         return obs, first.reshape(self._shape)
 
-    def finish(self, actions: np.ndarray) -> None:
-        """Step every environment. Args: actions: [M, E] indices, or [M, E, A] in [-1, 1]."""
+    def finish(self, actions: np.ndarray) -> np.ndarray:
+        """Step every environment.
+
+        Args:
+            actions: [M, E] indices, or [M, E, A] in [-1, 1].
+
+        Returns:
+            [M, E] bool, the environments that failed: their steps did not happen, new episodes
+            begin, and the caller closes the open ones in the replay.
+        """
         result = self._vector.step(actions.reshape(-1, *actions.shape[2:]))
-        everywhere, nowhere = np.ones_like(self._is_first), np.zeros_like(self._is_first)
-        obs = self._grid(result.obs)
+        obs, nowhere = self._grid(result.obs), np.zeros_like(self._is_first)
         flags = (nowhere, result.is_last, result.is_terminal)
-        self._record(obs, actions, result.reward, *flags, everywhere)
+        self._record(obs, actions, result.reward, *flags, ~result.failed)
         self._returns += result.reward
         self._lengths += 1
         for row in np.flatnonzero(result.is_last):
             member = int(row) // self._shape[1]
             self.stats.add(member, float(self._returns[row]), int(self._lengths[row]))
-        self._is_first = result.is_last.copy()
+        self._is_first = result.is_last | result.failed
+        return result.failed.reshape(self._shape)
 
     def random_actions(self, env_step: int) -> np.ndarray:
         """Uniform actions of each member's own stream: a function of seed and step alone."""

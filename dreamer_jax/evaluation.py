@@ -1,36 +1,47 @@
 """Evaluation of every member: greedy actions, one environment per episode."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 
-from dreamer_jax.checkpoint import Checkpoints
 from dreamer_jax.driver import EVAL_STREAM
+from dreamer_jax.envs import FaultLimit, OnFault
 from dreamer_jax.members import member_keys
 from dreamer_jax.names import UsageError
-from dreamer_jax.run import EVAL_KEY, MakeEnv, Parts, build, to_env_actions
+from dreamer_jax.run import EVAL_KEY, MakeEnv, Parts, to_env_actions
+from dreamer_jax.saved import Saved, read_saved
 from dreamer_jax.types import Params
-from dreamer_jax.workdir import WorkDir
+
+log = logging.getLogger(__name__)
 
 
 def play_episodes(
-    parts: Parts, params: Mapping[str, Params], episodes: int, *, frames: bool = False
+    parts: Parts,
+    params: Mapping[str, Params],
+    episodes: int,
+    *,
+    on_fault: OnFault,
+    check: Callable[[], None] = lambda: None,
+    frames: bool = False,
 ) -> tuple[np.ndarray, np.ndarray, list[list[np.ndarray]]]:
     """Play `episodes` whole greedy episodes per member, all at once.
 
     Every episode has an environment and a seed of its own, the same in every evaluation, so a
-    short episode is never counted more often than a long one.
+    short episode is never counted more often than a long one. Where an environment fails, its
+    episode is played anew from the start.
 
     Args:
-        params: parameters by group, [M, ...]; frames: keep the images of each first episode.
+        params: parameters by group, [M, ...]; on_fault: as in `Parts.make_vector`.
+        check: called before every step, may raise; frames: keep the images of each first episode.
 
     Returns:
         returns [M, episodes], lengths [M, episodes] in agent steps, and per member a list of
         uint8 frames (empty without `frames` or images).
     """
     members = len(parts.seeds)
-    vector = parts.make_vector(EVAL_STREAM, episodes)
+    vector = parts.make_vector(EVAL_STREAM, episodes, on_fault)
     carry = parts.fns.init_policy(member_keys(parts.seeds, EVAL_KEY), episodes)
     rows = members * episodes
     running, is_first = np.ones(rows, bool), np.ones(rows, bool)
@@ -40,6 +51,7 @@ def play_episodes(
     obs = vector.reset()
     try:
         while True:
+            check()
             if frames and image is not None:
                 for member in np.flatnonzero(running[::episodes]):
                     kept[member].append(obs[image][member * episodes].copy())
@@ -53,25 +65,30 @@ def play_episodes(
             returns += np.where(running, result.reward, 0)
             lengths += running
             running &= ~result.is_last
+            for member in np.flatnonzero(result.failed[::episodes] & running[::episodes]):
+                kept[member].clear()
+            again = result.failed & running
+            returns[again], lengths[again] = 0, 0
             # Environments that are done play on unseen: the vector steps all its rows.
-            is_first = result.is_last
+            is_first = result.is_last | result.failed
             obs = vector.reset(is_first) if is_first.any() else result.obs
     finally:
         vector.close()
 
 
-def summarize(seeds: list[int], returns: np.ndarray, lengths: np.ndarray) -> list[dict]:
-    """One record per member with what it scored."""
+def summarize(parts: Parts, returns: np.ndarray, lengths: np.ndarray) -> list[dict]:
+    """One record per member with what it scored. Args: returns, lengths: [M, episodes]."""
     return [
         {
             "member": member,
             "seed": seed,
+            **label,
             "eval_return": float(returns[member].mean()),
             "eval_return_std": float(returns[member].std()),
             "eval_length": float(lengths[member].mean()),
             "eval_episodes": int(returns.shape[1]),
         }
-        for member, seed in enumerate(seeds)
+        for member, (seed, label) in enumerate(zip(parts.seeds, parts.labels, strict=True))
     ]
 
 
@@ -79,13 +96,17 @@ def evaluate(
     workdir: str | Path,
     *,
     episodes: int = 10,
+    member: int | None = None,
+    step: int | None = None,
     video: bool = False,
     make_env: MakeEnv | None = None,
 ) -> dict:
-    """Evaluate the newest checkpoint of a run.
+    """Evaluate the members of a run; a process that trains them is not disturbed.
 
     Args:
         workdir: of the run; episodes: per member, at least 1.
+        member: the number of the only one to evaluate; step: env step of the checkpoint, None for
+            the newest.
         video: write one episode per member to `videos/`; make_env: as given to `train`.
 
     Returns:
@@ -93,35 +114,37 @@ def evaluate(
 
     Raises:
         FileNotFoundError: there is no run, or no checkpoint yet.
-        UsageError: `episodes` is out of range.
+        UsageError: `episodes` is out of range, there is no such member or checkpoint.
     """
     if episodes < 1:
         raise UsageError(f"episodes is {episodes}; allowed: at least 1")
-    work = WorkDir(workdir)
-    parts = build(work.read_config(), make_env)
-    checkpoints = Checkpoints(work.checkpoints, parts.config.checkpoint_keep)
-    step = checkpoints.latest()
-    if step is None:
-        raise FileNotFoundError(f"no checkpoint in {work.checkpoints} yet")
-    state = checkpoints.restore(step, parts.saved_shapes())[0]["state"]
-    checkpoints.close()
-    returns, lengths, frames = play_episodes(parts, state.params, episodes, frames=video)
+    saved = read_saved(workdir, make_env, member=member, step=step)
+    parts = saved.parts
+    limit = FaultLimit(parts.config.env.max_faults, lambda row, text: log.warning("%s", text))
+    returns, lengths, frames = play_episodes(
+        parts, saved.params, episodes, on_fault=limit, frames=video
+    )
+    records = summarize(parts, returns, lengths)
     summary = {
-        "env_step": step,
-        "frame": step * parts.config.env.action_repeat,
-        "members": summarize(parts.seeds, returns, lengths),
+        "env_step": saved.env_step,
+        "frame": saved.env_step * parts.config.env.action_repeat,
+        "members": [
+            record | {"member": number}
+            for number, record in zip(saved.members, records, strict=True)
+        ],
     }
     if video:
-        summary["videos"] = _write_videos(work, step, frames)
+        summary["videos"] = _write_videos(saved, frames)
     return summary
 
 
-def _write_videos(work: WorkDir, step: int, frames: list[list[np.ndarray]]) -> list[str]:
+def _write_videos(saved: Saved, frames: list[list[np.ndarray]]) -> list[str]:
     from dreamer_jax.video import episode_gif
 
     paths = []
-    for member, images in enumerate(frames):
+    for member, images in zip(saved.members, frames, strict=True):
         if images:
-            paths.append(str(work.videos / f"eval_{step:09d}_member{member}.gif"))
+            name = f"eval_{saved.env_step:09d}_member{member}.gif"
+            paths.append(str(saved.work.videos / name))
             episode_gif(np.stack(images), paths[-1])
     return paths

@@ -1,6 +1,7 @@
 """Videos of what the world model predicts without looking, beside what happened."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -17,22 +18,29 @@ SEQUENCES = 6  # per video
 
 def write_open_loop(
     parts: Parts, params: Mapping[str, Params], batch: Batch, work: WorkDir, env_step: int
-) -> None:
+) -> list[tuple[int, str, Path]]:
     """Write a GIF per member and image entry to the run's videos/.
 
     Nothing is written where sequences are not longer than the context, or without images.
 
     Args:
         params: by group, [M, ...]; batch: replayed sequences [M, B, T, ...].
+
+    Returns:
+        (member, name, path) of each.
     """
     if batch.reward.shape[-1] <= CONTEXT:
-        return
+        return []
+    written = []
     keys = member_keys(parts.seeds, REPORT_KEY)
     videos = parts.fns.report(params, longest_episodes(batch, SEQUENCES), keys)
     for key, (truth, prediction) in jax.device_get(videos).items():
         for member in range(len(parts.seeds)):
             name = f"open_loop_{key}_{env_step:09d}_member{member}.gif".replace("/", "_")
-            open_loop_gif(truth[member], prediction[member], work.videos / name, context=CONTEXT)
+            path = work.videos / name
+            open_loop_gif(truth[member], prediction[member], path, context=CONTEXT)
+            written.append((member, f"open_loop/{key}", path))
+    return written
 
 
 def longest_episodes(batch: Batch, count: int) -> Batch:

@@ -40,6 +40,7 @@ class Progress:
         seeds: Sequence[int],
         enabled: bool | None = None,
         *,
+        settings: Sequence[str] = (),
         stream: TextIO | None = None,
         plain_every: float = 10.0,
         window: float = 60.0,
@@ -51,6 +52,7 @@ class Progress:
           seeds: [M], the seed of each member.
           enabled: True for the live display, False for plain lines, None for whichever `stream`
             can show.
+          settings: [M], what members have of their own besides the seed; or empty.
           stream: standard output if None.
           plain_every: seconds between two plain lines.
           window: seconds that frames/s and updates/s are taken over.
@@ -65,6 +67,7 @@ class Progress:
         if enabled is None:
             enabled = self._stream.isatty() and not self._console.is_dumb_terminal
         self._total, self._seeds = total_steps, list(seeds)
+        self._settings = list(settings) if any(settings) else []
         self._plain_every, self._window, self._clock = plain_every, window, clock
         self._points: deque[_Point] = deque()
         self._now = _Point(0.0, 0, 0, 0)
@@ -193,10 +196,12 @@ class Progress:
         table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
         for name in ("seed", "train_return", "at step", "eval_return", "at step"):
             table.add_column(name, justify="right")
+        if self._settings:
+            table.add_column("setting")
         shown = range(members if members <= MAX_ROWS else FEW_ROWS)
         for member in shown:
             cells = [*_cells(self._train[member]), *_cells(self._eval[member])]
-            table.add_row(str(self._seeds[member]), *cells)
+            table.add_row(str(self._seeds[member]), *cells, *self._settings[member : member + 1])
         if members > MAX_ROWS:
             table.add_row(f"... {members - FEW_ROWS} more", style="dim")
             for name in ("min", "median", "max"):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 ROW_KEYS = ("member", "seed", "env_step", "frame", "update")
+HYPER = "hyper/"  # begins the key of a hyperparameter that members of the run differ in
 
 
 def encode_row(row: Mapping[str, Any]) -> bytes:

@@ -6,16 +6,19 @@ from functools import partial
 
 import gymnasium
 import jax
+import numpy as np
 from gymnasium import spaces
 from ml_collections import ConfigDict
 
 from dreamer_jax import agent as agent_lib
 from dreamer_jax import config as config_lib
+from dreamer_jax import grid
 from dreamer_jax.agent import Agent
 from dreamer_jax.build import ActionSpec, make_agent
-from dreamer_jax.driver import EVAL_STREAM, replay_spec, stream_seed
-from dreamer_jax.envs import Vector, make_env, make_vector
+from dreamer_jax.driver import EVAL_STREAM, make_row_env, replay_spec, stream_seed
+from dreamer_jax.envs import OnFault, TolerantVector, make_env
 from dreamer_jax.members import MemberFns, make_members, member_keys, stack_hypers
+from dreamer_jax.placement import Placement, place
 from dreamer_jax.replay import Replay
 from dreamer_jax.train_state import TrainState, count_parameters
 from dreamer_jax.types import PolicyCarry
@@ -37,6 +40,12 @@ class Parts:
     fns: MemberFns
     action_space: spaces.Space
     task: str | MakeEnv
+    placement: Placement
+
+    @property
+    def labels(self) -> list[dict]:
+        """What every member's records say of its hyperparameters, see `rows.HYPER`."""
+        return grid.member_labels(self.config)
 
     @property
     def obs_keys(self) -> tuple[str, ...]:
@@ -48,13 +57,24 @@ class Parts:
         """Whether actions are indices."""
         return isinstance(self.action_space, spaces.Discrete)
 
-    def make_vector(self, use: int, num_envs: int, *, workers: int = 0) -> Vector:
-        """N = M * num_envs environments, row m*E + e seeded by member m's seed, use and e."""
-        seeds = [stream_seed(seed, use, e) for seed in self.seeds for e in range(num_envs)]
-        return make_vector([self._env_fn(seed) for seed in seeds], workers=workers)
+    def make_vector(
+        self, use: int, num_envs: int, on_fault: OnFault, *, workers: int = 0
+    ) -> TolerantVector:
+        """N = M * num_envs environments, row m*E + e seeded by member m's seed, use and e.
 
-    def _env_fn(self, seed: int) -> Callable[[], gymnasium.Env]:
-        return partial(make_env, self.task, seed, **env_settings(self.config))
+        Args:
+            on_fault: called with the row and the text of each failure of an environment.
+        """
+        make_row = partial(
+            make_row_env, self.task, self.seeds, use, num_envs, env_settings(self.config)
+        )
+        return TolerantVector(
+            make_row,
+            len(self.seeds) * num_envs,
+            workers=workers,
+            timeout=self.config.env.timeout,
+            on_fault=on_fault,
+        )
 
     def make_replay(self, workdir: WorkDir) -> Replay:
         """The replay, in the work directory or in memory as the config says."""
@@ -76,22 +96,23 @@ class Parts:
             "spec": replay_spec(self.agent.obs_shapes, self.action_space),
             "num_envs": self.config.env.num_envs,
             "capacity": self.config.replay.capacity,
-            "slack": replay_slack(self.config) + 2 * replay_margin(self.config),
+            "slack": replay_slack(self.config),
             "length": self.config.length,
         }
 
     def init_state(self) -> TrainState:
         """Initial learning state of all members."""
         hypers = stack_hypers(config_lib.member_hypers(self.config))
-        return self.fns.init(member_keys(self.seeds, INIT_KEY), hypers)
+        return self.placement.put(self.fns.init(member_keys(self.seeds, INIT_KEY), hypers))
 
     def init_policy(self) -> PolicyCarry:
         """Policy carry before the first observation."""
-        return self.fns.init_policy(member_keys(self.seeds, POLICY_KEY), self.config.env.num_envs)
+        keys = member_keys(self.seeds, POLICY_KEY)
+        return self.placement.put(self.fns.init_policy(keys, self.config.env.num_envs))
 
     def saved_shapes(self) -> dict:
-        """Shapes of what a checkpoint holds, on the first device; nothing is allocated."""
-        sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        """Shapes of what a checkpoint holds, and where it goes; nothing is allocated."""
+        sharding = self.placement.by_member
         shapes = jax.eval_shape(lambda: {"state": self.init_state(), "carry": self.init_policy()})
         return jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes
@@ -114,8 +135,10 @@ def env_settings(config: ConfigDict) -> dict:
 
 
 def replay_slack(config: ConfigDict) -> int:
-    """Records per stream between two checkpoints: a decision each, and at most as many resets."""
-    return 2 * -(-config.checkpoint_every // config.env.num_envs)
+    """Records per stream beyond the capacity."""
+    slack = config.replay.slack
+    steps = -(-config.replay.capacity // 5) if slack is None else slack
+    return -(-steps // config.env.num_envs) + 2 * replay_margin(config)
 
 
 def replay_margin(config: ConfigDict) -> int:
@@ -123,15 +146,21 @@ def replay_margin(config: ConfigDict) -> int:
     return 100 + 4 * -(-config.train_every // config.env.num_envs)
 
 
-def build(config: ConfigDict, make_env_fn: MakeEnv | None = None) -> Parts:
+def build(
+    config: ConfigDict, make_env_fn: MakeEnv | None = None, placement: Placement | None = None
+) -> Parts:
     """Check the config, look at one environment, and build the agent. Allocates nothing large.
 
+    Args:
+        placement: of arrays; None for as the config says.
+
     Raises:
-        ValueError: what validation or the environment's spaces object to.
+        ValueError: what validation, the devices or the environment's spaces object to.
     """
     config_lib.validate(config)
     task = make_env_fn or config.task
     seeds = config_lib.member_seeds(config)
+    placement = placement or place(len(seeds), config.batch, config.devices)
     probe = make_env(task, stream_seed(seeds[0], EVAL_STREAM, 0), **env_settings(config))
     observation_space, action_space = probe.observation_space, probe.action_space
     probe.close()
@@ -141,9 +170,10 @@ def build(config: ConfigDict, make_env_fn: MakeEnv | None = None) -> Parts:
         config=config,
         seeds=seeds,
         agent=agent,
-        fns=make_members(agent),
+        fns=make_members(agent, placement),
         action_space=action_space,
         task=task,
+        placement=placement,
     )
 
 
@@ -165,18 +195,33 @@ def dry_run(config: ConfigDict, make_env_fn: MakeEnv | None = None) -> dict:
     """Build everything and say what a run would be, without training or allocating.
 
     Returns:
-        Parameters of each part, members, replay bytes, agent steps, frames and updates.
+        Parameters of each part, members with their seeds and with their values of what is in
+        `config.members`, devices, replay bytes, agent steps, frames and updates.
     """
     parts = build(config, make_env_fn)
     return {
         "parameters": parts.count_parameters(),
         "members": len(parts.seeds),
         "seeds": parts.seeds,
+        "hypers": {
+            name: [member.values[name] for member in grid.members(config)]
+            for name in grid.listed(config)
+        },
+        "devices": len(parts.placement.devices),
         "replay_bytes": parts.replay_bytes(),
         "steps": config.steps,
         "frames": config.steps * config.env.action_repeat,
         "updates": updates_due(config, config.steps),
     }
+
+
+def describe(parts: Parts, work: WorkDir) -> str:
+    """A run's size in one line."""
+    where = work.replay if parts.config.replay.storage == "disk" else "memory"
+    size = describe_bytes(parts.replay_bytes())
+    devices = len(parts.placement.devices)
+    on = f" on {devices} devices" if devices > 1 else ""
+    return f"{len(parts.seeds)} members{on}; replay grows to {size} in {where}"
 
 
 def describe_bytes(count: int) -> str:
@@ -187,6 +232,10 @@ def describe_bytes(count: int) -> str:
     return f"{count / 1e3:.1f} kB"
 
 
-def to_env_actions(action, discrete: bool):
-    """Policy actions [M, E, A] on the host -> what environments take."""
-    return action.argmax(-1).astype("int32") if discrete else action
+def to_env_actions(action: np.ndarray, discrete: bool) -> np.ndarray:
+    """Policy actions [M, E, A] on the host -> what environments take.
+
+    A member whose policy is not finite, which only happens to one whose parameters were damaged
+    from outside, goes on with zeros.
+    """
+    return action.argmax(-1).astype(np.int32) if discrete else np.nan_to_num(action)

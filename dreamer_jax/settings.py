@@ -85,17 +85,26 @@ def optional(kind: Kind) -> Kind:
 
 
 def seeds() -> Kind:
-    """A number of members, or their seeds."""
+    """A number of seeds, or a list of them."""
 
     def check(value: Any) -> bool:
         if _is_int(value):
             return value >= 1
         if not isinstance(value, Sequence) or isinstance(value, str) or not value:
             return False
-        valid = all(_is_int(s) and 0 <= s < 2**32 for s in value)
-        return valid and len(set(value)) == len(value)
+        return all(_is_int(s) and 0 <= s < 2**32 for s in value)
 
     return Kind(
-        "a number of members of at least 1, or a list of distinct whole numbers from 0 to 2^32 - 1",
+        "a number of seeds of at least 1, or a list of whole numbers from 0 to 2^32 - 1",
         check,
     )
+
+
+def values(kind: Kind) -> Kind:
+    """One or more of `kind`."""
+
+    def check(value: Any) -> bool:
+        sequence = isinstance(value, Sequence) and not isinstance(value, str)
+        return sequence and len(value) > 0 and all(map(kind.check, value))
+
+    return Kind(f"a list, as 1,2 on the command line, each {kind.allowed}", check)

@@ -21,7 +21,9 @@ class TrainState:
     opt_states: Mapping[str, optax.OptState]  # one entry per group
     hypers: Hypers
     key: Array  # typed PRNG key, split at every update
-    update: Array  # int32, updates done
+    update: Array  # int32, updates made, skipped ones included
+    skipped: Array  # int32, updates not taken because something was not finite
+    nonfinite: Array  # int32, how many of these in a row
 
 
 def count_parameters(params: Params) -> int:

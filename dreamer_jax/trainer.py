@@ -3,284 +3,308 @@
 import base64
 import contextlib
 import time
+from functools import partial
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from dreamer_jax import grid
 from dreamer_jax import run as run_lib
+from dreamer_jax.atomic import DISK_FULL
 from dreamer_jax.checkpoint import Checkpoints
-from dreamer_jax.curves import draw_curves
 from dreamer_jax.driver import ENV_STREAM, Driver
+from dreamer_jax.envs import FaultLimit
 from dreamer_jax.evaluation import play_episodes, summarize
-from dreamer_jax.logger import MetricsLog, read_metrics
+from dreamer_jax.guard import is_frozen
 from dreamer_jax.names import UsageError
 from dreamer_jax.open_loop import write_open_loop
 from dreamer_jax.prefetch import Prefetcher
 from dreamer_jax.progress import Progress
+from dreamer_jax.recorder import Recorder
 from dreamer_jax.run import MakeEnv, Parts
+from dreamer_jax.saver import Saver
+from dreamer_jax.signals import Stopped, StopSignals
 from dreamer_jax.train_state import TrainState
-from dreamer_jax.types import Batch, Metrics, PolicyCarry
+from dreamer_jax.types import PolicyCarry
 from dreamer_jax.workdir import WorkDir
-
-_add = jax.jit(lambda total, metrics: jax.tree.map(jnp.add, total, metrics), donate_argnums=0)
 
 
 def train(config: ConfigDict, workdir: str | Path, make_env: MakeEnv | None = None) -> dict:
     """Train all members of a config; go on from the last checkpoint in `workdir` if there is one.
 
+    SIGTERM and SIGINT (Ctrl-C) end it early and in order: it saves a checkpoint and returns.
+
     Args:
         config: see config.py; make_env: `seed -> gymnasium.Env`, used in place of `config.task`.
 
     Returns:
-        `env_step`, `update`, and `members`: a record per member with its final evaluation.
+        `finished`, `env_step`, `update`, and `members`: a record per member with its final
+        evaluation; None if the run has not finished.
 
     Raises:
         UsageError: the config is invalid, does not fit the environment, or is not the one of the
-            work directory; nothing has been changed then.
-        OSError: the disk has no room for the replay.
+            work directory, or another process has that; nothing has been changed then.
+        OSError: the disk is full; the last checkpoint is intact.
+        TooManyFaults: environments failed more often than `config.env.max_faults` allows.
     """
     parts = run_lib.build(config, make_env)
     work = WorkDir(workdir)
-    work.claim(config)
-    with Progress(config.steps, parts.seeds) as progress:
-        where = work.replay if config.replay.storage == "disk" else "memory"
-        size = run_lib.describe_bytes(parts.replay_bytes())
-        progress.print(f"{len(parts.seeds)} members; replay grows to {size} in {where}")
-        trainer = Trainer(parts, work, progress)
-        try:
-            return trainer.run()
-        finally:
-            trainer.close()
+    with work.claim(config):
+        summary = work.read_summary()
+        if summary is not None and summary["env_step"] >= config.steps:
+            return summary
+        settings = [member.setting for member in grid.members(config)]
+        shown = Progress(config.steps, parts.seeds, settings=settings)
+        with StopSignals() as stop, shown as progress:
+            progress.print(run_lib.describe(parts, work))
+            with contextlib.ExitStack() as closing:
+                return Trainer(parts, work, progress, stop, closing).run()
 
 
 class Trainer:
-    """One run in progress."""
+    """One run in progress.
 
-    def __init__(self, parts: Parts, work: WorkDir, progress: Progress):
+    Args:
+        closing: is given what lets go of processes, threads and files.
+    """
+
+    def __init__(
+        self,
+        parts: Parts,
+        work: WorkDir,
+        progress: Progress,
+        stop: StopSignals,
+        closing: contextlib.ExitStack,
+    ):
         self._parts, self._config, self._work = parts, parts.config, work
-        self._progress = progress
-        self._checkpoints = Checkpoints(work.checkpoints, self._config.checkpoint_keep)
-        on_disk = self._config.replay.storage == "disk"
-        if on_disk and self._checkpoints.latest() is not None and not work.replay.is_dir():
-            raise UsageError(f"{work.replay} is gone; the run cannot go on without its replay")
+        self._progress, self._stop = progress, stop
+        checkpoints = Checkpoints(
+            work.checkpoints, self._config.checkpoint_keep, self._config.checkpoint_keep_every
+        )
+        closing.callback(checkpoints.close)
+        if checkpoints.steps():
+            work.check_replay(self._config)
         self._replay = parts.make_replay(work)
-        self._prefetch = Prefetcher(self._replay)
+        closing.callback(self._replay.close)
+        self._saver = Saver(
+            checkpoints,
+            self._replay,
+            margin=run_lib.replay_margin(self._config),
+            minutes=self._config.checkpoint_minutes,
+            warn=progress.print,
+        )
+        self._records = Recorder(self._config, work, progress)
+        closing.callback(self._records.close)
+        self._limit = FaultLimit(self._config.env.max_faults, log=lambda row, text: None)
         num_envs = self._config.env.num_envs
-        workers = self._config.env.workers
-        self._vector = parts.make_vector(ENV_STREAM, num_envs, workers=workers)
+        self._vector = parts.make_vector(
+            ENV_STREAM,
+            num_envs,
+            partial(self._on_fault, "environment", num_envs),
+            workers=self._config.env.workers,
+        )
+        closing.callback(self._vector.close)
         self._driver = Driver(self._vector, self._replay, parts.seeds, parts.obs_keys)
-        self._log = MetricsLog(work.metrics, warn=progress.print)
+        self._prefetch = Prefetcher(self._replay, parts.placement.by_sequence)
+        closing.callback(self._prefetch.close)
         self._state: TrainState | None = None
         self._carry: PolicyCarry | None = None
         self._env_step = self._update = 0
-        self._metrics: Metrics | None = None  # sums since the last log line, [M] each
-        self._metrics_count = 0
-        self._last_batch: Batch | None = None
+        self._due: list[str] = []  # records of this env step that are still to be made, in order
         self._summary: list[dict] | None = None  # of the final evaluation
-        self._clock = (time.monotonic(), 0, 0)  # at the last log line: seconds, env step, update
 
     def run(self) -> dict:
-        """Train to the end of the run."""
+        """Train to the end of the run, or until it is to stop."""
         self._restore()
-        if not self._finished:
+        finished = False
+        try:
+            self._keep_records()
             while self._env_step < self._config.steps:
+                self._stop.check()
                 self._step()
                 self._keep_records()
-            self._update_members()
-            self._finish()
-        return {
+            finished = True
+        except Stopped:
+            self._save(wait=True)
+            self._progress.print(f"stopped at env step {self._env_step}; it can be resumed")
+        except OSError as error:
+            if error.errno not in DISK_FULL:
+                raise
+            saved = "no checkpoint yet" if self._saver.step is None else self._saver.step
+            message = f"{error.strerror}; stopped at env step {self._env_step}, saved: {saved}"
+            raise OSError(error.errno, message, error.filename) from error
+        result = {
+            "finished": finished,
             "env_step": self._env_step,
             "update": self._update,
-            "members": self._summary,
+            "members": self._summary if finished else None,
         }
+        if finished:
+            self._work.write_summary(result)
+        return result
 
-    @property
-    def _finished(self) -> bool:
-        return self._summary is not None and self._env_step >= self._config.steps
-
-    def close(self) -> None:
-        """Let go of processes, threads and files, each even if another fails to."""
-        parts = (self._log, self._replay, self._vector, self._checkpoints, self._prefetch)
-        with contextlib.ExitStack() as stack:
-            for part in parts:  # closed from the last to the first
-                stack.callback(part.close)
+    def _on_fault(self, name: str, num_envs: int, row: int, text: str) -> None:
+        member, env = divmod(row, num_envs)
+        self._records.fault(self._env_step, member, f"{name} {env}", text)
+        self._limit(row, text)
 
     def _step(self) -> None:
         """One decision in every environment, and the updates that are due."""
+        config = self._config
+        # One update is dispatched behind the policy below; more than that are made before.
+        self._update_members(run_lib.updates_due(config, self._env_step) - 1)
         obs, is_first = self._driver.begin()
-        if self._env_step < self._config.prefill:
-            self._driver.finish(self._driver.random_actions(self._env_step))
+        if self._env_step < config.prefill:
+            failed = self._driver.finish(self._driver.random_actions(self._env_step))
         else:
             params = self._state.params
             self._carry, action = self._parts.fns.policy_step(params, self._carry, obs, is_first)
             # Dispatched behind the policy: it runs while the environments step below.
-            self._update_members()
+            self._update_once()
             action = np.asarray(action)
-            self._driver.finish(run_lib.to_env_actions(action, self._parts.discrete))
-        self._env_step += self._config.env.num_envs
+            failed = self._driver.finish(run_lib.to_env_actions(action, self._parts.discrete))
+        if failed.any():
+            self._prefetch.settle()  # it may be reading the records that are closed
+            self._replay.close_open(failed)
+        self._env_step += config.env.num_envs
+        self._due = self._due_records()
 
-    def _update_members(self) -> None:
-        """The updates that are due at this step."""
-        due = run_lib.updates_due(self._config, self._env_step)
-        if self._update < due and not self._replay.ready:
+    def _update_members(self, due: int) -> None:
+        """Make updates until there are `due`."""
+        while self._update < due:
+            self._stop.check()
+            self._update_once()
+
+    def _update_once(self) -> None:
+        """Make an update, if one is due."""
+        if self._update >= run_lib.updates_due(self._config, self._env_step):
+            return
+        if not self._replay.ready:
             raise UsageError(
                 f"after a prefill of {self._config.prefill} steps the replay has no sequence of "
                 f"config.length = {self._config.length} steps for every member; with episodes "
                 "shorter than that use config.replay.sampling = 'time', else a longer "
                 "config.prefill"
             )
-        while self._update < due:
-            batch = self._prefetch.next()
-            self._state, metrics = self._parts.fns.train_step(self._state, batch)
-            self._metrics = metrics if self._metrics is None else _add(self._metrics, metrics)
-            self._metrics_count += 1
-            self._last_batch = batch
-            self._update += 1
+        self._state, metrics = self._parts.fns.train_step(self._state, self._prefetch.next())
+        self._records.add(metrics)
+        self._update += 1
+
+    def _due_records(self) -> list[str]:
+        config = self._config
+        if self._env_step >= config.steps:
+            return ["log", "updates", "evaluation", "pictures", "checkpoint"]
+        intervals = {
+            "log": config.log_every,
+            "evaluation": config.eval_every,
+            "pictures": config.video_every,
+            "checkpoint": config.checkpoint_every,
+        }
+        before = self._env_step - config.env.num_envs
+        return [n for n, e in intervals.items() if e and self._env_step // e > before // e]
 
     def _keep_records(self) -> None:
-        """Log, evaluate, draw and save where this step crossed an interval."""
-        config = self._config
-        ended = self._env_step >= config.steps
-        if self._crossed(config.log_every) or ended:
-            self._write_log()
-        if ended:  # `_finish` saves, with what the last updates and the evaluation add
-            return
-        if self._crossed(config.eval_every):
-            self._evaluate()
-        if self._crossed(config.video_every):
-            self._draw()
-        slack_used_up = self._replay.slack_left <= run_lib.replay_margin(config)
-        if self._crossed(config.checkpoint_every) or slack_used_up:
-            self._save()
-        self._mark_saved(wait=slack_used_up)
-
-    def _crossed(self, every: int) -> bool:
-        before = self._env_step - self._config.env.num_envs
-        return every > 0 and self._env_step // every > before // every
-
-    def _rows(self, records: list[dict]) -> list[dict]:
-        """Put a record per member behind what every line of metrics.jsonl says."""
-        frame = self._env_step * self._config.env.action_repeat
-        return [
-            {
-                "member": member,
-                "seed": self._parts.seeds[member],
-                "env_step": self._env_step,
-                "frame": frame,
-                "update": self._update,
-            }
-            | record
-            for member, record in enumerate(records)
-        ]
-
-    def _write_log(self) -> None:
-        records = self._driver.stats.pop()
-        returns = [record.get("train_return") for record in records]
-        for name, total in (jax.device_get(self._metrics) or {}).items():
-            for member, record in enumerate(records):
-                record[name] = float(total[member]) / self._metrics_count
-        self._metrics, self._metrics_count = None, 0
-        now = (time.monotonic(), self._env_step, self._update)
-        seconds, steps, updates = (b - a for a, b in zip(self._clock, now, strict=True))
-        self._clock = now
-        rates = {
-            "frames_per_s": steps * self._config.env.action_repeat / seconds,
-            "updates_per_s": updates / seconds,
+        """Make what is due at this env step; broken off, the rest is made after a resume."""
+        make = {
+            "log": self._log,
+            "updates": lambda: self._update_members(
+                run_lib.updates_due(self._config, self._env_step)
+            ),
+            "evaluation": self._evaluate,
+            "pictures": self._draw,
         }
-        self._log.write(self._rows([record | rates for record in records]))
-        self._show(returns=returns)
+        while self._due and self._due[0] != "checkpoint":
+            make[self._due[0]]()
+            self._due.pop(0)
+        if self._due or self._saver.due():
+            self._due = []
+            self._save(wait=self._env_step >= self._config.steps)
+        self._saver.collect()
 
-    def _show(self, returns=None, eval_returns=None) -> None:
-        nothing = [None] * len(self._parts.seeds)
-        frame = self._env_step * self._config.env.action_repeat
-        self._progress.update(
+    def _log(self) -> None:
+        frozen = is_frozen(self._state, self._config.max_nonfinite)
+        skipped, frozen = jax.device_get((self._state.skipped, frozen))
+        self._records.write(
             self._env_step,
-            frame,
             self._update,
-            returns or nothing,
-            eval_returns=eval_returns or nothing,
+            self._driver.stats.pop(),
+            skipped=skipped,
+            frozen=frozen,
         )
 
-    def _evaluate(self) -> list[dict]:
-        episodes = self._config.eval_episodes
-        if not episodes:
-            return [{} for _ in self._parts.seeds]
-        returns, lengths, _ = play_episodes(self._parts, self._state.params, episodes)
-        records = summarize(self._parts.seeds, returns, lengths)
-        self._log.write(self._rows(records))
-        self._show(eval_returns=[record["eval_return"] for record in records])
-        return records
+    def _evaluate(self) -> None:
+        episodes, records = self._config.eval_episodes, [{} for _ in self._parts.seeds]
+        if episodes:
+            returns, lengths, _ = play_episodes(
+                self._parts,
+                self._state.params,
+                episodes,
+                on_fault=partial(self._on_fault, "evaluation environment", episodes),
+                check=self._stop.check,
+            )
+            records = summarize(self._parts, returns, lengths)
+            self._records.write_evaluation(self._env_step, self._update, records)
+        if self._env_step >= self._config.steps:
+            self._summary = records
 
     def _draw(self) -> None:
-        """Open-loop videos of the last batch, and the curves so far."""
-        rows = read_metrics(self._work.metrics)
-        draw_curves(rows, self._work.curves, title=self._config.task)
-        if self._last_batch is not None:
-            write_open_loop(
-                self._parts, self._state.params, self._last_batch, self._work, self._env_step
-            )
+        """Open-loop videos of the next batch, and the curves so far."""
+        params, step = self._state.params, self._env_step
 
-    def _finish(self) -> None:
-        self._summary = self._evaluate()
-        self._draw()
-        self._save()
-        self._mark_saved(wait=True)
+        def write_videos():
+            # Before the first update no batch is in flight, and a draw for the sake of a picture
+            # would change what is learned.
+            if not self._update:
+                return []
+            return write_open_loop(self._parts, params, self._prefetch.peek(), self._work, step)
 
-    def _save(self) -> None:
+        self._records.draw(step, write_videos)
+
+    def _save(self, *, wait: bool) -> None:
         """Save everything that the run goes on from. The replay's part is its cursors."""
-        self._mark_saved(wait=True)
-        self._prefetch.settle()
-        self._replay.flush()
-        self._log.flush()
         states = [s and base64.b64encode(s).decode() for s in self._vector.get_states()]
-        metrics = jax.device_get(self._metrics)
         host = {
             "env_step": self._env_step,
             "update": self._update,
+            "due": self._due,
+            "summary": self._summary,
             "replay": self._replay.state(),
             "prefetch": self._prefetch.state(),
             "driver": self._driver.state(),
             "environments": states,
-            "metrics": metrics and {k: v.tolist() for k, v in metrics.items()},
-            "metrics_count": self._metrics_count,
-            "log": {"offset": self._log.offset, "pending": self._log.pending},
-            "summary": self._summary,
+            "generations": self._vector.generations.tolist(),
+            "records": self._records.state(),
         }
-        self._checkpoints.save(self._env_step, {"state": self._state, "carry": self._carry}, host)
-
-    def _mark_saved(self, *, wait: bool) -> None:
-        """Give the replay back the slack that a finished checkpoint has freed."""
-        saved = self._checkpoints.completed(wait=wait)
-        if saved is not None:
-            self._replay.mark_checkpoint(saved["replay"])
+        self._saver.save({"state": self._state, "carry": self._carry}, host)
+        self._saver.collect(wait=wait)
 
     def _restore(self) -> None:
         """Go on from the newest checkpoint, or start."""
-        step = self._checkpoints.latest()
-        if step is None:
-            self._log.cut(0)
+        began = time.monotonic()
+        found = self._saver.restore(self._parts.saved_shapes())
+        if found is None:
+            self._records.restore(None, 0, 0)
             self._state, self._carry = self._parts.init_state(), self._parts.init_policy()
             return
-        arrays, host = self._checkpoints.restore(step, self._parts.saved_shapes())
+        arrays, host = found
         self._state, self._carry = arrays["state"], arrays["carry"]
         self._env_step, self._update = host["env_step"], host["update"]
-        self._summary = host["summary"]
-        if self._config.replay.storage == "memory" and not self._finished:
-            raise UsageError(
-                f"the run in {self._work.path} cannot go on from step {step}: with "
-                "config.replay.storage = 'memory' its replay is lost; use 'disk', or another work "
-                "directory"
-            )
-        self._replay.restore(host["replay"])
+        self._due, self._summary = host["due"], host["summary"]
         self._prefetch.restore(host["prefetch"])
+        self._vector.restore_generations(host["generations"])
         states = [s and base64.b64decode(s) for s in host["environments"]]
-        self._driver.restore(host["driver"], self._vector.set_states(states))
-        if host["metrics"] is not None:
-            self._metrics = {k: jnp.asarray(v, jnp.float32) for k, v in host["metrics"].items()}
-        self._metrics_count = host["metrics_count"]
-        self._log.cut(host["log"]["offset"], host["log"]["pending"])
-        self._clock = (time.monotonic(), self._env_step, self._update)
-        self._progress.print(f"resuming at env step {self._env_step}, update {self._update}")
+        restored = self._vector.set_states(states)
+        self._prefetch.settle()
+        self._driver.restore(host["driver"], restored)
+        self._records.restore(host["records"], self._env_step, self._update)
+        self._progress.print(
+            f"resuming at env step {self._env_step}, update {self._update}, restored in "
+            f"{time.monotonic() - began:.1f} s"
+        )
+        if not restored.all():
+            self._progress.print(
+                f"{int((~restored).sum())} of {len(restored)} environments could not be restored; "
+                "their open episodes are closed as truncated, and new ones begin"
+            )

@@ -53,6 +53,8 @@ def mock_state(agent, hypers, seed=0):
         hypers=jax.tree.map(jnp.float32, hypers),
         key=jax.random.key(seed),
         update=jnp.int32(0),
+        skipped=jnp.int32(0),
+        nonfinite=jnp.int32(0),
     )
 
 

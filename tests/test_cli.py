@@ -39,6 +39,8 @@ CATCH = "--config=configs/catch.py:debug"
         ("train", [CATCH], "--workdir is missing"),
         ("evaluate", ["--workdir=/nonexistent"], "no run in /nonexistent"),
         ("evaluate", ["--workdir=.", "--episodes=0"], "episodes"),
+        ("benchmark", [CATCH, "--conv=matmull"], "Did you mean 'matmul'"),
+        ("benchmark", [CATCH, "--members=1,two"], "--members is '1,two'; allowed"),
     ],
 )
 def test_mistakes_are_one_message_and_status_2(tmp_path, script, arguments, message):
@@ -57,6 +59,7 @@ def test_dry_run_prints_one_json_object(tmp_path):
     assert plan["parameters"]["world_model"] > 0
 
 
+@pytest.mark.slow
 def test_train_then_evaluate(tmp_path):
     workdir = f"--workdir={tmp_path / 'run'}"
     small = ["--config.steps=150", "--config.seeds=1", "--config.replay.storage=memory"]
@@ -67,3 +70,13 @@ def test_train_then_evaluate(tmp_path):
     status, out, err = command("evaluate", workdir, "--episodes=2", cache=tmp_path)
     assert status == 0, err
     assert json.loads(out)["members"][0]["eval_episodes"] == 2
+
+
+@pytest.mark.slow
+def test_benchmark_prints_a_table_and_writes_its_rows(tmp_path):
+    file = tmp_path / "rows.json"
+    options = ["--members=1,2", "--synthetic", "--repeats=1", f"--json={file}"]
+    status, out, err = command("benchmark", CATCH, *options, cache=tmp_path)
+    assert status == 0, err
+    assert "member updates/s" in out
+    assert [row["members"] for row in json.loads(file.read_text())] == [1, 2]

@@ -108,6 +108,21 @@ def test_members_of_one_seed_are_told_apart(tmp_path, figures):
     assert legend_texts(figures[0]) == ["seed 7 (member 0)", "seed 7 (member 1)", "mean"]
 
 
+def test_settings_of_a_grid_have_a_colour_and_a_mean_each(tmp_path, figures):
+    """Members 0 and 1 have one setting, 2 and 3 the other; their returns are t + member."""
+    rows = [
+        row | {"seed": row["member"] % 2, "hyper/kl_scale": (0.1, 0.3)[row["member"] // 2]}
+        for row in metric_rows(4)
+    ]
+    draw_curves(rows, tmp_path / "curves.png")
+    lines = figures[0].axes[0].get_lines()
+    assert legend_texts(figures[0]) == ["kl_scale 0.1", "kl_scale 0.3"]
+    first, second = curves.FEW_COLOURS[:2]
+    assert [line.get_color() for line in lines] == [first, first, second, second, first, second]
+    for line, offset in zip(lines[4:], (0.5, 2.5), strict=True):
+        np.testing.assert_allclose(line.get_ydata(), np.arange(6) + offset)
+
+
 @pytest.mark.parametrize("rows", [[], metric_rows(1, steps=2, train_return=None)])
 def test_no_data_yet(tmp_path, figures, rows):
     draw_curves(rows, tmp_path / "curves.png", title="run of $5 and $6")

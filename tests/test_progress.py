@@ -136,6 +136,15 @@ def test_live_display_shows_each_member(terminal, clock):
     assert ["12", "2,000.0", "300", "-3.0", "300"] in rows
 
 
+def test_live_display_shows_what_members_differ_in(terminal):
+    with Progress(10, [1, 1], settings=["rho 0.1", "rho 0.5"], stream=terminal) as progress:
+        progress.update(1, 4, 0, [1.5, None])
+    rows = plain(last_frame(terminal))
+    assert rows[2][-1] == "setting"
+    assert ["1", "1.5", "1", "-", "-", "rho", "0.1"] in rows
+    assert ["1", "-", "-", "-", "-", "rho", "0.5"] in rows
+
+
 def test_live_display_of_many_members_gives_the_spread_and_the_first_few(terminal):
     with Progress(1000, list(range(100, 113)), stream=terminal) as progress:
         progress.update(10, 40, 1, [float(member) for member in range(13)])

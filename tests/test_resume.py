@@ -1,0 +1,51 @@
+"""Runs that are killed at any moment, and resumed, end as one that never was."""
+
+import numpy as np
+import pytest
+from conftest import make_tiny_config
+from killing import Run, assert_same_run, newest
+from test_config import get_config
+
+from dreamer_jax import train
+
+
+def kill_and_resume(config, tmp_path, kills, seed=0):
+    """Kill a run, the first and every third time while it writes a checkpoint, and compare it."""
+    run, reference = tmp_path / "run", tmp_path / "reference"
+    train(config, reference)
+    rng = np.random.default_rng(seed)
+    total = int(newest(reference)[1]["replay"]["written"][0][0])
+    while_saving = 0
+    for kill in range(kills):
+        target = int(total * (kill + rng.uniform()) / (kills + 1))
+        with Run(config, run) as process:
+            assert process.wait_until(lambda p=process, t=target: p.records() > t), process.text()
+            if kill % 3 == 0:
+                while_saving += process.wait_until(process.saves)
+            process.kill()
+    with Run(config, run) as process:
+        process.finish()
+    assert while_saving >= 1 + (kills - 1) // 3
+    assert_same_run(run, reference)
+
+
+def catch_config(**changes):
+    return make_tiny_config(seeds=2, length=8, checkpoint_every=20, eval_every=100, **changes)
+
+
+def test_catch_killed_while_it_saves(tmp_path):
+    kill_and_resume(catch_config(steps=200), tmp_path, kills=1)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_catch_killed_ten_times(tmp_path):
+    kill_and_resume(catch_config(steps=2_000), tmp_path, kills=10, seed=1)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2400)
+def test_pong_killed_ten_times(tmp_path):
+    config = get_config("atari", "pong,debug")
+    config.update({"seeds": 2, "checkpoint_every": 50, "log_every": 100, "eval_every": 700})
+    kill_and_resume(config, tmp_path, kills=10)
