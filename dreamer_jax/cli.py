@@ -1,11 +1,8 @@
 """Command-line entry: absl flags with errors that a user can read."""
 
-import os
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
-import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
@@ -13,6 +10,7 @@ from dreamer_jax.atomic import DISK_FULL
 from dreamer_jax.config import KEYS
 from dreamer_jax.envs import TooManyFaults
 from dreamer_jax.names import UsageError, suggest
+from dreamer_jax.runtime import cache_compilations, keep_memory
 
 
 def config_flag() -> flags.FlagHolder:
@@ -28,7 +26,8 @@ def run(main: Callable[[], None]) -> None:
     def guarded(argv: Sequence[str]) -> None:
         if len(argv) > 1:
             _fail(f"unexpected arguments {list(argv[1:])}; flags are --name=value")
-        _cache_compilations()
+        cache_compilations()
+        keep_memory()
         if not flags.FLAGS["verbosity"].present:
             # Checkpointing tells every step of every save at level INFO.
             logging.set_verbosity(logging.WARNING)
@@ -44,13 +43,6 @@ def run(main: Callable[[], None]) -> None:
             raise
 
     app.run(guarded, flags_parser=_parse)
-
-
-def _cache_compilations() -> None:
-    """Keep compiled programs between runs, unless JAX is told where already."""
-    if jax.config.jax_compilation_cache_dir is None:
-        root = os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(Path(root) / "dreamer_jax"))
 
 
 def _parse(argv: Sequence[str]) -> list[str]:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from mock_agents import fast_jit
 
+from dreamer_jax.model import matmul_convolutions
 from dreamer_jax.model.convolutions import FORMULATIONS, Conv, choose_formulation
 from dreamer_jax.model.networks import DECODER_KERNELS, ENCODER_KERNELS
 
@@ -40,6 +41,30 @@ def test_formulations_agree_in_values_and_gradients_over_members(operation, size
     results = both(*arrays(size, kernel, members=(3,)))
     for one, two in zip(*map(jax.tree.leaves, results), strict=True):
         assert one.shape == two.shape
+        np.testing.assert_allclose(one, two, rtol=0, atol=1e-5 * np.abs(two).max())
+
+
+@pytest.mark.parametrize("channels", [3, 80])  # taps of one multiplication, and of one each
+@pytest.mark.parametrize(("operation", "kernel"), [("conv", 4), ("conv_transpose", 5)])
+def test_slices_of_images_change_nothing(monkeypatch, operation, kernel, channels):
+    """Seven images in three slices, the last filled up, or in seven, against all at once."""
+    rng = np.random.default_rng(channels)
+    images = jnp.asarray(rng.normal(size=(7, 6, 6, channels)), jnp.float32)
+    kernels = jnp.asarray(rng.normal(size=(kernel, kernel, channels, 2)), jnp.float32)
+    results = {}
+    for budget in (2**30, 2**11):
+        monkeypatch.setattr(matmul_convolutions, "CPU_SLICE", budget)
+
+        def values_and_gradients(images, kernels):
+            apply = getattr(FORMULATIONS["matmul"], operation)
+            values, pull = jax.vjp(lambda x, k: apply(x, k, 2), images, kernels)
+            return values, pull(jnp.cos(values))
+
+        program = jax.jit(values_and_gradients)
+        loops = "while" in program.lower(images, kernels).as_text()
+        assert loops == (budget < 2**30)
+        results[budget] = program(images, kernels)
+    for one, two in zip(*map(jax.tree.leaves, results.values()), strict=True):
         np.testing.assert_allclose(one, two, rtol=0, atol=1e-5 * np.abs(two).max())
 
 

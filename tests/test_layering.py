@@ -10,7 +10,8 @@ PACKAGE = Path(__file__).parents[1] / "dreamer_jax"
 # From the top down. A module may import from the lines above its own and from its own line.
 ROOMS = [
     ["types", "names", "settings", "atomic", "rows"],
-    ["model.distributions", "model.convolutions"],
+    ["model.distributions", "model.matmul_convolutions"],
+    ["model.convolutions"],
     ["model.latents", "model.networks"],
     ["model.rssm", "model.objectives", "model.kl"],
     ["model.world_model"],
@@ -41,6 +42,7 @@ ROOMS = [
     ["benchmark.peaks", "benchmark.update", "benchmark.parts", "benchmark.loop"],
     ["benchmark.plan"],
     ["benchmark.suite"],
+    ["runtime"],
     ["cli"],
 ]
 PURE = [
