@@ -7,7 +7,7 @@ import pytest
 
 from dreamer_jax import config as config_lib
 
-pytest_plugins = ["member_runs"]  # fixtures that several files share
+pytest_plugins = ["goldens", "member_runs"]  # fixtures that several files share
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
