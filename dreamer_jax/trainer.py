@@ -169,7 +169,7 @@ class Trainer:
             self._prefetch.settle()  # it may be reading the records that are closed
             self._replay.close_open(failed)
         self._env_step += config.env.num_envs
-        self._due = self._due_records()
+        self._due = run_lib.records_due(config, self._env_step)
 
     def _update_members(self, due: int) -> None:
         """Make updates until there are `due`."""
@@ -191,19 +191,6 @@ class Trainer:
         self._state, metrics = self._parts.fns.train_step(self._state, self._prefetch.next())
         self._records.add(metrics)
         self._update += 1
-
-    def _due_records(self) -> list[str]:
-        config = self._config
-        if self._env_step >= config.steps:
-            return ["log", "updates", "evaluation", "pictures", "checkpoint"]
-        intervals = {
-            "log": config.log_every,
-            "evaluation": config.eval_every,
-            "pictures": config.video_every,
-            "checkpoint": config.checkpoint_every,
-        }
-        before = self._env_step - config.env.num_envs
-        return [n for n, e in intervals.items() if e and self._env_step // e > before // e]
 
     def _keep_records(self) -> None:
         """Make what is due at this env step; broken off, the rest is made after a resume."""
