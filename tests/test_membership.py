@@ -69,7 +69,7 @@ def test_extracted_members_go_on_as_they_would_have(killed_run, finished_run, tm
     config = WorkDir(tmp_path / "two").read_config()
     assert config.seeds == [5, 7]
     arrays, host = newest(tmp_path / "two")
-    old_arrays, old_host = newest(killed_run)
+    old_arrays, _ = newest(killed_run)
     assert_trees_equal(arrays, jax.tree.map(lambda x: x[np.array([2, 0])], old_arrays))
     assert host["records"]["offset"] == (tmp_path / "two" / "metrics.jsonl").stat().st_size
     assert sequence_of(tmp_path / "two" / "metrics.jsonl")[:4] == [

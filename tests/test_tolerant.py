@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from env_doubles import EXIT, HANG, NAN, NOTHING, RAISE, make_puppet
+from env_doubles import EXIT, HANG, NAN, NOTHING, RAISE, puppet
 
 from dreamer_jax.envs import FaultLimit, TolerantVector, TooManyFaults
 
@@ -12,7 +12,7 @@ CALM = [NOTHING] * 4
 def make_row(row, generation, plan=()):
     """A puppet marked 10 * generation + row, in trouble where the plan says so."""
     trouble = dict(plan).get((row, generation), {})
-    return make_puppet(seed=10 * generation + row, mark=10 * generation + row, **trouble)
+    return puppet(10 * generation + row, **trouble)()
 
 
 class Tolerated:
