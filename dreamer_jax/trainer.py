@@ -1,6 +1,5 @@
 """The training run: steps environments, updates all members, logs, evaluates, saves, resumes."""
 
-import base64
 import contextlib
 import time
 from functools import partial
@@ -251,8 +250,8 @@ class Trainer:
 
     def _save(self, *, wait: bool) -> None:
         """Save everything that the run goes on from. The replay's part is its cursors."""
-        states = [s and base64.b64encode(s).decode() for s in self._vector.get_states()]
         host = {
+            **self._vector.state(),  # first: asked for their states, environments may fail
             "env_step": self._env_step,
             "update": self._update,
             "due": self._due,
@@ -260,8 +259,6 @@ class Trainer:
             "replay": self._replay.state(),
             "prefetch": self._prefetch.state(),
             "driver": self._driver.state(),
-            "environments": states,
-            "generations": self._vector.generations.tolist(),
             "records": self._records.state(),
         }
         self._saver.save({"state": self._state, "carry": self._carry}, host)
@@ -280,9 +277,7 @@ class Trainer:
         self._env_step, self._update = host["env_step"], host["update"]
         self._due, self._summary = host["due"], host["summary"]
         self._prefetch.restore(host["prefetch"])
-        self._vector.restore_generations(host["generations"])
-        states = [s and base64.b64decode(s) for s in host["environments"]]
-        restored = self._vector.set_states(states)
+        restored = self._vector.restore(host)
         self._prefetch.settle()
         self._driver.restore(host["driver"], restored)
         self._records.restore(host["records"], self._env_step, self._update)

@@ -149,6 +149,17 @@ def test_every_key_has_a_valid_default_and_a_meaning():
         assert key.meaning and key.kind.allowed, name
 
 
+def test_records_due(tiny_config):
+    config = tiny_config  # steps 200, log_every 40, checkpoint_every 50
+    config.update({"eval_every": 60, "video_every": 0, "env": {"num_envs": 4}})
+    due = {step: records_due(config, step) for step in range(4, 204, 4)}
+    assert {step: names for step, names in due.items() if names} == {
+        40: ["log"], 52: ["checkpoint"], 60: ["evaluation"], 80: ["log"], 100: ["checkpoint"],
+        120: ["log", "evaluation"], 152: ["checkpoint"], 160: ["log"], 180: ["evaluation"],
+        200: ["log", "updates", "evaluation", "pictures", "checkpoint"],
+    }  # fmt: skip
+
+
 def test_hypers_per_member():
     config = config_lib.default_config()
     config.seeds = 3
@@ -162,14 +173,3 @@ def test_hypers_per_member():
 def test_updates_due(tiny_config):
     config = tiny_config  # prefill 40, pretrain 1, train_every 8
     assert [updates_due(config, step) for step in (0, 39, 40, 47, 48, 200)] == [0, 0, 1, 1, 2, 21]
-
-
-def test_records_due(tiny_config):
-    config = tiny_config  # steps 200, log_every 40, checkpoint_every 50
-    config.update({"eval_every": 60, "video_every": 0, "env": {"num_envs": 4}})
-    due = {step: records_due(config, step) for step in range(4, 204, 4)}
-    assert {step: names for step, names in due.items() if names} == {
-        40: ["log"], 52: ["checkpoint"], 60: ["evaluation"], 80: ["log"], 100: ["checkpoint"],
-        120: ["log", "evaluation"], 152: ["checkpoint"], 160: ["log"], 180: ["evaluation"],
-        200: ["log", "updates", "evaluation", "pictures", "checkpoint"],
-    }  # fmt: skip
