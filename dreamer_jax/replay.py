@@ -26,7 +26,7 @@ from dreamer_jax.replay_index import (
     make_generators,
     make_sampler,
 )
-from dreamer_jax.replay_space import Space, open_high_water
+from dreamer_jax.replay_rings import Rings
 
 
 class Replay:
@@ -76,7 +76,7 @@ class Replay:
             length=length,
         )
         self._batch, self._length = int(batch), int(length)
-        self._capacity, self._slots = layout["stream_capacity"], layout["slots"]
+        self._capacity = layout["stream_capacity"]
         self._sampler = make_sampler(
             sampling,
             num_members=len(seeds),
@@ -85,11 +85,7 @@ class Replay:
             length=self._length,
         )
         self.nbytes = replay_storage.total_bytes(layout)
-        directory = None if directory is None else Path(directory)
-        self._storage = replay_storage.allocate(layout, directory)
-        self._space = Space(layout, directory)
-        self._high_water = open_high_water(layout, directory)
-        self._rings = {key: np.asarray(array) for key, array in self._storage.items()}
+        self._rings = Rings(layout, None if directory is None else Path(directory))
         self._written = np.zeros((len(seeds), num_envs), np.int64)
         self._marked = self._written.copy()
         # First record of the stream's episode in progress, -1 between episodes.
@@ -120,7 +116,7 @@ class Replay:
     @property
     def slack(self) -> int:
         """Records per stream that may be added between two `mark_checkpoint` calls."""
-        return self._slots - self._capacity
+        return self._layout["slots"] - self._capacity
 
     @property
     def slack_left(self) -> int:
@@ -140,7 +136,6 @@ class Replay:
             RuntimeError: the slack is used up, a live record of the last checkpoint would go.
             OSError: the disk is full.
         """
-        self._check_open()
         step = {key: np.asarray(value) for key, value in step.items()}
         mask = np.asarray(mask, bool)
         replay_storage.check_step(step, mask, self._layout)
@@ -153,14 +148,8 @@ class Replay:
                 f"replay slack of {self.slack} steps per environment is used up: "
                 "save a checkpoint and call mark_checkpoint, or make the slack larger"
             )
-        self._space.reserve(int(record.max(initial=-1)) + 1)
-        # Before the data, so that neither a gather in another thread nor the next process ever
-        # trusts a half-written slot.
+        self._rings.write(member, env, record, {key: step[key][streams] for key in step})
         self._written[streams] += 1
-        self._high_water[streams] = np.maximum(self._high_water[streams], self._written[streams])
-        slot = record % self._slots
-        for key, ring in self._rings.items():
-            ring[member, env, slot] = step[key][streams]
         self._open_start[streams] = np.where(is_first, record, self._open_start[streams])
         self._sampler.advance(self._oldest(), self._written)
         self._complete(member[is_last], env[is_last])
@@ -171,8 +160,7 @@ class Replay:
         Their last record gets `is_last`. This changes a live record: no gather may be under way.
         """
         member, env = np.nonzero(np.asarray(mask, bool) & (self._open_start >= 0))
-        slot = (self._written[member, env] - 1) % self._slots
-        self._rings["is_last"][member, env, slot] = True
+        self._rings.mark_last(member, env, self._written[member, env] - 1, True)
         self._complete(member, env)
 
     def draw(self) -> Indices:
@@ -200,17 +188,9 @@ class Replay:
         Raises:
             RuntimeError: more was added since the draw, and records have been overwritten.
         """
-        self._check_open()
-        members, envs = self._written.shape
-        member = np.arange(members)[:, None]
-        slot = (indices.start[..., None] + np.arange(self._length)) % self._slots
-        row = (member * envs + indices.env)[..., None] * self._slots + slot  # [M, B, L]
-        batch = {
-            key: ring.reshape(-1, *ring.shape[3:]).take(row, axis=0)
-            for key, ring in self._rings.items()
-        }
-        if np.any(indices.start < self._high_water[member, indices.env] - self._slots):
-            raise RuntimeError("replay indices are too old: their records have been overwritten")
+        member = np.arange(len(self._generators))[:, None, None]
+        record = indices.start[..., None] + np.arange(self._length)
+        batch = self._rings.gather(member, indices.env[..., None], record)
         batch["is_first"][:, :, 0] = True
         return batch
 
@@ -246,7 +226,7 @@ class Replay:
                 f"expected {len(self._generators)}"
             )
         oldest = np.maximum(0, written - self._capacity)
-        if np.any(np.minimum(written, self._high_water - self._slots) > oldest):
+        if np.any(np.minimum(written, self._rings.gone) > oldest):
             raise ValueError(
                 "the replay has gone on too far since: records of that moment are overwritten"
             )
@@ -255,23 +235,21 @@ class Replay:
             rng.bit_generator.state = rng_state
         # close_open may have changed the last record after the state was taken.
         member, env = np.nonzero(written)
-        slot = (written[member, env] - 1) % self._slots
-        self._rings["is_last"][member, env, slot] = open_start[member, env] < 0
+        last = written[member, env] - 1
+        self._rings.mark_last(member, env, last, open_start[member, env] < 0)
         self._rebuild()
 
     def clear(self) -> None:
         """Begins anew, whatever the files hold from before."""
-        self._high_water[:] = 0
+        self._rings.clear()
 
     def flush(self) -> None:
         """Has what is in the files written to disk; may run in another thread."""
-        replay_storage.sync((*self._storage.values(), self._high_water))
+        self._rings.flush()
 
     def close(self) -> None:
         """Flushes and lets go of the arrays; the replay cannot be used afterwards."""
-        self.flush()
-        self._storage, self._rings = {}, {}
-        self._high_water = np.array(self._high_water)
+        self._rings.close()
 
     def _oldest(self) -> np.ndarray:
         """The first live record per stream, [M, E]; live are [oldest, written)."""
@@ -287,9 +265,9 @@ class Replay:
         self._sampler.advance(oldest, self._written)
         for member, env in np.ndindex(*self._written.shape):
             records = np.arange(oldest[member, env], self._written[member, env])
-            slot = records % self._slots
-            is_first = self._rings["is_first"][member, env, slot]
-            is_last = self._rings["is_last"][member, env, slot]
+            is_first, is_last = (
+                self._rings.read(key, member, env, records) for key in ("is_first", "is_last")
+            )
             self._sampler.rebuild(member, env, *find_episodes(records, is_first, is_last))
 
     def _cursors(self, state: Mapping, key: str) -> np.ndarray:
@@ -311,7 +289,3 @@ class Replay:
                 else "goes on without is_first though no episode is in progress"
             )
             raise ValueError(f"replay stream of member {member}, environment {env} {problem}")
-
-    def _check_open(self) -> None:
-        if not self._rings:
-            raise RuntimeError("the replay has been closed")

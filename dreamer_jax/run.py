@@ -191,6 +191,26 @@ def updates_due(config: ConfigDict, env_step: int) -> int:
     return config.pretrain + (env_step - config.prefill) // config.train_every
 
 
+def records_due(config: ConfigDict, env_step: int) -> list[str]:
+    """What is to be made after the step that came to `env_step`, by name and in this order.
+
+    A step of E environments comes E further: an interval is due where it was met or passed. At the
+    end everything is due, with the updates that are still missing.
+    """
+    if env_step >= config.steps:
+        return ["log", "updates", "evaluation", "pictures", "checkpoint"]
+    intervals = {
+        "log": config.log_every,
+        "evaluation": config.eval_every,
+        "pictures": config.video_every,
+        "checkpoint": config.checkpoint_every,
+    }
+    before = env_step - config.env.num_envs
+    return [
+        name for name, every in intervals.items() if every and env_step // every > before // every
+    ]
+
+
 def dry_run(config: ConfigDict, make_env_fn: MakeEnv | None = None) -> dict:
     """Build everything and say what a run would be, without training or allocating.
 

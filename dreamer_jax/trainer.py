@@ -1,6 +1,5 @@
 """The training run: steps environments, updates all members, logs, evaluates, saves, resumes."""
 
-import base64
 import contextlib
 import time
 from functools import partial
@@ -169,7 +168,7 @@ class Trainer:
             self._prefetch.settle()  # it may be reading the records that are closed
             self._replay.close_open(failed)
         self._env_step += config.env.num_envs
-        self._due = self._due_records()
+        self._due = run_lib.records_due(config, self._env_step)
 
     def _update_members(self, due: int) -> None:
         """Make updates until there are `due`."""
@@ -191,19 +190,6 @@ class Trainer:
         self._state, metrics = self._parts.fns.train_step(self._state, self._prefetch.next())
         self._records.add(metrics)
         self._update += 1
-
-    def _due_records(self) -> list[str]:
-        config = self._config
-        if self._env_step >= config.steps:
-            return ["log", "updates", "evaluation", "pictures", "checkpoint"]
-        intervals = {
-            "log": config.log_every,
-            "evaluation": config.eval_every,
-            "pictures": config.video_every,
-            "checkpoint": config.checkpoint_every,
-        }
-        before = self._env_step - config.env.num_envs
-        return [n for n, e in intervals.items() if e and self._env_step // e > before // e]
 
     def _keep_records(self) -> None:
         """Make what is due at this env step; broken off, the rest is made after a resume."""
@@ -264,8 +250,8 @@ class Trainer:
 
     def _save(self, *, wait: bool) -> None:
         """Save everything that the run goes on from. The replay's part is its cursors."""
-        states = [s and base64.b64encode(s).decode() for s in self._vector.get_states()]
         host = {
+            **self._vector.state(),  # first: asked for their states, environments may fail
             "env_step": self._env_step,
             "update": self._update,
             "due": self._due,
@@ -273,8 +259,6 @@ class Trainer:
             "replay": self._replay.state(),
             "prefetch": self._prefetch.state(),
             "driver": self._driver.state(),
-            "environments": states,
-            "generations": self._vector.generations.tolist(),
             "records": self._records.state(),
         }
         self._saver.save({"state": self._state, "carry": self._carry}, host)
@@ -293,9 +277,7 @@ class Trainer:
         self._env_step, self._update = host["env_step"], host["update"]
         self._due, self._summary = host["due"], host["summary"]
         self._prefetch.restore(host["prefetch"])
-        self._vector.restore_generations(host["generations"])
-        states = [s and base64.b64decode(s) for s in host["environments"]]
-        restored = self._vector.set_states(states)
+        restored = self._vector.restore(host)
         self._prefetch.settle()
         self._driver.restore(host["driver"], restored)
         self._records.restore(host["records"], self._env_step, self._update)

@@ -14,7 +14,6 @@ import tempfile
 import time
 
 import jax
-import numpy as np
 from absl import flags
 
 from dreamer_jax import cli
@@ -85,7 +84,6 @@ def measure(config, work: WorkDir) -> dict:
     extra = [with_save[0] - without for without, with_save in pairs]
     for part in (prefetch, vector, saver, replay):
         part.close()
-    sizes = [leaf.nbytes for leaf in jax.tree.leaves((state, carry))]
     seconds = {
         "window_without_save_s": [without for without, _ in pairs],
         "window_with_save_s": [with_save[0] for _, with_save in pairs],
@@ -97,7 +95,7 @@ def measure(config, work: WorkDir) -> dict:
         "device": jax.devices()[0].device_kind,
         "jax": jax.__version__,
         "members": len(parts.seeds),
-        "saved_bytes": int(np.sum(sizes)),
+        "saved_bytes": sum(leaf.nbytes for leaf in jax.tree.leaves((state, carry))),
         "updates_per_window": UPDATES.value,
         **{name: [round(value, 3) for value in values] for name, values in seconds.items()},
         "median_added_s": round(statistics.median(extra), 3),

@@ -1,9 +1,13 @@
 """Strictness for the whole test run, and agents small enough to compile in seconds."""
 
+import contextlib
+
 import jax
 import pytest
 
 from dreamer_jax import config as config_lib
+
+pytest_plugins = ["goldens", "member_runs"]  # fixtures that several files share
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -13,6 +17,24 @@ def compilation_cache(tmp_path_factory):
     """Tests that compile the same program compile it once."""
     jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("jax_cache")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+@contextlib.contextmanager
+def compiling_quickly():
+    """Compile in half of the time, for programs that run only a few times."""
+    name = "jax_disable_most_optimizations"
+    before = jax.config.read(name)
+    jax.config.update(name, True)
+    try:
+        yield
+    finally:
+        jax.config.update(name, before)
+
+
+@pytest.fixture
+def quick_compilation():
+    with compiling_quickly():
+        yield
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Environments and an emulator whose every output is written down in the test."""
 
+import functools
 import os
 import signal
 import time
@@ -100,6 +101,22 @@ class Puppet(gymnasium.Env):
 
 def make_puppet(seed=0, **settings):
     return make_env(lambda seed: Puppet(**settings), seed, size=8)
+
+
+def puppet(row=0, **settings):
+    """A function that builds the puppet of a vector's row, whose number is its mark and seed."""
+    return functools.partial(make_puppet, seed=row, mark=row, **settings)
+
+
+def exits(process):
+    """Whether a process that is no child of this one is gone within some seconds."""
+    for _ in range(100):
+        try:
+            os.kill(process, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.1)
+    return False
 
 
 class FakeALE:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from conftest import make_tiny_config
 
 from dreamer_jax import config as config_lib
 from dreamer_jax import run as run_lib
@@ -25,6 +26,12 @@ with open(sys.argv[1]) as file:
     print(train(config.from_json(file.read()), sys.argv[2]))
 """
 PATIENCE = 400  # seconds that a run may take to get anywhere
+
+
+def catch_config(**changes):
+    """Two members of catch for 300 steps, saved every 20."""
+    tiny = {"seeds": 2, "length": 8, "steps": 300, "checkpoint_every": 20, "eval_every": 100}
+    return make_tiny_config(**tiny | changes)
 
 
 class Run:

@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -97,6 +98,16 @@ def mock_batch(obs="vector", action="discrete", b=2, t=4, seed=0):
         is_last=jnp.asarray(is_last),
         is_terminal=jnp.asarray(is_terminal),
     )
+
+
+def assert_shapes(tree, expected, dtype=jnp.float32):
+    """Every leaf has the shape that stands at its place in `expected`, and the dtype."""
+
+    def check(leaf, shape):
+        chex.assert_shape(leaf, shape)
+        chex.assert_type(leaf, dtype)
+
+    jax.tree.map(check, tree, expected)
 
 
 def largest_difference(a, b):

@@ -10,16 +10,10 @@ from pathlib import Path
 
 import jax
 from conftest import make_tiny_config
-from test_membership import killed_after
+from killing import rows
+from member_runs import killed_after
 
 from dreamer_jax import evaluate, load, train
-from dreamer_jax.logger import read_metrics
-
-
-def rows(workdir):
-    """Rows of metrics.jsonl without what depends on the clock."""
-    read = read_metrics(workdir / "metrics.jsonl")
-    return [{k: v for k, v in row.items() if not k.endswith("_per_s")} for row in read]
 
 
 def main(directory: Path) -> None:

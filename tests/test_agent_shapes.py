@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from mock_agents import OBS, fast_jit, mock_agent, mock_batch, mock_state
+from mock_agents import OBS, assert_shapes, fast_jit, mock_agent, mock_batch, mock_state
 
 from dreamer_jax import agent as agent_lib
 from dreamer_jax.behavior.actor_critic import actor_loss, critic_loss, roll_out
@@ -63,14 +63,6 @@ class Kind:
 @pytest.fixture(scope="module", params=KINDS, ids=lambda kind: "-".join(kind[:4]))
 def kind(request):
     return Kind(*request.param)
-
-
-def assert_shapes(tree, expected, dtype=jnp.float32):
-    def check(leaf, shape):
-        chex.assert_shape(leaf, shape)
-        chex.assert_type(leaf, dtype)
-
-    jax.tree.map(check, tree, expected)
 
 
 def test_initial_parameters_are_float32(kind):

@@ -21,14 +21,6 @@ ms_max updates_per_s member_updates_per_s imagined_states_per_s flops_per_update
 peak_fraction peak_bytes matmul_flops_per_s cpus date python jaxlib""".split()
 
 
-@pytest.fixture
-def fast_compilation():
-    """Compile in half of the time, for programs that run only a few times."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def small_config():
     """Vectors and shallow networks, which compile fastest."""
     head = {"layers": 1, "units": 8}
@@ -210,7 +202,7 @@ def test_batches(task, synthetic):
         assert np.std(obs) > 0
 
 
-def test_rows(monkeypatch, fast_compilation):
+def test_rows(monkeypatch, quick_compilation):
     monkeypatch.setattr(suite, "matmul_rate", lambda: 1e12)
     configs = suite.variants(small_config(), members=[1, 2])
     options = {"repeats": 1, "updates": 4, "parts": True, "loop": True}
@@ -255,7 +247,7 @@ def test_a_row_that_does_not_fit_says_so(monkeypatch):
     assert "out of memory" in table.format_report(rows)
 
 
-def test_plan_goes_on_linearly(fast_compilation):
+def test_plan_goes_on_linearly(quick_compilation):
     (row,) = suite.plan([small_config()], name="tiny")
     assert 0 < row["temp_bytes"] < row["bytes_one"] < row["bytes_limit"]
     fits = row["members_that_fit"]

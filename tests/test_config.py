@@ -7,7 +7,7 @@ import pytest
 
 from dreamer_jax import config as config_lib
 from dreamer_jax.names import UsageError
-from dreamer_jax.run import dry_run, updates_due
+from dreamer_jax.run import dry_run, records_due, updates_due
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 # Every argument that a config file documents.
@@ -147,6 +147,17 @@ def test_every_key_has_a_valid_default_and_a_meaning():
     for name, key in config_lib.KEYS.items():
         assert key.kind.check(key.default), name
         assert key.meaning and key.kind.allowed, name
+
+
+def test_records_due(tiny_config):
+    config = tiny_config  # steps 200, log_every 40, checkpoint_every 50
+    config.update({"eval_every": 60, "video_every": 0, "env": {"num_envs": 4}})
+    due = {step: records_due(config, step) for step in range(4, 204, 4)}
+    assert {step: names for step, names in due.items() if names} == {
+        40: ["log"], 52: ["checkpoint"], 60: ["evaluation"], 80: ["log"], 100: ["checkpoint"],
+        120: ["log", "evaluation"], 152: ["checkpoint"], 160: ["log"], 180: ["evaluation"],
+        200: ["log", "updates", "evaluation", "pictures", "checkpoint"],
+    }  # fmt: skip
 
 
 def test_hypers_per_member():

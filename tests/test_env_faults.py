@@ -3,36 +3,18 @@
 import functools
 import os
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import gymnasium
 import numpy as np
 import pytest
-from env_doubles import EXIT, HANG, KILL, NAN, NOTHING, ORPHAN, RAISE, SLOW, make_puppet
+from env_doubles import EXIT, HANG, KILL, NAN, NOTHING, ORPHAN, RAISE, SLOW, exits, puppet
 from gymnasium import spaces
 
-from dreamer_jax.envs import EnvFault, LocalVector, ProcessVector, make_env, make_vector, pool
+from dreamer_jax.envs import EnvFault, LocalVector, ProcessVector, make_env, pool
 
 CALM = [NOTHING] * 4
 TIMEOUT = 0.7  # seconds
-
-
-def puppet(row=0, **settings):
-    return functools.partial(make_puppet, seed=row, mark=row, **settings)
-
-
-def exits(process):
-    """Whether a process that is no child of this one is gone within some seconds."""
-    for _ in range(100):
-        try:
-            os.kill(process, 0)
-        except ProcessLookupError:
-            return True
-        time.sleep(0.1)
-    return False
 
 
 def replace_all(vector, **settings):
@@ -301,78 +283,3 @@ def test_a_wrong_observation_is_not_written_in_part(wrong):
     result = catch_fault(vector.step, [0]).result
     assert result.obs["a"].tolist() == result.obs["b"].tolist() == [[1, 1]]
     assert result.reward.tolist() == [0]
-
-
-def test_workers_ignore_signals_to_the_group(processes):
-    for worker in processes._workers:
-        os.kill(worker.pid, signal.SIGTERM)
-        os.kill(worker.pid, signal.SIGINT)
-    assert not processes.step(CALM).failed.any()
-
-
-def with_a_program():
-    with subprocess.Popen(["sleep", "30"]) as program:
-        program.terminate()
-    assert program.returncode == -signal.SIGTERM
-    return make_puppet()
-
-
-def test_programs_that_environments_start_can_be_terminated(processes):
-    processes.replace({0: with_a_program})
-
-
-# Its exit handlers run in an order in which that of multiprocessing comes first, if it can.
-SCRIPT = """
-import sys, threading, time, weakref
-weakref.finalize(threading.Event(), int)
-sys.path.insert(0, sys.argv[1])
-from test_env_faults import HANG, ProcessVector, puppet
-if __name__ == "__main__":
-    vector = ProcessVector([puppet()], 1, timeout=1000.0)
-    vector.reset()
-    print(vector._workers[0].pid, flush=True)
-    if sys.argv[2] == "hang":
-        vector.step([HANG])
-    if sys.argv[2] == "wait":
-        time.sleep(1000)
-"""
-
-
-@pytest.fixture
-def run_script(tmp_path):
-    """Starts the script in a mode; the process and its worker's number."""
-    path, started = tmp_path / "script.py", []
-    path.write_text(SCRIPT)
-
-    def run(mode):
-        command = [sys.executable, str(path), str(Path(__file__).parent), mode]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE)
-        started.append(process)
-        return process, int(process.stdout.readline())
-
-    yield run
-    for process in started:
-        process.stdout.close()
-        process.kill()
-        process.wait()
-
-
-def test_a_program_that_forgets_to_close_ends_with_its_workers(run_script):
-    process, worker = run_script("end")
-    assert process.wait(20) == 0
-    assert exits(worker)
-
-
-@pytest.mark.parametrize("mode", ["wait", pytest.param("hang", marks=pytest.mark.slow)])
-def test_workers_do_not_outlive_a_killed_parent(run_script, mode):
-    process, worker = run_script(mode)
-    time.sleep(0.5)
-    process.kill()
-    assert exits(worker)
-
-
-def test_make_vector_takes_the_timeout():
-    vector = make_vector([puppet()], 1, timeout=0.5)
-    vector.reset()
-    assert "hung for 0.5 seconds" in str(catch_fault(vector.step, [HANG]))
-    vector.close()

@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import make_tiny_config
+from conftest import compiling_quickly, make_tiny_config
+from member_runs import add_members, extract, join, list_members, make_env, member_config, newest
 from mock_agents import mock_batch
 from test_cli import CATCH, command
-from test_membership import make_env, member_config, newest, quick_compilation
 
 from dreamer_jax import config as config_lib
-from dreamer_jax import evaluate, grid, load, membership, train
+from dreamer_jax import evaluate, grid, load, train
 from dreamer_jax.build import make_agent
 from dreamer_jax.grid import Member
 from dreamer_jax.logger import read_metrics
@@ -21,7 +21,7 @@ from dreamer_jax.names import UsageError
 from dreamer_jax.run import ActionSpec
 from dreamer_jax.workdir import WorkDir
 
-__all__ = ["quick_compilation"]  # a fixture for all tests here
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 KL, ENTROPY = (0.1, 0.3, 1.0), (1e-4, 1e-3)
 
@@ -156,7 +156,8 @@ def finished(tmp_path_factory):
     """Two seeds with two learning rates each, of which the second cannot move the weights."""
     workdir = tmp_path_factory.mktemp("runs") / "grid"
     config = member_config((7, 3), members={"model_lr": (1e-3, 0.0)}, steps=60)
-    return workdir, train(config, workdir, make_env)
+    with compiling_quickly():
+        return workdir, train(config, workdir, make_env)
 
 
 def test_rows_and_records_name_the_hyperparameters(finished):
@@ -165,7 +166,7 @@ def test_rows_and_records_name_the_hyperparameters(finished):
     for row in read_metrics(workdir / "metrics.jsonl"):
         assert (row["seed"], row["hyper/model_lr"]) == wanted[row["member"]]
     assert [(r["seed"], r["hyper/model_lr"]) for r in result["members"]] == wanted
-    listed = membership.list_members(workdir, make_env=make_env)
+    listed = list_members(workdir)
     assert [(r["seed"], r["model_lr"]) for r in listed] == wanted
 
 
@@ -195,11 +196,11 @@ def test_a_member_of_a_grid_is_loaded_and_evaluated(finished):
 def test_extracted_and_joined_members_keep_their_values(finished, tmp_path):
     parts = [[2], [3, 0], [1]]
     for name, members in zip("abc", parts, strict=True):
-        membership.extract(finished[0], members, tmp_path / name, make_env=make_env)
+        extract(finished[0], members, tmp_path / name)
     config = WorkDir(tmp_path / "a").read_config()
     assert (config.seeds, config.members.model_lr) == ([7], [0.0])
-    membership.join(tmp_path / "a", tmp_path / "b", tmp_path / "ab", make_env=make_env)
-    membership.join(tmp_path / "ab", tmp_path / "c", tmp_path / "abc", make_env=make_env)
+    join(tmp_path / "a", tmp_path / "b", tmp_path / "ab")
+    join(tmp_path / "ab", tmp_path / "c", tmp_path / "abc")
     members = grid.members(WorkDir(tmp_path / "abc").read_config())
     assert [(m.seed, m.values["model_lr"]) for m in members] == [
         (7, 0.0), (3, 0.0), (7, 1e-3), (3, 1e-3),
@@ -208,7 +209,7 @@ def test_extracted_and_joined_members_keep_their_values(finished, tmp_path):
     order = np.array([2, 3, 0, 1])
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b[order]), new, old)
     with pytest.raises(UsageError, match=r"\['seed 7, model_lr 0.0'\]; allowed: others"):
-        membership.join(finished[0], tmp_path / "a", tmp_path / "x", make_env=make_env)
+        join(finished[0], tmp_path / "a", tmp_path / "x")
 
 
 @pytest.mark.slow
@@ -225,9 +226,9 @@ def test_a_run_with_lists_joins_one_without(finished, tmp_path):
 
 @pytest.mark.slow
 def test_added_seeds_get_every_setting(finished, tmp_path):
-    membership.extract(finished[0], [0, 2], tmp_path / "one", make_env=make_env)
+    extract(finished[0], [0, 2], tmp_path / "one")
     with pytest.raises(UsageError, match=r"seeds are \[7\]; allowed: others .* \[7\]"):
-        membership.add_members(tmp_path / "one", [7], tmp_path / "two", make_env=make_env)
-    membership.add_members(tmp_path / "one", [3], tmp_path / "two", make_env=make_env)
-    rows = membership.list_members(tmp_path / "two", make_env=make_env)
+        add_members(tmp_path / "one", [7], tmp_path / "two")
+    add_members(tmp_path / "one", [3], tmp_path / "two")
+    rows = list_members(tmp_path / "two")
     assert [(r["seed"], r["model_lr"]) for r in rows] == [(7, 1e-3), (7, 0), (3, 1e-3), (3, 0)]

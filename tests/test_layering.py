@@ -28,7 +28,7 @@ ROOMS = [
     # From here on: host.
     ["envs"],
     ["replay_storage", "replay_index"],
-    ["replay_space", "digest", "signals", "aggregates", "unsent"],
+    ["replay_space", "replay_rings", "digest", "signals", "aggregates", "unsent"],
     ["replay", "replay_copy", "logger", "video", "curves", "progress", "workdir", "checkpoint"],
     ["wandb_session"],
     ["wandb_runs"],

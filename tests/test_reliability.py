@@ -12,19 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import make_tiny_config
-from killing import Run, assert_same_run, live_records, newest, rows
+from killing import Run, assert_same_run, catch_config, live_records, newest, rows
 
 from dreamer_jax import evaluate, train
 from dreamer_jax import run as run_lib
 from dreamer_jax.evaluation import play_episodes
 from dreamer_jax.names import UsageError
-
-
-def catch_config(**changes):
-    """Two members of catch for 300 steps, saved every 20."""
-    tiny = {"seeds": 2, "length": 8, "steps": 300, "checkpoint_every": 20, "eval_every": 100}
-    return make_tiny_config(**tiny | changes)
 
 
 @pytest.fixture(scope="module")

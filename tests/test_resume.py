@@ -2,8 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import make_tiny_config
-from killing import Run, assert_same_run, newest
+from killing import Run, assert_same_run, catch_config, newest
 from test_config import get_config
 
 from dreamer_jax import train
@@ -27,10 +26,6 @@ def kill_and_resume(config, tmp_path, kills, seed=0):
         process.finish()
     assert while_saving >= 1 + (kills - 1) // 3
     assert_same_run(run, reference)
-
-
-def catch_config(**changes):
-    return make_tiny_config(seeds=2, length=8, checkpoint_every=20, eval_every=100, **changes)
 
 
 def test_catch_killed_while_it_saves(tmp_path):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from mock_agents import fast_jit, random_like
+from mock_agents import assert_shapes, fast_jit, random_like
 
 from dreamer_jax.behavior import returns
 from dreamer_jax.behavior.actor_critic import POLICIES
@@ -28,16 +28,6 @@ B, T = 2, 4
 def variant(request):
     """Turns a function into the one that is called."""
     return fast_jit if request.param == "jit" else lambda fn: fn
-
-
-def assert_shapes(tree, expected, dtype=F32):
-    """Every leaf has the shape that stands at its place in `expected`, and the dtype."""
-
-    def check(leaf, shape):
-        chex.assert_shape(leaf, shape)
-        chex.assert_type(leaf, dtype)
-
-    jax.tree.map(check, tree, expected)
 
 
 def inputs(*shapes):

@@ -1,8 +1,10 @@
 """A vector whose environments are replaced when they fail."""
 
+import json
+
 import numpy as np
 import pytest
-from env_doubles import EXIT, HANG, NAN, NOTHING, RAISE, make_puppet
+from env_doubles import EXIT, HANG, NAN, NOTHING, RAISE, puppet
 
 from dreamer_jax.envs import FaultLimit, TolerantVector, TooManyFaults
 
@@ -12,7 +14,7 @@ CALM = [NOTHING] * 4
 def make_row(row, generation, plan=()):
     """A puppet marked 10 * generation + row, in trouble where the plan says so."""
     trouble = dict(plan).get((row, generation), {})
-    return make_puppet(seed=10 * generation + row, mark=10 * generation + row, **trouble)
+    return puppet(10 * generation + row, **trouble)()
 
 
 class Tolerated:
@@ -143,7 +145,7 @@ def test_rows_lost_while_another_is_rebuilt_keep_their_step(tolerate):
 
 def test_rows_lost_while_states_are_read_are_reported_by_the_next_step(tolerate):
     seen, vector = tolerate({(1, 0): {"get_state": "exit"}}, workers=2)
-    states = vector.get_states()
+    states = vector.state()["environments"]
     assert [state is None for state in states] == [True, True, False, False]
     assert seen.failed_rows == [0]
     result = vector.step(CALM)
@@ -155,7 +157,7 @@ def test_rows_lost_while_states_are_read_are_reported_by_the_next_step(tolerate)
 
 def test_resetting_a_lost_row_is_enough(tolerate):
     _, vector = tolerate({(1, 0): {"get_state": "exit"}}, workers=2)
-    vector.get_states()
+    vector.state()
     vector.reset([True, False, False, False])
     assert vector.step(CALM).failed.tolist() == [False, True, False, False]
 
@@ -164,13 +166,13 @@ def test_rows_without_a_state_do_not_repeat_the_start(tolerate, caplog):
     _, first = tolerate()
     first.reset(first.step([NOTHING, NOTHING, RAISE, RAISE]).failed)
     first.step(CALM)
-    states, generations = first.get_states(), first.generations.tolist()
-    assert generations == [0, 0, 1, 1]
+    state = json.loads(json.dumps(first.state()))
+    assert state["generations"] == [0, 0, 1, 1]
     expected = first.step(CALM).obs["vector"]
 
     seen, second = tolerate()
-    second.restore_generations(generations)
-    restored = second.set_states([None, states[1], b"no pickle", states[3]])
+    state["environments"][0], state["environments"][2] = None, "0123"
+    restored = second.restore(state)
     assert restored.tolist() == [False, True, False, True]
     assert "could not be restored" in caplog.text and seen.faults == []
     assert second.generations.tolist() == [1, 0, 2, 1]
@@ -184,9 +186,8 @@ def test_rows_without_a_state_do_not_repeat_the_start(tolerate, caplog):
 def test_workers_that_end_while_states_are_restored(tolerate):
     _, first = tolerate()
     first.step(CALM)
-    states = first.get_states()
     seen, second = tolerate({(1, 0): {"set_state": "exit"}}, workers=2)
-    assert second.set_states(states).tolist() == [False, False, True, True]
+    assert second.restore(first.state()).tolist() == [False, False, True, True]
     assert seen.failed_rows == [0] and second.generations.tolist() == [1, 1, 0, 0]
     second.reset([True, True, False, False])
     assert second.step(CALM).reward.tolist() == [1, 1, 2, 2]
@@ -195,7 +196,9 @@ def test_workers_that_end_while_states_are_restored(tolerate):
 def test_restored_rows_that_are_lost_again_are_not_restored(tolerate):
     _, first = tolerate()
     seen, second = tolerate({(0, 1): {"build": "exit"}}, workers=2)
-    restored = second.set_states([None, *first.get_states()[1:]])
+    state = first.state()
+    state["environments"][0] = None
+    restored = second.restore(state)
     assert restored.tolist() == [False, False, True, True]
     assert seen.failed_rows == [0] and second.generations.tolist() == [2, 1, 0, 0]
     second.reset(~restored)
@@ -206,7 +209,7 @@ def test_generations_must_fit(tolerate):
     _, vector = tolerate()
     for wrong in ([0, 0, 0], [0, 0, 0, -1]):
         with pytest.raises(ValueError, match="generations must be 4 numbers of at least 0"):
-            vector.restore_generations(wrong)
+            vector.restore(vector.state() | {"generations": wrong})
     vector.generations[:] = 9
     assert vector.generations.tolist() == [0, 0, 0, 0]
 

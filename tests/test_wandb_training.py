@@ -7,8 +7,7 @@ import signal
 import time
 
 import pytest
-from conftest import make_tiny_config
-from killing import Run, assert_same_run, rows
+from killing import Run, assert_same_run, catch_config, rows
 from reported_runs import UNREACHABLE, service_processes
 from wandb_files import read_histories
 
@@ -19,8 +18,7 @@ LEFT_OUT = {"member", "seed"}  # of a row: they are what the run is
 
 
 def wandb_config(**changes):
-    tiny = {"seeds": 3, "length": 8, "steps": 200, "checkpoint_every": 20, "eval_every": 100}
-    config = make_tiny_config(**tiny | changes)
+    config = catch_config(seeds=3, steps=200, **changes)
     config.wandb.mode = "offline"
     return config
 

@@ -1,9 +1,10 @@
 """A vector that outlives its environments: what fails is replaced, up to a limit."""
 
+import base64
 import functools
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import gymnasium
 import numpy as np
@@ -76,21 +77,6 @@ class TolerantVector:
         """How often each row's environment was replaced, int64 [N]."""
         return self._generations.copy()
 
-    def restore_generations(self, generations: Sequence[int]) -> None:
-        """Count on from a checkpoint's `generations`; to be called before `set_states`.
-
-        Environments stay as they are: their states, or what replaces them, are to come.
-
-        Raises:
-            ValueError: not N numbers of at least 0.
-        """
-        given = np.array(generations, np.int64)
-        if given.shape != self._generations.shape or (given < 0).any():
-            raise ValueError(
-                f"generations must be {self.num_envs} numbers of at least 0, not {generations}"
-            )
-        self._generations = given
-
     def reset(self, mask: Sequence[bool] | np.ndarray | None = None) -> dict[str, np.ndarray]:
         """Begin a new episode in some rows, in new environments where old ones fail.
 
@@ -137,25 +123,43 @@ class TolerantVector:
         """The last observation of every row, [N, ...]."""
         return self._vector.observations()
 
-    def get_states(self) -> list[bytes | None]:
-        """The state of every row, None where there is no exact one; see `Vector.get_states`."""
-        try:
-            return self._vector.get_states()
-        except EnvFault as fault:
-            self._recover(fault)
-            return fault.result
+    def state(self) -> dict:
+        """What `restore` needs, JSON data: `environments` and `generations`, N entries each.
 
-    def set_states(self, states: Sequence[bytes | None]) -> np.ndarray:
-        """Go on from where `get_states` was called.
+        An environment is None where there is no exact state; see `Vector.get_states`.
+        """
+        try:
+            states = self._vector.get_states()
+        except EnvFault as fault:
+            states = fault.result
+            self._recover(fault)
+        return {
+            "environments": [state and base64.b64encode(state).decode() for state in states],
+            "generations": self._generations.tolist(),
+        }
+
+    def restore(self, state: Mapping) -> np.ndarray:
+        """Go on from where `state` was called.
 
         Args:
-            states: N entries, or None.
+            state: has what that returned, and may have more.
 
         Returns:
             bool [N], the rows that were restored. The others have environments of the next
             generation, so that they do not repeat the random numbers of the run's start, and
             must be reset.
+
+        Raises:
+            ValueError: there are not N environments, or not N generations of at least 0.
         """
+        generations = np.array(state["generations"], np.int64)
+        if generations.shape != self._generations.shape or (generations < 0).any():
+            raise ValueError(
+                f"generations must be {self.num_envs} numbers of at least 0, "
+                f"not {state['generations']}"
+            )
+        states = [saved and base64.b64decode(saved) for saved in state["environments"]]
+        self._generations = generations
         self._lost[:] = False
         try:
             restored = self._vector.set_states(states)
