@@ -144,13 +144,13 @@ def _make_world_model(config: ConfigDict, keys: ObsKeys, action_size: int) -> Wo
 
 
 def _make_actor_critic(config: ConfigDict, action: ActionSpec) -> ActorCritic:
-    wanted = "onehot" if action.discrete else "trunc_normal"
-    name = wanted if config.actor.dist == "auto" else config.actor.dist
-    if (name == "onehot") != action.discrete:
+    fitting = [name for name, kind in POLICIES.items() if kind.discrete == action.discrete]
+    name = fitting[0] if config.actor.dist == "auto" else config.actor.dist
+    if name not in fitting:
         kind = "discrete" if action.discrete else "continuous"
         raise UsageError(
             f"config.actor.dist is {name!r}, but the environment's {action.size} actions are "
-            f"{kind}; allowed: auto or {wanted}."
+            f"{kind}; allowed: {' or '.join(['auto', *fitting])}."
         )
     policy = POLICIES[name]
     return ActorCritic(

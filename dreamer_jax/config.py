@@ -146,7 +146,7 @@ KEYS: dict[str, Key] = {
     "horizon": Key(15, integer(2), "H, imagined steps"),
     "actor.layers": Key(4, integer(0), "hidden layers of the actor"),
     "actor.units": Key(400, integer(1), "units of these"),
-    "actor.dist": Key("auto", choice(("auto", *POLICIES)), "auto: by the action space"),
+    "actor.dist": Key("auto", choice(("auto", *POLICIES)), "auto: onehot or trunc_normal"),
     "actor_grad": Key("reinforce", choice(tuple(ACTOR_GRADS)), "estimator of the actor gradient"),
     "critic.layers": Key(4, integer(0), "hidden layers of the critic"),
     "critic.units": Key(400, integer(1), "units of these"),

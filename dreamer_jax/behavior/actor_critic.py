@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 
 from dreamer_jax.behavior.imagination import ImagineNoise, imagine, imagined_discount
 from dreamer_jax.behavior.returns import lambda_return, linear_schedule
-from dreamer_jax.model.distributions import OneHot, SampleFn, TruncatedNormal
+from dreamer_jax.model.distributions import OneHot, SampleFn, TanhNormal, TruncatedNormal
 from dreamer_jax.model.networks import MLP
 from dreamer_jax.model.world_model import WorldModel
 from dreamer_jax.types import Array, Hypers, Metrics, Params, RSSMState, Trajectory
@@ -19,6 +20,7 @@ from dreamer_jax.types import Array, Hypers, Metrics, Params, RSSMState, Traject
 class Policy:
     """A kind of action distribution."""
 
+    discrete: bool
     outputs_per_action: int
     make_dist: Callable[[Array], object]  # network output [..., O] -> distribution
     noise: Callable[[Array, tuple[int, ...], int], Array]  # key, shape, A -> noise
@@ -30,10 +32,29 @@ def _truncated_normal(out: Array) -> TruncatedNormal:
     return TruncatedNormal(jnp.tanh(loc), 2 * jax.nn.sigmoid(scale / 2) + 0.1)
 
 
+def tanh_normal(out: Array, *, raw_std: float, min_std: float) -> TanhNormal:
+    """mean = 5 tanh(out / 5), std = softplus(out + raw_std) + min_std.
+
+    The factor of 5 lets the action saturate without an unbounded mean (Hafner et al. 2020, App. A).
+    """
+    mean, std = jnp.split(out, 2, -1)
+    return TanhNormal(5 * jnp.tanh(mean / 5), jax.nn.softplus(std + raw_std) + min_std)
+
+
 POLICIES = {
-    "onehot": Policy(1, OneHot, lambda key, shape, size: jax.random.uniform(key, shape)),
+    "onehot": Policy(True, 1, OneHot, lambda key, shape, size: jax.random.uniform(key, shape)),
     "trunc_normal": Policy(
-        2, _truncated_normal, lambda key, shape, size: jax.random.uniform(key, (*shape, size))
+        False,
+        2,
+        _truncated_normal,
+        lambda key, shape, size: jax.random.uniform(key, (*shape, size)),
+    ),
+    # Wide at first (std 5), so that actions begin near the ends: that is DreamerV1's exploration.
+    "tanh_normal": Policy(
+        False,
+        2,
+        partial(tanh_normal, raw_std=5.0, min_std=1e-4),
+        lambda key, shape, size: jax.random.normal(key, (*shape, size)),
     ),
 }
 
