@@ -9,6 +9,14 @@ from ml_collections import ConfigDict
 
 from dreamer_jax.agent import Agent
 from dreamer_jax.behavior.actor_critic import ACTOR_GRADS, POLICIES, ActorCritic
+from dreamer_jax.behavior.dreamer import Dreamer
+from dreamer_jax.behavior.exploration import (
+    CONTINUOUS_ONLY,
+    NOISES,
+    Exploration,
+    draw_onehot,
+    draw_uniform,
+)
 from dreamer_jax.model.convolutions import choose_formulation
 from dreamer_jax.model.kl import KL_LOSSES
 from dreamer_jax.model.latents import CategoricalLatent, GaussianLatent, Latent
@@ -25,7 +33,6 @@ from dreamer_jax.model.rssm import RSSM
 from dreamer_jax.model.world_model import REWARD_TRANSFORMS, WorldModel
 from dreamer_jax.names import UsageError
 from dreamer_jax.optimizer import make_optimizer
-from dreamer_jax.train_state import GROUPS
 
 ObsShapes = Mapping[str, tuple[tuple[int, ...], str]]  # key -> shape and dtype of one entry
 
@@ -79,12 +86,14 @@ def make_agent(config: ConfigDict, obs_shapes: ObsShapes, action: ActionSpec) ->
     keys = select_keys(config.cnn_keys, config.mlp_keys, obs_shapes)
     used = {k: obs_shapes[k] for k in (*keys.images, *keys.vectors)}
     optimizer = make_optimizer(clip=config.opt.clip, eps=config.opt.eps, decay=config.opt.decay)
+    behaviors = (Dreamer(_make_actor_critic(config, action), config.slow_critic_every),)
+    groups = ["model", *(group for behavior in behaviors for group in behavior.groups)]
     return Agent(
         wm=_make_world_model(config, keys, action.size),
-        ac=_make_actor_critic(config, action),
-        optimizers={group: optimizer for group in GROUPS},
+        behaviors=behaviors,
+        exploration=_make_exploration(config, action),
+        optimizers=dict.fromkeys(groups, optimizer),
         obs_shapes=used,
-        slow_critic_every=config.slow_critic_every,
         max_nonfinite=config.max_nonfinite,
     )
 
@@ -160,4 +169,21 @@ def _make_actor_critic(config: ConfigDict, action: ActionSpec) -> ActorCritic:
         actor_grad=ACTOR_GRADS[config.actor_grad],
         horizon=config.horizon,
         action_size=action.size,
+    )
+
+
+def _make_exploration(config: ConfigDict, action: ActionSpec) -> Exploration:
+    expl = config.expl
+    if action.discrete and expl.noise in CONTINUOUS_ONLY:
+        fitting = [name for name in NOISES if name not in CONTINUOUS_ONLY]
+        raise UsageError(
+            f"config.expl.noise is {expl.noise!r}, but the environment's {action.size} actions are "
+            f"discrete; allowed: {' or '.join(fitting)}."
+        )
+    return Exploration(
+        noise=NOISES[expl.noise],
+        draw=draw_onehot if action.discrete else draw_uniform,
+        start=expl.amount,
+        final=expl.amount if expl.amount_final is None else expl.amount_final,
+        updates=expl.anneal_updates,
     )

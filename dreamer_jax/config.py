@@ -11,6 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict, FieldReference
 
 from dreamer_jax.behavior.actor_critic import ACTOR_GRADS, POLICIES
+from dreamer_jax.behavior.exploration import NOISES
 from dreamer_jax.grid import (
     given_seeds,
     grid_errors,
@@ -151,6 +152,14 @@ KEYS: dict[str, Key] = {
     "critic.layers": Key(4, integer(0), "hidden layers of the critic"),
     "critic.units": Key(400, integer(1), "units of these"),
     "slow_critic_every": Key(100, integer(1), "updates between copies to the slow critic"),
+    # Exploration: of the actions that are taken in training after the prefill.
+    "expl.noise": Key("none", choice(tuple(NOISES)), "noise on actions"),
+    "expl.amount": Key(0.3, number(), "standard deviation of normal noise, or epsilon"),
+    "expl.amount_final": Key(
+        None, optional(number()), "amount after the annealing; None: constant"
+    ),
+    "expl.anneal_updates": Key(200_000, integer(1), "updates from amount to amount_final"),
+    "expl.until": Key(0, integer(0), "agent steps per member with exploration; 0: all"),
     # Hyperparameters that members may differ in, see types.Hypers and `members`.
     "model_lr": Key(2e-4, number(), "learning rate of the world model"),
     "actor_lr": Key(4e-5, number(), "learning rate of the actor"),

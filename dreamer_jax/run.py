@@ -125,7 +125,7 @@ class Parts:
         params = jax.eval_shape(init, jax.random.key(0), hypers).params
         counts = {name: count_parameters(part) for name, part in params["model"].items()}
         counts["world_model"] = sum(counts.values())
-        return counts | {name: count_parameters(params[name]) for name in ("actor", "critic")}
+        return counts | {n: count_parameters(part) for n, part in params.items() if n != "model"}
 
 
 def env_settings(config: ConfigDict) -> dict:
@@ -189,6 +189,11 @@ def updates_due(config: ConfigDict, env_step: int) -> int:
     if env_step < config.prefill:
         return 0
     return config.pretrain + (env_step - config.prefill) // config.train_every
+
+
+def explores(config: ConfigDict, env_step: int) -> bool:
+    """Whether experience is collected with exploration after `env_step` agent steps."""
+    return config.expl.until == 0 or env_step < config.expl.until
 
 
 def dry_run(config: ConfigDict, make_env_fn: MakeEnv | None = None) -> dict:

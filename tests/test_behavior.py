@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from mock_agents import fast_jit, mock_agent, mock_state, random_like
 
-from dreamer_jax import agent as agent_lib
 from dreamer_jax.behavior.actor_critic import ACTOR_GRADS, actor_loss, critic_loss, roll_out
+from dreamer_jax.behavior.dreamer import update_actor_critic
 from dreamer_jax.behavior.imagination import imagine, imagined_discount
 from dreamer_jax.behavior.returns import imagination_weight, lambda_return
 from dreamer_jax.model.distributions import OneHot, from_noise
@@ -254,8 +254,11 @@ def test_the_policy_reads_a_feature_without_gradient():
 @pytest.mark.parametrize("estimator", ["reinforce", "both"])
 def test_behavior_updates_leave_the_world_model_and_slow_critic_alone(estimator):
     case = make_case("discrete", estimator)
-    update = fast_jit(functools.partial(agent_lib.update_behavior, case.agent, sample=from_noise))
-    state, metrics = update(case.state, case.start, case.is_terminal, jax.random.key(0))
+    update = functools.partial(
+        update_actor_critic, case.agent.ac, case.agent.wm, case.agent.optimizers, sample=from_noise
+    )
+    args = case.state, case.state.slow_critic, case.start, case.is_terminal, jax.random.key(0)
+    state, metrics = fast_jit(update)(*args)
     for before, after in (
         (case.state.params["model"], state.params["model"]),
         (case.state.opt_states["model"], state.opt_states["model"]),

@@ -1,6 +1,6 @@
 """Actor and critic, trained on imagined trajectories (Hafner et al. 2021, Eqs. 3 to 6)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -70,9 +70,19 @@ class ActorCritic:
     horizon: int  # H, imagined steps
     action_size: int
 
+    def init(self, keys: Sequence[Array], feat: Array) -> tuple[Params, Params]:
+        """Initial parameters of actor and critic from two keys and a feature [1, F]."""
+        networks = zip((self.actor, self.critic), keys, strict=True)
+        return tuple(network.init(key, feat)["params"] for network, key in networks)
+
     def act(self, params: Params, feat: Array) -> object:
         """Actor parameters, feature [..., F] -> action distribution [...]."""
         return self.policy.make_dist(self.actor.apply({"params": params}, feat))
+
+    def choose(self, params: Params, feat: Array, key: Array, *, sample: SampleFn) -> Array:
+        """Actor parameters, feature [..., F] -> actions [..., A]."""
+        noise = self.policy.noise(key, feat.shape[:-1], self.action_size)
+        return sample(self.act(params, feat), noise)
 
     def value(self, params: Params, feat: Array) -> Array:
         """Critic parameters, feature [..., F] -> value [...]."""
@@ -86,6 +96,15 @@ class ActorCritic:
             action=self.policy.noise(action_key, shape, self.action_size),
             latent=latent.noise(latent_key, shape),
         )
+
+
+# (world model, its parameters, trajectory) -> reward [H+1, N] of reaching each state
+RewardFn = Callable[[WorldModel, Params, Trajectory], Array]
+
+
+def predicted_reward(wm: WorldModel, params: Params, trajectory: Trajectory) -> Array:
+    """The task's reward, as the world model predicts it."""
+    return wm.predict_reward(params, trajectory.feat)
 
 
 class Rollout(NamedTuple):
@@ -128,6 +147,7 @@ def roll_out(
     hypers: Hypers,
     *,
     sample: SampleFn,
+    reward_fn: RewardFn = predicted_reward,
 ) -> Rollout:
     """Imagine and evaluate.
 
@@ -142,7 +162,7 @@ def roll_out(
         wm, wm_params, lambda feat: ac.act(actor_params, feat), start, noise, sample=sample
     )
     feat = trajectory.feat
-    reward = wm.predict_reward(wm_params, feat)
+    reward = reward_fn(wm, wm_params, trajectory)
     discount, weight = imagined_discount(wm, wm_params, feat, is_terminal, hypers.discount)
     value = ac.value(slow_critic, feat)
     target = lambda_return(reward[:-1], value[:-1], discount[:-1], value[-1], hypers.lambda_)
