@@ -19,7 +19,7 @@ from dreamer_jax.behavior.exploration import (
 )
 from dreamer_jax.model.convolutions import choose_formulation
 from dreamer_jax.model.kl import KL_LOSSES
-from dreamer_jax.model.latents import CategoricalLatent, GaussianLatent, Latent
+from dreamer_jax.model.latents import STD_ACTS, CategoricalLatent, GaussianLatent, Latent
 from dreamer_jax.model.networks import (
     ACTIVATIONS,
     ENCODER_KERNELS,
@@ -101,7 +101,8 @@ def make_agent(config: ConfigDict, obs_shapes: ObsShapes, action: ActionSpec) ->
 def _make_latent(config: ConfigDict) -> Latent:
     if config.rssm.latent == "categorical":
         return CategoricalLatent(config.rssm.stoch, config.rssm.classes)
-    return GaussianLatent(config.rssm.stoch, config.rssm.min_std)
+    std_act = STD_ACTS[config.rssm.std_act]
+    return GaussianLatent(config.rssm.stoch, config.rssm.min_std, std_act)
 
 
 def _shared(config: ConfigDict) -> dict:
@@ -120,6 +121,7 @@ def _make_world_model(config: ConfigDict, keys: ObsKeys, action_size: int) -> Wo
         "depth": config.cnn_depth,
         "mlp_layers": config.vector.layers,
         "mlp_units": config.vector.units,
+        "cnn_act": ACTIVATIONS[config.cnn_act],
         "formulation": choose_formulation(config.conv),
         **shared,
     }

@@ -22,6 +22,7 @@ from dreamer_jax.grid import (
 )
 from dreamer_jax.model.convolutions import FORMULATIONS
 from dreamer_jax.model.kl import KL_LOSSES
+from dreamer_jax.model.latents import STD_ACTS
 from dreamer_jax.model.networks import ACTIVATIONS
 from dreamer_jax.model.objectives import OBJECTIVES
 from dreamer_jax.model.world_model import REWARD_TRANSFORMS
@@ -63,7 +64,8 @@ KEYS: dict[str, Key] = {
     "steps": Key(50_000_000, integer(1), "agent steps per member, prefill included"),
     "prefill": Key(50_000, integer(0), "agent steps per member with random actions at the start"),
     "pretrain": Key(1, integer(0), "updates right after the prefill"),
-    "train_every": Key(4, integer(1), "agent steps per member between two updates"),
+    "train_every": Key(4, integer(1), "agent steps per member from updates to the next updates"),
+    "train_updates": Key(1, integer(1), "updates that are made then, one after another"),
     "batch": Key(50, integer(1), "B, sequences per batch"),
     "length": Key(50, integer(2), "L, steps per sequence"),
     "log_every": Key(10_000, integer(1), "agent steps per member between two log lines"),
@@ -116,7 +118,8 @@ KEYS: dict[str, Key] = {
     # World model.
     "cnn_keys": Key(".*", pattern(), "image entries of the observation that are used"),
     "mlp_keys": Key(".*", pattern(), "vector entries of the observation that are used"),
-    "act": Key("elu", choice(tuple(ACTIVATIONS)), "activation of all networks"),
+    "act": Key("elu", choice(tuple(ACTIVATIONS)), "activation of dense layers"),
+    "cnn_act": Key("elu", choice(tuple(ACTIVATIONS)), "activation of convolutions"),
     "norm": Key(False, boolean(), "layer norm in front of every hidden activation"),
     "compute_dtype": Key("float32", choice(("float32", "bfloat16")), "of matrix multiplications"),
     "conv": Key("auto", choice(("auto", *FORMULATIONS)), "formulation of convolutions"),
@@ -126,6 +129,7 @@ KEYS: dict[str, Key] = {
     "rssm.stoch": Key(32, integer(1), "Z, latent variables"),
     "rssm.classes": Key(32, integer(2), "K, classes per categorical latent variable"),
     "rssm.min_std": Key(0.1, number(0), "smallest std of a Gaussian latent"),
+    "rssm.std_act": Key("sigmoid2", choice(tuple(STD_ACTS)), "what its std is made with"),
     "rssm.deter": Key(600, integer(1), "D, GRU units"),
     "rssm.hidden": Key(600, integer(1), "units of its hidden layers"),
     "rssm.gru_norm": Key(True, boolean(), "layer norm in the GRU"),

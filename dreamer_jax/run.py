@@ -188,7 +188,8 @@ def updates_due(config: ConfigDict, env_step: int) -> int:
     """Updates that should have been made after `env_step` agent steps of a member."""
     if env_step < config.prefill:
         return 0
-    return config.pretrain + (env_step - config.prefill) // config.train_every
+    times = (env_step - config.prefill) // config.train_every
+    return config.pretrain + times * config.train_updates
 
 
 def explores(config: ConfigDict, env_step: int) -> bool:

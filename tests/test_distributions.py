@@ -19,7 +19,12 @@ from dreamer_jax.model.distributions import (
     take_mode,
     unit_normal,
 )
-from dreamer_jax.model.latents import CategoricalLatent, GaussianLatent, IndependentOneHot
+from dreamer_jax.model.latents import (
+    STD_ACTS,
+    CategoricalLatent,
+    GaussianLatent,
+    IndependentOneHot,
+)
 
 ALMOST_ONE = np.nextafter(np.float32(1), np.float32(0))
 
@@ -290,6 +295,8 @@ def test_latent_parameters():
     stats = GaussianLatent(2, min_std=0.1).stats(jnp.array([3.0, 4.0, 0.0, 0.8], jnp.bfloat16))
     np.testing.assert_array_equal(stats["mean"], [3.0, 4.0])
     np.testing.assert_allclose(stats["std"], [1.1, 1.2973753], rtol=2e-3)
+    softplus = GaussianLatent(1, 0.1, STD_ACTS["softplus"]).stats(jnp.array([3.0, -1.0]))
+    np.testing.assert_allclose(softplus["std"], [math.log(1 + math.exp(-1)) + 0.1], rtol=1e-6)
     out = jnp.arange(6.0)
     logits = CategoricalLatent(2, 3).stats(out)["logits"]
     np.testing.assert_array_equal(logits, [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]])

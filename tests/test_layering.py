@@ -21,6 +21,7 @@ ROOMS = [
     ["behavior.dreamer"],
     ["grid"],
     ["config"],
+    ["config_file"],
     ["member_data"],
     ["guard", "placement"],
     ["agent"],
