@@ -4,7 +4,10 @@ Command:   python experiments/train.py --config=configs/dreamer_v1.py:walker_wal
 Tasks:     :reach            the embedded task, with small networks
            :<domain>_<task>  DeepMind Control from pixels, as walker_walk
            :atari:<game>     as atari:pong: straight-through actor, epsilon-greedy, H = 10, beta 0.1
-Variants:  :<task>,debug     tiny networks and a short run, to see every part work
+Variants:  :<task>,contrastive  InfoNCE in place of reconstruction
+           :<task>,reward_only  neither
+           :<task>,no_value     the actor maximises the sum of imagined rewards
+           :<task>,debug        tiny networks and a short run, to see every part work
 What:      5M frames, action repeat 2; 100 updates after every collected episode.
 Expected:  the paper's scores on DeepMind Control, on average 823. Not reproduced at full length.
 
@@ -117,7 +120,12 @@ DEBUG = {
     "env": {"time_limit": 500},
     "replay": {"sampling": "time", "capacity": 5_000},
 }
-VARIANTS = {"debug": DEBUG}
+VARIANTS = {
+    "contrastive": {"objective": "contrastive"},
+    "reward_only": {"objective": "reward_only"},
+    "no_value": {"returns": "reward_sum"},
+    "debug": DEBUG,
+}
 
 
 def get_config(arg: str = ""):

@@ -1,5 +1,6 @@
 """Builds an agent from a config: the last place that knows config keys."""
 
+import math
 import re
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -17,6 +18,7 @@ from dreamer_jax.behavior.exploration import (
     draw_onehot,
     draw_uniform,
 )
+from dreamer_jax.behavior.returns import RETURNS
 from dreamer_jax.model.convolutions import choose_formulation
 from dreamer_jax.model.kl import KL_LOSSES
 from dreamer_jax.model.latents import STD_ACTS, CategoricalLatent, GaussianLatent, Latent
@@ -129,11 +131,15 @@ def _make_world_model(config: ConfigDict, keys: ObsKeys, action_size: int) -> Wo
     vectors = config.vector.units if keys.vectors else 0
     scales = {key: config.loss_scales.image for key in keys.images}
     scales |= {key: config.loss_scales.vector for key in keys.vectors}
-    scales |= {key: config.loss_scales[key] for key in ("reward", "discount")}
+    scales |= {key: config.loss_scales[key] for key in ("state", "reward", "discount")}
+    latent = _make_latent(config)
+    encoder = Encoder(tuple(keys.images), tuple(keys.vectors), **convolutional)
+    decoder = Decoder(keys.images, keys.vectors, **convolutional)
+    features = math.prod(latent.shape) + config.rssm.deter
     return WorldModel(
-        encoder=Encoder(tuple(keys.images), tuple(keys.vectors), **convolutional),
+        encoder=encoder,
         rssm=RSSM(
-            latent=_make_latent(config),
+            latent=latent,
             deter=config.rssm.deter,
             hidden=config.rssm.hidden,
             action_size=action_size,
@@ -141,12 +147,11 @@ def _make_world_model(config: ConfigDict, keys: ObsKeys, action_size: int) -> Wo
             gru_norm=config.rssm.gru_norm,
             **shared,
         ),
-        decoder=Decoder(keys.images, keys.vectors, **convolutional),
+        objective=OBJECTIVES[config.objective](encoder, decoder, features),
         reward=_make_mlp(config, config.reward_head, 1),
         discount=_make_mlp(config, config.discount_head, 1)
         if config.discount_head.enabled
         else None,
-        objective=OBJECTIVES[config.objective],
         reward_transform=REWARD_TRANSFORMS[config.reward_transform],
         loss_scales=scales,
         kl_loss=KL_LOSSES[config.kl_loss],
@@ -169,6 +174,7 @@ def _make_actor_critic(config: ConfigDict, action: ActionSpec) -> ActorCritic:
         critic=_make_mlp(config, config.critic, 1),
         policy=policy,
         actor_grad=ACTOR_GRADS[config.actor_grad],
+        returns=RETURNS[config.returns],
         horizon=config.horizon,
         action_size=action.size,
     )

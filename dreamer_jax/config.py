@@ -12,6 +12,7 @@ from ml_collections import ConfigDict, FieldReference
 
 from dreamer_jax.behavior.actor_critic import ACTOR_GRADS, POLICIES
 from dreamer_jax.behavior.exploration import NOISES
+from dreamer_jax.behavior.returns import RETURNS
 from dreamer_jax.grid import (
     given_seeds,
     grid_errors,
@@ -143,6 +144,7 @@ KEYS: dict[str, Key] = {
     "discount_head.units": Key(400, integer(1), "units of these"),
     "loss_scales.image": Key(1.0, number(), "weight of each image's negative log-likelihood"),
     "loss_scales.vector": Key(1.0, number(), "weight of each vector's negative log-likelihood"),
+    "loss_scales.state": Key(1.0, number(), "weight of the contrastive objective"),
     "loss_scales.reward": Key(1.0, number(), "weight of the reward's"),
     "loss_scales.discount": Key(5.0, number(), "weight of the discount's"),
     "kl_loss": Key("balanced", choice(tuple(KL_LOSSES)), "KL balancing, or one KL for both sides"),
@@ -153,6 +155,7 @@ KEYS: dict[str, Key] = {
     "actor.units": Key(400, integer(1), "units of these"),
     "actor.dist": Key("auto", choice(("auto", *POLICIES)), "auto: onehot or trunc_normal"),
     "actor_grad": Key("reinforce", choice(tuple(ACTOR_GRADS)), "estimator of the actor gradient"),
+    "returns": Key("lambda", choice(tuple(RETURNS)), "what actor and critic aim at"),
     "critic.layers": Key(4, integer(0), "hidden layers of the critic"),
     "critic.units": Key(400, integer(1), "units of these"),
     "slow_critic_every": Key(100, integer(1), "updates between copies to the slow critic"),

@@ -21,8 +21,8 @@ N, H = 5, 4  # imagination starts, horizon of the tiny config
 class Case:
     """An agent with random weights, N start states, and the noise of one imagination."""
 
-    def __init__(self, action, actor_grad):
-        self.agent, hypers = mock_agent("vector", action, actor_grad=actor_grad)
+    def __init__(self, action, actor_grad, **changes):
+        self.agent, hypers = mock_agent("vector", action, actor_grad=actor_grad, **changes)
         self.hypers = hypers.replace(actor_grad_mix=0.3, actor_grad_mix_final=0.3)
         self.state = mock_state(self.agent, self.hypers)
         self.params = self.state.params
@@ -58,8 +58,8 @@ class Case:
 
 
 @functools.cache
-def make_case(action="discrete", actor_grad="reinforce"):
-    return Case(action, actor_grad)
+def make_case(action="discrete", actor_grad="reinforce", **changes):
+    return Case(action, actor_grad, **changes)
 
 
 @functools.cache
@@ -213,6 +213,18 @@ def test_the_actor_gradient_passes_through_the_dynamics(estimator, action):
     assert not is_zero(inside)
     assert is_zero(outside) == (estimator == "dynamics")
     assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(inside))
+
+
+@pytest.mark.parametrize(("returns", "needed"), [("lambda", True), ("reward_sum", False)])
+def test_an_actor_without_value_does_not_read_the_critic(returns, needed):
+    case = make_case("continuous", "dynamics", returns=returns)
+
+    def loss(actor, slow_critic):
+        return case.actor_loss(case.roll_out(actor=actor, slow_critic=slow_critic), actor)
+
+    grads = fast_jit(jax.grad(loss, (0, 1)))(case.params["actor"], case.slow_critic)
+    assert not is_zero(grads[0])
+    assert is_zero(grads[1]) != needed
 
 
 def test_reinforce_uses_only_the_log_probability():

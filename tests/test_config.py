@@ -19,8 +19,11 @@ SHIPPED = {
     "atari": ["pong", "pong,release", "pong,debug", "ms_pacman", "skiing,search,debug"],
     "montezuma": ["", "release", "debug"],
     "reach": ["", "debug"],
-    "dreamer_v1": ["reach", "walker_walk", "atari:pong", "reach,debug", "atari:pong,debug"],
-}
+    "dreamer_v1": [
+        "reach", "walker_walk", "atari:pong", "reach,contrastive", "walker_walk,reward_only",
+        "walker_walk,no_value", "reach,contrastive,debug", "atari:pong,debug",
+    ],
+}  # fmt: skip
 
 
 class StandIn(gymnasium.Env):

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from dreamer_jax.behavior.imagination import ImagineNoise, imagine, imagined_discount
-from dreamer_jax.behavior.returns import lambda_return, linear_schedule
+from dreamer_jax.behavior.returns import ReturnFn, linear_schedule
 from dreamer_jax.model.distributions import OneHot, SampleFn, TanhNormal, TruncatedNormal
 from dreamer_jax.model.networks import MLP
 from dreamer_jax.model.world_model import WorldModel
@@ -67,6 +67,7 @@ class ActorCritic:
     critic: MLP
     policy: Policy
     actor_grad: "ActorGrad"
+    returns: ReturnFn  # one of returns.RETURNS
     horizon: int  # H, imagined steps
     action_size: int
 
@@ -115,7 +116,7 @@ class Rollout(NamedTuple):
     discount: Array  # [H+1, N]
     weight: Array  # [H+1, N]
     slow_value: Array  # [H+1, N], of the slow critic
-    target: Array  # [H, N], lambda-returns
+    target: Array  # [H, N], returns
 
 
 class ActorGrad(NamedTuple):
@@ -165,7 +166,7 @@ def roll_out(
     reward = reward_fn(wm, wm_params, trajectory)
     discount, weight = imagined_discount(wm, wm_params, feat, is_terminal, hypers.discount)
     value = ac.value(slow_critic, feat)
-    target = lambda_return(reward[:-1], value[:-1], discount[:-1], value[-1], hypers.lambda_)
+    target = ac.returns(reward, value, discount, hypers.lambda_)
     return Rollout(trajectory, reward, discount, weight, value, target)
 
 

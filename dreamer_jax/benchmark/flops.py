@@ -17,7 +17,9 @@ from dreamer_jax.model.networks import (
     Decoder,
     Encoder,
 )
+from dreamer_jax.model.objectives import Reconstruction
 from dreamer_jax.model.rssm import RSSM
+from dreamer_jax.names import UsageError
 
 
 @dataclass(frozen=True)
@@ -84,10 +86,17 @@ def update_flops(agent: Agent, *, batch: int, length: int) -> dict[str, Flops]:
     Args:
         batch: B; length: L.
 
+    Raises:
+        UsageError: the agent has other parts.
+
     Returns:
         `encoder`, `observe`, `decoder`, `heads` (reward and discount), `imagination` (rollout,
         its rewards, discounts and values of the slow critic), `actor` and `critic`.
     """
+    if not (isinstance(agent.wm.objective, Reconstruction) and len(agent.behaviors) == 1):
+        raise UsageError(
+            "FLOPs are counted for config.objective = 'reconstruction' with one actor and critic"
+        )
     rssm, wm, ac = agent.wm.rssm, agent.wm, agent.ac
     rows, horizon = batch * length, ac.horizon
     feat = math.prod(rssm.latent.shape) + rssm.deter
@@ -103,7 +112,7 @@ def update_flops(agent: Agent, *, batch: int, length: int) -> dict[str, Flops]:
     return {
         "encoder": _branches(_encoder_branches(agent), rows, input_grad=False),
         "observe": learned(_posterior_step(rssm), rows, input_grad=True),
-        "decoder": _branches(_decoder_branches(wm.decoder, feat), rows, input_grad=True),
+        "decoder": _branches(_decoder_branches(wm.objective.decoder, feat), rows, input_grad=True),
         "heads": _branches(heads, rows, input_grad=True),
         "imagination": rollout,
         "actor": learned(actor, rows * (horizon - 1), input_grad=False),
