@@ -156,6 +156,7 @@ def _make_world_model(config: ConfigDict, keys: ObsKeys, action_size: int) -> Wo
         loss_scales=scales,
         kl_loss=KL_LOSSES[config.kl_loss],
         free_avg=config.free_avg,
+        grad_heads=frozenset(head for head, trains in config.grad_heads.items() if trains),
     )
 
 

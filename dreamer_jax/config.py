@@ -147,6 +147,9 @@ KEYS: dict[str, Key] = {
     "loss_scales.state": Key(1.0, number(), "weight of the contrastive objective"),
     "loss_scales.reward": Key(1.0, number(), "weight of the reward's"),
     "loss_scales.discount": Key(5.0, number(), "weight of the discount's"),
+    "grad_heads.observation": Key(True, boolean(), "whether the objective's loss trains states"),
+    "grad_heads.reward": Key(True, boolean(), "whether the reward's does"),
+    "grad_heads.discount": Key(True, boolean(), "whether the discount's does"),
     "kl_loss": Key("balanced", choice(tuple(KL_LOSSES)), "KL balancing, or one KL for both sides"),
     "free_avg": Key(True, boolean(), "free nats clamp the mean KL, not every step's"),
     # Behaviour.

@@ -18,6 +18,7 @@ SHIPPED = {
     "catch": ["", "debug"],
     "atari": ["pong", "pong,release", "pong,debug", "ms_pacman", "skiing,search,debug"],
     "montezuma": ["", "release", "debug"],
+    "ablations": ["pong,no_layer_norm", "pong,schedules,release", "pong,no_image_gradients,debug"],
     "reach": ["", "debug"],
     "dreamer_v1": [
         "reach", "walker_walk", "atari:pong", "reach,contrastive", "walker_walk,reward_only",
@@ -122,6 +123,8 @@ def test_variants_change_what_they_say():
         ("montezuma", "quick", "debug"),
         ("catch", "debgu", "debug"),
         ("reach", "debgu", "debug"),
+        ("ablations", "pong", "needs a game and an ablation"),
+        ("ablations", "pong,no_layernorm", "no_layer_norm"),
         ("dreamer_v1", "", "needs a task"),
         ("dreamer_v1", "atari:pnog", "pong"),
         ("dreamer_v1", "reach,debgu", "debug"),

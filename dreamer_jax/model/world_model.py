@@ -34,6 +34,7 @@ class WorldModel:
     loss_scales: Mapping[str, float]  # of each likelihood by key; 1 where absent
     kl_loss: Callable[..., tuple[Array, Array]]  # one of kl.KL_LOSSES
     free_avg: bool
+    grad_heads: frozenset[str]  # of 'observation', 'reward', 'discount': those that train states
 
     def embed(self, params: Params, obs: Mapping[str, Array]) -> Array:
         """Prepared observations [...] -> embedding [..., X]."""
@@ -117,7 +118,7 @@ def world_model_loss(
 
     loss = sum_k scale_k * -ln p_k + beta * KL balance. The reward is predicted after its
     transform, the discount as the soft label gamma * (1 - is_terminal): a time limit is last but
-    not terminal.
+    not terminal. Heads that are not in `grad_heads` learn from states without training them.
 
     Args:
         batch: [B, T, ...] with raw observations; noise: [T, B, ...] for the posterior samples.
@@ -133,12 +134,18 @@ def world_model_loss(
         wm.rssm, params["rssm"], embed, action, batch.is_first, noise, start, sample=sample
     )
     feat = wm.feature(states)
-    likes = wm.objective.likes(params, feat, obs)
+
+    def read(head: str) -> Array:
+        return feat if head in wm.grad_heads else jax.lax.stop_gradient(feat)
+
+    likes = wm.objective.likes(params, read("observation"), obs)
     reward = wm.reward_transform(batch.reward)
-    likes["reward"] = unit_normal(wm.predict_reward(params, feat), 0).log_prob(reward)
+    predicted = wm.predict_reward(params, read("reward"))
+    likes["reward"] = unit_normal(predicted, 0).log_prob(reward)
     if wm.discount is not None:
         target = hypers.discount * (1 - batch.is_terminal.astype(jnp.float32))
-        likes["discount"] = bernoulli(wm.discount_logits(params, feat)).log_prob(target)
+        logits = wm.discount_logits(params, read("discount"))
+        likes["discount"] = bernoulli(logits).log_prob(target)
     kl_value, kl = wm.kl_loss(
         wm.rssm.latent,
         posterior,
