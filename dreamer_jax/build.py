@@ -18,6 +18,8 @@ from dreamer_jax.behavior.exploration import (
     draw_onehot,
     draw_uniform,
 )
+from dreamer_jax.behavior.interface import Behavior
+from dreamer_jax.behavior.planet import CEM, Planner
 from dreamer_jax.behavior.returns import RETURNS
 from dreamer_jax.model.convolutions import choose_formulation
 from dreamer_jax.model.kl import KL_LOSSES
@@ -88,7 +90,7 @@ def make_agent(config: ConfigDict, obs_shapes: ObsShapes, action: ActionSpec) ->
     keys = select_keys(config.cnn_keys, config.mlp_keys, obs_shapes)
     used = {k: obs_shapes[k] for k in (*keys.images, *keys.vectors)}
     optimizer = make_optimizer(clip=config.opt.clip, eps=config.opt.eps, decay=config.opt.decay)
-    behaviors = (Dreamer(_make_actor_critic(config, action), config.slow_critic_every),)
+    behaviors = (BEHAVIORS[config.behavior](config, action),)
     groups = ["model", *(group for behavior in behaviors for group in behavior.groups)]
     return Agent(
         wm=_make_world_model(config, keys, action.size),
@@ -179,6 +181,22 @@ def _make_actor_critic(config: ConfigDict, action: ActionSpec) -> ActorCritic:
         horizon=config.horizon,
         action_size=action.size,
     )
+
+
+def _make_dreamer(config: ConfigDict, action: ActionSpec) -> Behavior:
+    return Dreamer(_make_actor_critic(config, action), config.slow_critic_every)
+
+
+def _make_planner(config: ConfigDict, action: ActionSpec) -> Behavior:
+    if action.discrete:
+        raise UsageError(
+            f"config.behavior is 'planet', which plans continuous actions, but the environment's "
+            f"{action.size} actions are discrete; allowed: dreamer."
+        )
+    return Planner(CEM(**config.planet))
+
+
+BEHAVIORS = {"dreamer": _make_dreamer, "planet": _make_planner}
 
 
 def _make_exploration(config: ConfigDict, action: ActionSpec) -> Exploration:

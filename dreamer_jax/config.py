@@ -153,6 +153,7 @@ KEYS: dict[str, Key] = {
     "kl_loss": Key("balanced", choice(tuple(KL_LOSSES)), "KL balancing, or one KL for both sides"),
     "free_avg": Key(True, boolean(), "free nats clamp the mean KL, not every step's"),
     # Behaviour.
+    "behavior": Key("dreamer", choice(("dreamer", "planet")), "how actions are chosen on the task"),
     "horizon": Key(15, integer(2), "H, imagined steps"),
     "actor.layers": Key(4, integer(0), "hidden layers of the actor"),
     "actor.units": Key(400, integer(1), "units of these"),
@@ -162,6 +163,10 @@ KEYS: dict[str, Key] = {
     "critic.layers": Key(4, integer(0), "hidden layers of the critic"),
     "critic.units": Key(400, integer(1), "units of these"),
     "slow_critic_every": Key(100, integer(1), "updates between copies to the slow critic"),
+    "planet.horizon": Key(12, integer(1), "steps of a plan"),
+    "planet.iterations": Key(10, integer(1), "fits of the cross-entropy method"),
+    "planet.candidates": Key(1000, integer(1), "plans per iteration"),
+    "planet.elites": Key(100, integer(1), "of them, the best that are fitted"),
     # Exploration: of the actions that are taken in training after the prefill.
     "expl.noise": Key("none", choice(tuple(NOISES)), "noise on actions"),
     "expl.amount": Key(0.3, number(), "standard deviation of normal noise, or epsilon"),
@@ -279,6 +284,11 @@ def _combination_errors(config: ConfigDict) -> Iterator[str]:
             f"config.replay.capacity is {config.replay.capacity}, {per_env} per environment; "
             f"allowed: at least config.length = {config.length} for each of the "
             f"{config.env.num_envs} of config.env.num_envs."
+        )
+    if config.planet.elites > config.planet.candidates:
+        yield (
+            f"config.planet.elites is {config.planet.elites}; allowed: at most "
+            f"config.planet.candidates = {config.planet.candidates}."
         )
     envs = len(member_seeds(config)) * config.env.num_envs
     if config.env.workers > envs:

@@ -20,6 +20,7 @@ SHIPPED = {
     "montezuma": ["", "release", "debug"],
     "ablations": ["pong,no_layer_norm", "pong,schedules,release", "pong,no_image_gradients,debug"],
     "reach": ["", "debug"],
+    "planet": ["reach", "walker_walk", "reach,debug"],
     "dreamer_v1": [
         "reach", "walker_walk", "atari:pong", "reach,contrastive", "walker_walk,reward_only",
         "walker_walk,no_value", "reach,contrastive,debug", "atari:pong,debug",
@@ -123,6 +124,7 @@ def test_variants_change_what_they_say():
         ("montezuma", "quick", "debug"),
         ("catch", "debgu", "debug"),
         ("reach", "debgu", "debug"),
+        ("planet", "atari:pong", "continuous"),
         ("ablations", "pong", "needs a game and an ablation"),
         ("ablations", "pong,no_layernorm", "no_layer_norm"),
         ("dreamer_v1", "", "needs a task"),
@@ -156,6 +158,7 @@ def test_bad_arguments_are_named(name, arg, message):
         ("prefill", 10, "at least config.length = 50"),
         ("steps", 100, "at least config.prefill"),
         ("replay.capacity", 20, "at least config.length"),
+        ("planet.elites", 1001, "at most config.planet.candidates = 1000"),
         ("env.workers", 5, "at most the 1 environments"),
     ],
 )

@@ -18,7 +18,7 @@ ROOMS = [
     ["behavior.returns", "behavior.interface"],
     ["behavior.imagination", "behavior.exploration"],
     ["behavior.actor_critic"],
-    ["behavior.dreamer"],
+    ["behavior.dreamer", "behavior.planet"],
     ["grid"],
     ["config"],
     ["config_file"],
