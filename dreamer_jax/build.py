@@ -19,6 +19,7 @@ from dreamer_jax.behavior.exploration import (
     draw_uniform,
 )
 from dreamer_jax.behavior.interface import Behavior
+from dreamer_jax.behavior.plan2explore import Plan2Explore
 from dreamer_jax.behavior.planet import CEM, Planner
 from dreamer_jax.behavior.returns import RETURNS
 from dreamer_jax.model.convolutions import choose_formulation
@@ -90,7 +91,7 @@ def make_agent(config: ConfigDict, obs_shapes: ObsShapes, action: ActionSpec) ->
     keys = select_keys(config.cnn_keys, config.mlp_keys, obs_shapes)
     used = {k: obs_shapes[k] for k in (*keys.images, *keys.vectors)}
     optimizer = make_optimizer(clip=config.opt.clip, eps=config.opt.eps, decay=config.opt.decay)
-    behaviors = (BEHAVIORS[config.behavior](config, action),)
+    behaviors = _make_behaviors(config, action)
     groups = ["model", *(group for behavior in behaviors for group in behavior.groups)]
     return Agent(
         wm=_make_world_model(config, keys, action.size),
@@ -197,6 +198,21 @@ def _make_planner(config: ConfigDict, action: ActionSpec) -> Behavior:
 
 
 BEHAVIORS = {"dreamer": _make_dreamer, "planet": _make_planner}
+
+
+def _make_behaviors(config: ConfigDict, action: ActionSpec) -> tuple[Behavior, ...]:
+    task = BEHAVIORS[config.behavior](config, action)
+    if config.expl.behavior == "task":
+        return (task,)
+    stoch = math.prod(_make_latent(config).shape)
+    explorer = Plan2Explore(
+        ac=_make_actor_critic(config, action),
+        ensemble=_make_mlp(config, config.expl, stoch),
+        models=config.expl.models,
+        intrinsic=config.expl.intrinsic,
+        extrinsic=config.expl.extrinsic,
+    )
+    return (task, explorer)
 
 
 def _make_exploration(config: ConfigDict, action: ActionSpec) -> Exploration:

@@ -168,6 +168,14 @@ KEYS: dict[str, Key] = {
     "planet.candidates": Key(1000, integer(1), "plans per iteration"),
     "planet.elites": Key(100, integer(1), "of them, the best that are fitted"),
     # Exploration: of the actions that are taken in training after the prefill.
+    "expl.behavior": Key(
+        "task", choice(("task", "plan2explore")), "what acts: the task's behaviour or an explorer"
+    ),
+    "expl.models": Key(10, integer(2), "plan2explore: K, models in its ensemble"),
+    "expl.layers": Key(4, integer(0), "plan2explore: hidden layers of each"),
+    "expl.units": Key(400, integer(1), "plan2explore: units of these"),
+    "expl.intrinsic": Key(1.0, number(), "plan2explore: weight of the models' disagreement"),
+    "expl.extrinsic": Key(0.0, number(), "plan2explore: weight of the task's reward"),
     "expl.noise": Key("none", choice(tuple(NOISES)), "noise on actions"),
     "expl.amount": Key(0.3, number(), "standard deviation of normal noise, or epsilon"),
     "expl.amount_final": Key(

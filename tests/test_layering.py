@@ -19,6 +19,7 @@ ROOMS = [
     ["behavior.imagination", "behavior.exploration"],
     ["behavior.actor_critic"],
     ["behavior.dreamer", "behavior.planet"],
+    ["behavior.plan2explore"],
     ["grid"],
     ["config"],
     ["config_file"],
