@@ -1,7 +1,7 @@
 """Ablations of DreamerV2 on Atari: each changes the one thing that it names.
 
 Command:   python experiments/train.py --config=configs/ablations.py:pong,no_image_gradients \
-               --workdir=runs/pong_no_image_gradients
+               --workdir=runs/pong_no_image
 Variants:  :<game>,<ablation>, then variants of configs/atari.py, separated by commas
            no_layer_norm          no layer norm in the GRU
            no_reward_gradients    the reward's loss does not train the model's states

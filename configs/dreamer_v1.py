@@ -90,10 +90,10 @@ ATARI = {
     },
 }
 REACH = {
-    # The paper's rate, an update per 5 steps, and its order: first act, then update.
-    "prefill": 1_000,
+    # After every episode of 30 steps, as in the paper, but fewer: one per 3 steps.
+    "prefill": 900,
     "pretrain": 200,
-    "train_every": 50,
+    "train_every": 30,
     "train_updates": 10,
     "model_lr": 1e-3,
     "actor_lr": 3e-4,

@@ -20,6 +20,9 @@ SHIPPED = {
     "montezuma": ["", "release", "debug"],
     "ablations": ["pong,no_layer_norm", "pong,schedules,release", "pong,no_image_gradients,debug"],
     "reach": ["", "debug"],
+    "dmc_vision": ["walker_walk", "walker_walk,plan2explore", "cup_catch,plan2explore,debug"],
+    "dmc_proprio": ["walker_walk", "walker_walk,debug"],
+    "humanoid": ["", "plan2explore", "debug"],
     "planet": ["reach", "walker_walk", "reach,debug"],
     "dreamer_v1": [
         "reach", "walker_walk", "atari:pong", "reach,contrastive", "walker_walk,reward_only",
@@ -37,7 +40,8 @@ class StandIn(gymnasium.Env):
 
 
 PIXELS = {"image": spaces.Box(0, 255, (64, 64, 3), np.uint8)}
-STAND_INS = {"reach": (PIXELS, 2), "dmc": (PIXELS, 6)}
+JOINTS = {"joints": spaces.Box(-np.inf, np.inf, (24,), np.float32)}
+STAND_INS = {"reach": (PIXELS, 2), "dmc": (PIXELS | JOINTS, 6)}
 
 
 def plan_of(config):
@@ -107,6 +111,28 @@ def test_dreamer_v1_is_the_paper():
     assert atari.discount_head.enabled and atari.reward_transform == "tanh"
 
 
+def test_dmc_vision_has_the_published_parameters():
+    """6 actions, 64x64x3 images alone."""
+    plan = plan_of(get_config("dmc_vision", "walker_walk"))
+    assert plan["frames"] == 2_000_000
+    counts = {name: plan["parameters"][name] for name in ("world_model", "actor", "critic")}
+    assert counts == {"world_model": 13_656_772, "actor": 976_012, "critic": 971_601}
+    assert "discount" not in plan["parameters"]
+
+
+def test_dmc_configs_differ_in_what_they_name():
+    vision = get_config("dmc_vision", "humanoid_walk")
+    for (name, arg), changed in {
+        ("dmc_proprio", "humanoid_walk"): {"cnn_keys", "mlp_keys"},
+        ("humanoid", ""): {"actor_entropy", "kl_scale"},
+        ("dmc_vision", "humanoid_walk,plan2explore"): {"expl.behavior"},
+    }.items():
+        lines = config_lib.differences(vision, get_config(name, arg))
+        assert {line.split(":")[0].strip() for line in lines} == changed
+    humanoid = get_config("humanoid")
+    assert (humanoid.actor_entropy, humanoid.kl_scale) == (1e-5, 2.0)
+
+
 def test_variants_change_what_they_say():
     release = get_config("atari", "pong,release")
     assert (release.batch, release.train_every) == (16, 16)
@@ -125,6 +151,9 @@ def test_variants_change_what_they_say():
         ("catch", "debgu", "debug"),
         ("reach", "debgu", "debug"),
         ("planet", "atari:pong", "continuous"),
+        ("dmc_vision", "", "needs a task"),
+        ("dmc_proprio", "walker_walk,debgu", "debug"),
+        ("humanoid", "pixels", "debug"),
         ("ablations", "pong", "needs a game and an ablation"),
         ("ablations", "pong,no_layernorm", "no_layer_norm"),
         ("dreamer_v1", "", "needs a task"),
