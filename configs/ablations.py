@@ -1,4 +1,4 @@
-"""Ablations of DreamerV2 on Atari: each changes the one thing that it names.
+r"""Ablations of DreamerV2 on Atari: each changes the one thing that it names.
 
 Command:   python experiments/train.py --config=configs/ablations.py:pong,no_image_gradients \
                --workdir=runs/pong_no_image

@@ -1,4 +1,4 @@
-"""DreamerV2 on DeepMind Control from joint positions and velocities, without images.
+r"""DreamerV2 on DeepMind Control from joint positions and velocities, without images.
 
 Command:   python experiments/train.py --config=configs/dmc_proprio.py:walker_walk \
                --workdir=runs/walker

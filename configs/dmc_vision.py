@@ -1,4 +1,4 @@
-"""DreamerV2 on DeepMind Control from pixels (Hafner et al. 2021, Appendix A, and released presets).
+r"""DreamerV2 on DeepMind Control from pixels (Hafner et al. 2021, App. A, and released presets).
 
 Command:   python experiments/train.py --config=configs/dmc_vision.py:walker_walk \
                --workdir=runs/walker
