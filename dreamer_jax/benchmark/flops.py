@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dreamer_jax.agent import Agent
+from dreamer_jax.behavior.dreamer import Dreamer
 from dreamer_jax.model.networks import (
     DECODER_KERNELS,
     ENCODER_KERNELS,
@@ -93,9 +94,11 @@ def update_flops(agent: Agent, *, batch: int, length: int) -> dict[str, Flops]:
         `encoder`, `observe`, `decoder`, `heads` (reward and discount), `imagination` (rollout,
         its rewards, discounts and values of the slow critic), `actor` and `critic`.
     """
-    if not (isinstance(agent.wm.objective, Reconstruction) and len(agent.behaviors) == 1):
+    kinds = [type(part) for part in (agent.wm.objective, *agent.behaviors)]
+    if kinds != [Reconstruction, Dreamer]:
         raise UsageError(
-            "FLOPs are counted for config.objective = 'reconstruction' with one actor and critic"
+            "FLOPs are counted for config.objective 'reconstruction', config.behavior 'dreamer', "
+            "and config.expl.behavior 'task'"
         )
     rssm, wm, ac = agent.wm.rssm, agent.wm, agent.ac
     rows, horizon = batch * length, ac.horizon
