@@ -1,15 +1,18 @@
 """Every ablation changes what it names and nothing else: in the config, and in gradients."""
 
 import functools
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from mock_agents import fast_jit, mock_agent, mock_batch, mock_state
+from test_behavior import Case
 from test_config import CONFIGS, get_config
 
 from dreamer_jax import config as config_lib
+from dreamer_jax.behavior.actor_critic import ACTOR_GRADS, actor_loss
 from dreamer_jax.config_file import load_config_file
 from dreamer_jax.model.distributions import from_noise
 from dreamer_jax.model.kl import KL_LOSSES
@@ -32,6 +35,10 @@ CHANGED = {
 }  # fmt: skip
 
 
+def close(ours, expected):
+    np.testing.assert_allclose(ours, expected, rtol=1e-3, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", ABLATIONS)
 def test_the_config_differs_in_what_is_named(name):
     base, ablated = get_config("atari", "pong,debug"), get_config("ablations", f"pong,{name},debug")
@@ -45,54 +52,57 @@ def test_the_sweep_has_all():
     assert added == [f"pong,{name}" for name in CHANGED]
 
 
-def norms(tree):
-    """Per part of a tree of gradients, whether it is not exactly zero."""
+@functools.cache
+def gradients(obs, ablation=None):
+    """Gradients of the world model's losses, each by itself: loss -> part -> parameters."""
+    agent, hypers = mock_agent(obs, kl_balance=0.8, **ABLATIONS.get(ablation, {}))
+    params = mock_state(agent, hypers).params["model"]
+    batch = mock_batch(obs)
+
+    def losses(params):
+        noise = agent.wm.rssm.latent.noise(jax.random.key(0), (4, 2))
+        start = agent.wm.rssm.initial((2,))
+        _, (_, metrics) = world_model_loss(
+            agent.wm, params, batch, noise, start, hypers, sample=from_noise
+        )
+        return {name: value for name, value in metrics.items() if name.endswith("_loss")}
+
+    return jax.device_get(fast_jit(jax.jacrev(losses))(params))
+
+
+def nonzero(tree):
+    """Names of the branches in which a gradient is not exactly zero."""
     return {
-        name: any(bool(leaf.any()) for leaf in jax.tree.leaves(part)) for name, part in tree.items()
+        name for name, branch in tree.items() if any(leaf.any() for leaf in jax.tree.leaves(branch))
     }
 
 
-def gradients(of, ablation=None):
-    """Gradients of one term of the world model's loss alone, by part of the world model."""
-    scales = dict.fromkeys(("image", "vector", "reward", "discount"), 0.0)
-    changes = {"loss_scales": scales | ({of: 1.0} if of != "kl" else {})}
-    changes |= {"kl_scale": float(of == "kl"), "kl_balance": 0.8} | ABLATIONS.get(ablation, {})
-    agent, hypers = mock_agent("mixed", **changes)
-    params = mock_state(agent, hypers).params["model"]
-    batch = mock_batch("mixed")
-
-    def loss(params):
-        noise = agent.wm.rssm.latent.noise(jax.random.key(0), (4, 2))
-        start = agent.wm.rssm.initial((2,))
-        return world_model_loss(agent.wm, params, batch, noise, start, hypers, sample=from_noise)[0]
-
-    return fast_jit(jax.grad(loss))(params)
-
-
-def trained(of, ablation=None):
-    return {name for name, nonzero in norms(gradients(of, ablation)).items() if nonzero}
-
-
 def test_no_image_gradients():
-    assert trained("image") == {"encoder", "rssm", "decoder"}
-    assert trained("image", "no_image_gradients") == {"decoder"}
-    assert trained("reward", "no_image_gradients") == {"encoder", "rssm", "reward"}
+    base, ablated = gradients("image"), gradients("image", "no_image_gradients")
+    assert nonzero(base["image_loss"]) == {"encoder", "rssm", "decoder"}
+    assert nonzero(ablated["image_loss"]) == {"decoder"}
+    for name in ("reward_loss", "discount_loss", "kl_loss"):
+        jax.tree.map(close, ablated[name], base[name])
+    jax.tree.map(close, ablated["image_loss"]["decoder"], base["image_loss"]["decoder"])
 
 
 def test_no_reward_gradients():
-    assert trained("reward") == {"encoder", "rssm", "reward"}
-    assert trained("reward", "no_reward_gradients") == {"reward"}
-    assert trained("image", "no_reward_gradients") == {"encoder", "rssm", "decoder"}
+    base, ablated = gradients("vector"), gradients("vector", "no_reward_gradients")
+    assert nonzero(base["reward_loss"]) == {"encoder", "rssm", "reward"}
+    assert nonzero(ablated["reward_loss"]) == {"reward"}
+    for name in ("position_loss", "discount_loss", "kl_loss"):
+        jax.tree.map(close, ablated[name], base[name])
+    jax.tree.map(close, ablated["reward_loss"]["reward"], base["reward_loss"]["reward"])
 
 
 def test_no_layer_norm():
     """Nothing else of the GRU goes: its other weights keep their shapes, and learn."""
-    base, ablated = (gradients("kl", name)["rssm"]["gru"] for name in (None, "no_layer_norm"))
-    assert norms(base) == {"dense": True, "norm": True}
-    assert norms(ablated) == {"dense": True}
-    jax.tree.map(
-        lambda a, b: np.testing.assert_equal(a.shape, b.shape), base["dense"], ablated["dense"]
+    base, ablated = (
+        gradients("vector", name)["kl_loss"]["rssm"]["gru"] for name in (None, "no_layer_norm")
     )
+    assert nonzero(base) == {"dense", "norm"}
+    assert nonzero(ablated) == {"dense"}
+    assert jax.tree.map(np.shape, base["dense"]) == jax.tree.map(np.shape, ablated["dense"])
 
 
 def test_no_kl_balancing():
@@ -130,35 +140,31 @@ def test_no_discrete_latents():
     np.testing.assert_array_equal(jacobian[1], np.diag(noise))
 
 
-@functools.cache
-def actor_gradient(ablation):
-    """Gradient of the actor loss without entropy bonus, in update 0; straight-through, reinforce:
-    through the rollout, and through the policy's probability of what it has done."""
-    from test_behavior import Case
-
-    changes = ABLATIONS.get(ablation, {"actor_grad": "reinforce"})
-    case = Case("discrete", **{"actor_grad": "reinforce"} | changes)
+def test_actor_gradients():
+    """Without entropy bonus: through the rollout, and through the probability of its actions."""
+    kinds = {
+        name: ACTOR_GRADS[ABLATIONS.get(name, {"actor_grad": "reinforce"})["actor_grad"]]
+        for name in ("base", "no_policy_reinforce", "mixed_gradients", "schedules")
+    }
+    case = Case("discrete", "both")
     hypers = case.hypers.replace(
         actor_entropy=0.0, actor_entropy_final=0.0, actor_grad_mix=0.1, actor_grad_mix_final=0.0
     )
 
-    def loss(inside, outside):
-        return case.actor_loss(case.roll_out(actor=inside), outside, hypers)
+    def losses(inside, outside):
+        rollout = case.roll_out(actor=inside)
+        acs = {name: replace(case.agent.ac, actor_grad=kind) for name, kind in kinds.items()}
+        return {
+            name: actor_loss(ac, outside, rollout, hypers, jnp.zeros(()))[0]
+            for name, ac in acs.items()
+        }
 
     actor = case.params["actor"]
-    return fast_jit(jax.grad(loss, (0, 1)))(actor, actor)
-
-
-def test_actor_gradients():
-    _, reinforce = actor_gradient(None)
-    straight_through, nothing = actor_gradient("no_policy_reinforce")
-    assert not any(leaf.any() for leaf in jax.tree.leaves(nothing))
+    grads = jax.device_get(fast_jit(jax.jacrev(losses, (0, 1)))(actor, actor))
+    (straight_through, nothing), (_, reinforce) = grads["no_policy_reinforce"], grads["base"]
+    found = nonzero({"inside": straight_through, "outside": reinforce, "nowhere": nothing})
+    assert found == {"inside", "outside"}
     for name in ("mixed_gradients", "schedules"):
-        inside, outside = actor_gradient(name)
-        for ours, share, alone in ((inside, 0.1, straight_through), (outside, 0.9, reinforce)):
-            assert any(leaf.any() for leaf in jax.tree.leaves(alone))
-            jax.tree.map(
-                lambda a, b, s=share: np.testing.assert_allclose(a, s * b, rtol=1e-3, atol=1e-6),
-                ours,
-                alone,
-            )
+        inside, outside = grads[name]
+        jax.tree.map(lambda a, b: close(a, 0.1 * b), inside, straight_through)
+        jax.tree.map(lambda a, b: close(a, 0.9 * b), outside, reinforce)
