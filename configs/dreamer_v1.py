@@ -11,10 +11,10 @@ Variants:  :<task>,contrastive  InfoNCE in place of reconstruction
 What:      5M frames, action repeat 2; 100 updates after every collected episode.
 Expected:  the paper's scores on DeepMind Control, on average 823. Not reproduced at full length.
 
-Where the paper is silent, as its authors' release: the RSSM's hidden layers of 200, Adam's epsilon
-of 1e-7, the discount loss's scale of 10, and an action that is drawn before the noise is added.
-Not as there: weights of imagined steps begin with the start state's discount, the actor is trained
-from the start state on, and Atari is grey.
+As its authors' release where the paper is silent: the RSSM's hidden layers of 200, Adam's epsilon
+of 1e-7, and the discount loss's scale of 10. As the release and not the paper: noise is added to
+an action that is drawn, not to the mode. As neither: the GRU is DreamerV2's without its norm, actor
+and critic learn from the start states of imagination on, and Atari is grey.
 """
 
 from dreamer_jax.config import default_config
