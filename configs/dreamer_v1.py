@@ -60,6 +60,7 @@ AGENT = {
 UPDATES = {"pretrain": 100, "train_updates": 100}  # before the first episode, and after each
 CONTROL = {
     **UPDATES,
+    "mlp_keys": "",
     "steps": 2_500_000,
     # Episodes have 1000 frames: 5 with random actions, then one between updates.
     "prefill": 5 * 500,
