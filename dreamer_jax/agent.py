@@ -1,16 +1,20 @@
-"""One member's agent as pure functions: `init`, `policy_step`, `train_step`, `report`.
+"""One member's agent as pure functions: `init`, `policy_step`, `explore_step`, `train_step`,
+`report`.
 
 No member knows of the others; members.py turns each function into many members.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from dreamer_jax.behavior.actor_critic import ActorCritic, actor_loss, critic_loss, roll_out
+from dreamer_jax.behavior.actor_critic import ActorCritic
+from dreamer_jax.behavior.exploration import Exploration
+from dreamer_jax.behavior.interface import Behavior, Replayed
 from dreamer_jax.model import rssm as rssm_lib
 from dreamer_jax.model.distributions import SampleFn, from_noise, take_mode
 from dreamer_jax.model.world_model import (
@@ -21,8 +25,7 @@ from dreamer_jax.model.world_model import (
     prepare_obs,
     world_model_loss,
 )
-from dreamer_jax.optimizer import apply_gradients
-from dreamer_jax.train_state import TrainState
+from dreamer_jax.train_state import TrainState, step_group
 from dreamer_jax.types import Array, Batch, Hypers, Metrics, Params, PolicyCarry, RSSMState
 
 CONTEXT = 5  # steps that `report` filters before it predicts
@@ -33,28 +36,33 @@ class Agent:
     """Everything about an agent that is code: modules, optimizers, sizes."""
 
     wm: WorldModel
-    ac: ActorCritic
+    behaviors: tuple[Behavior, ...]  # all learn; the first acts on the task, the last explores
+    exploration: Exploration
     optimizers: Mapping[str, optax.GradientTransformationExtraArgs]  # by group
     obs_shapes: Mapping[str, tuple[tuple[int, ...], str]]  # key -> shape and dtype of one entry
-    slow_critic_every: int  # updates between copies of the critic
     max_nonfinite: int  # updates in a row that may be skipped before a member is frozen
+
+    @property
+    def ac(self) -> ActorCritic:
+        """Actor and critic of the task, where it is learned by them."""
+        return self.behaviors[0].ac
 
 
 def init(agent: Agent, key: Array, hypers: Hypers) -> TrainState:
     """Initial state of one member from one key."""
-    model_key, actor_key, critic_key, run_key = jax.random.split(key, 4)
+    groups = [group for behavior in agent.behaviors for group in behavior.groups]
+    model_key, *keys, run_key = jax.random.split(key, 2 + len(groups))
     obs = {k: jnp.zeros((1, *shape), dtype) for k, (shape, dtype) in agent.obs_shapes.items()}
-    model = init_world_model(agent.wm, model_key, prepare_obs(obs))
+    params = {"model": init_world_model(agent.wm, model_key, prepare_obs(obs))}
     feat = agent.wm.feature(agent.wm.rssm.initial((1,)))
-    params = {
-        "model": model,
-        "actor": agent.ac.actor.init(actor_key, feat)["params"],
-        "critic": agent.ac.critic.init(critic_key, feat)["params"],
-    }
+    action = jnp.zeros((1, agent.wm.rssm.action_size))
+    for behavior in agent.behaviors:
+        own, keys = keys[: len(behavior.groups)], keys[len(behavior.groups) :]
+        params |= behavior.init(own, feat, action)
     return TrainState(
         params=params,
         # A copy: with donated buffers no array may stand in the state twice.
-        slow_critic=jax.tree.map(jnp.copy, params["critic"]),
+        slow_critic=jax.tree.map(jnp.copy, params.get("critic", {})),
         opt_states={name: agent.optimizers[name].init(params[name]) for name in params},
         hypers=jax.tree.map(lambda value: jnp.asarray(value, jnp.float32), hypers),
         key=run_key,
@@ -81,10 +89,10 @@ def policy_step(
     greedy: bool = False,
     sample: SampleFn = from_noise,
 ) -> tuple[PolicyCarry, Array]:
-    """Filter one observation and choose an action.
+    """Filter one observation and choose an action for the task.
 
-    The latent is drawn from the posterior; the action is drawn in training and the mode of its
-    distribution when `greedy`.
+    The latent is drawn from the posterior; so is the action from its distribution, unless
+    `greedy`: then it is the mode.
 
     Args:
         params: by group; obs: raw entries [E, ...]; is_first: [E] bool, resets the carry.
@@ -92,8 +100,51 @@ def policy_step(
     Returns:
         The next carry and actions [E, A], one-hot or in [-1, 1].
     """
-    key, latent_key, action_key = jax.random.split(carry.key, 3)
-    wm, shape = agent.wm, is_first.shape
+    state, keys = _filter_obs(agent, params, carry, obs, is_first, sample)
+    choose = take_mode if greedy else sample
+    action = agent.behaviors[0].act(agent.wm, params, state, keys.action, sample=choose)
+    return PolicyCarry(state=state, action=action, key=keys.carry), action
+
+
+def explore_step(
+    agent: Agent,
+    params: Mapping[str, Params],
+    carry: PolicyCarry,
+    obs: Mapping[str, Array],
+    is_first: Array,
+    update: Array,
+    *,
+    sample: SampleFn = from_noise,
+) -> tuple[PolicyCarry, Array]:
+    """`policy_step` for collecting experience: the exploring behaviour's action, with noise.
+
+    Args:
+        update: scalar count of updates made, for the noise's schedule.
+    """
+    state, keys = _filter_obs(agent, params, carry, obs, is_first, sample)
+    action = agent.behaviors[-1].act(agent.wm, params, state, keys.action, sample=sample)
+    action = agent.exploration(action, keys.exploration, update)
+    return PolicyCarry(state=state, action=action, key=keys.carry), action
+
+
+class _PolicyKeys(NamedTuple):
+    carry: Array  # of the next step
+    latent: Array
+    action: Array
+    exploration: Array
+
+
+def _filter_obs(
+    agent: Agent,
+    params: Mapping[str, Params],
+    carry: PolicyCarry,
+    obs: Mapping[str, Array],
+    is_first: Array,
+    sample: SampleFn,
+) -> tuple[RSSMState, _PolicyKeys]:
+    """The posterior state [E, ...] after an observation, and the keys of this step."""
+    keys = _PolicyKeys(*jax.random.split(carry.key, 4))
+    wm = agent.wm
     embed = wm.embed(params["model"], prepare_obs(obs))
     rssm_params = params["model"]["rssm"]
     projected = wm.rssm.apply({"params": rssm_params}, embed, method="project_embed")
@@ -104,13 +155,10 @@ def policy_step(
         carry.action,
         projected,
         is_first,
-        wm.rssm.latent.noise(latent_key, shape),
+        wm.rssm.latent.noise(keys.latent, is_first.shape),
         sample=sample,
     )
-    dist = agent.ac.act(params["actor"], wm.feature(state))
-    choose = take_mode if greedy else sample
-    action = choose(dist, agent.ac.policy.noise(action_key, shape, wm.rssm.action_size))
-    return PolicyCarry(state=state, action=action, key=key), action
+    return state, keys
 
 
 def train_step(
@@ -121,10 +169,10 @@ def train_step(
     start: RSSMState | None = None,
     sample: SampleFn = from_noise,
 ) -> tuple[TrainState, RSSMState, Metrics]:
-    """One update of world model, actor and critic (Hafner et al. 2021, Section 2).
+    """One update of the world model and of everything that learns inside it.
 
     The world model is updated first; imagination runs with its new weights from the old
-    posteriors, all B*T of them.
+    posteriors, all B*T of them (Hafner et al. 2021, Section 2).
 
     Args:
         batch: [B, T, ...]; start: [B, ...] state before the sequences, zeros if None.
@@ -133,21 +181,19 @@ def train_step(
     Returns:
         The new state, the last posterior state [B, ...], and scalar metrics.
     """
-    key, model_key, behavior_key = jax.random.split(state.key, 3)
+    key, model_key, *keys = jax.random.split(state.key, 2 + len(agent.behaviors))
     if start is None:
         start = agent.wm.rssm.initial(batch.reward.shape[:1])
     state, filtered, metrics = update_model(agent, state, batch, start, model_key, sample)
-    starts = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), filtered.states)
-    is_terminal = batch.is_terminal.reshape(-1)
-    state, more = update_behavior(agent, state, starts, is_terminal, behavior_key, sample)
-    # Hard copy after update 0 and every `slow_critic_every` updates from there.
-    copy = state.update % agent.slow_critic_every == 0
-    slow_critic = jax.tree.map(
-        lambda new, old: jnp.where(copy, new, old), state.params["critic"], state.slow_critic
-    )
-    state = state.replace(key=key, update=state.update + 1, slow_critic=slow_critic)
+    action = prepare_action(batch.action, agent.wm.rssm.action_size)
+    replayed = Replayed(filtered.states, action, batch.is_first, batch.is_terminal)
+    for behavior, own in zip(agent.behaviors, keys, strict=True):
+        state, more = behavior.learn(
+            agent.wm, agent.optimizers, state, replayed, own, sample=sample
+        )
+        metrics |= more
     last = jax.tree.map(lambda x: x[:, -1], filtered.states)
-    return state, last, metrics | more
+    return state.replace(key=key, update=state.update + 1), last, metrics
 
 
 def update_model(
@@ -165,69 +211,8 @@ def update_model(
         return world_model_loss(agent.wm, params, batch, noise, start, state.hypers, sample=sample)
 
     grads, (filtered, metrics) = jax.grad(loss_fn, has_aux=True)(state.params["model"])
-    state, norm = _apply(agent, state, "model", grads, state.hypers.model_lr)
+    state, norm = step_group(agent.optimizers, state, "model", grads, state.hypers.model_lr)
     return state, filtered, metrics | {"model_grad_norm": norm}
-
-
-def update_behavior(
-    agent: Agent,
-    state: TrainState,
-    starts: RSSMState,
-    is_terminal: Array,
-    key: Array,
-    sample: SampleFn,
-) -> tuple[TrainState, Metrics]:
-    """Update actor and critic on one imagination from `starts` [N, ...], is_terminal [N] bool."""
-    ac, hypers = agent.ac, state.hypers
-    noise = ac.draw_noise(key, agent.wm.rssm.latent, is_terminal.shape[0])
-
-    def imagined(actor_params):
-        return roll_out(
-            ac,
-            agent.wm,
-            state.params["model"],
-            actor_params,
-            state.slow_critic,
-            starts,
-            is_terminal,
-            noise,
-            hypers,
-            sample=sample,
-        )
-
-    # Reinforce needs no gradient through imagination: rolling out here, outside of the gradient,
-    # keeps no residuals of the H steps.
-    outside = None if ac.actor_grad.through_dynamics else imagined(state.params["actor"])
-
-    def actor_loss_fn(actor_params):
-        rollout = imagined(actor_params) if outside is None else outside
-        loss, metrics = actor_loss(ac, actor_params, rollout, hypers, state.update)
-        return loss, (rollout, metrics)
-
-    actor_grads, (rollout, actor_metrics) = jax.grad(actor_loss_fn, has_aux=True)(
-        state.params["actor"]
-    )
-    critic_grads, critic_metrics = jax.grad(
-        lambda params: critic_loss(ac, params, rollout), has_aux=True
-    )(state.params["critic"])
-    state, actor_norm = _apply(agent, state, "actor", actor_grads, hypers.actor_lr)
-    state, critic_norm = _apply(agent, state, "critic", critic_grads, hypers.critic_lr)
-    norms = {"actor_grad_norm": actor_norm, "critic_grad_norm": critic_norm}
-    return state, actor_metrics | critic_metrics | norms
-
-
-def _apply(
-    agent: Agent, state: TrainState, group: str, grads: Params, lr: Array
-) -> tuple[TrainState, Array]:
-    """Step one parameter group. Returns: the new state and the gradient norm before the clip."""
-    params, opt_state, norm = apply_gradients(
-        agent.optimizers[group], grads, state.opt_states[group], state.params[group], lr
-    )
-    state = state.replace(
-        params={**state.params, group: params},
-        opt_states={**state.opt_states, group: opt_state},
-    )
-    return state, norm
 
 
 def report(

@@ -1,5 +1,6 @@
 """Builds an agent from a config: the last place that knows config keys."""
 
+import math
 import re
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -9,9 +10,21 @@ from ml_collections import ConfigDict
 
 from dreamer_jax.agent import Agent
 from dreamer_jax.behavior.actor_critic import ACTOR_GRADS, POLICIES, ActorCritic
+from dreamer_jax.behavior.dreamer import Dreamer
+from dreamer_jax.behavior.exploration import (
+    CONTINUOUS_ONLY,
+    NOISES,
+    Exploration,
+    draw_onehot,
+    draw_uniform,
+)
+from dreamer_jax.behavior.interface import Behavior
+from dreamer_jax.behavior.plan2explore import Plan2Explore
+from dreamer_jax.behavior.planet import CEM, Planner
+from dreamer_jax.behavior.returns import RETURNS
 from dreamer_jax.model.convolutions import choose_formulation
 from dreamer_jax.model.kl import KL_LOSSES
-from dreamer_jax.model.latents import CategoricalLatent, GaussianLatent, Latent
+from dreamer_jax.model.latents import STD_ACTS, CategoricalLatent, GaussianLatent, Latent
 from dreamer_jax.model.networks import (
     ACTIVATIONS,
     ENCODER_KERNELS,
@@ -25,7 +38,6 @@ from dreamer_jax.model.rssm import RSSM
 from dreamer_jax.model.world_model import REWARD_TRANSFORMS, WorldModel
 from dreamer_jax.names import UsageError
 from dreamer_jax.optimizer import make_optimizer
-from dreamer_jax.train_state import GROUPS
 
 ObsShapes = Mapping[str, tuple[tuple[int, ...], str]]  # key -> shape and dtype of one entry
 
@@ -79,12 +91,14 @@ def make_agent(config: ConfigDict, obs_shapes: ObsShapes, action: ActionSpec) ->
     keys = select_keys(config.cnn_keys, config.mlp_keys, obs_shapes)
     used = {k: obs_shapes[k] for k in (*keys.images, *keys.vectors)}
     optimizer = make_optimizer(clip=config.opt.clip, eps=config.opt.eps, decay=config.opt.decay)
+    behaviors = _make_behaviors(config, action)
+    groups = ["model", *(group for behavior in behaviors for group in behavior.groups)]
     return Agent(
         wm=_make_world_model(config, keys, action.size),
-        ac=_make_actor_critic(config, action),
-        optimizers={group: optimizer for group in GROUPS},
+        behaviors=behaviors,
+        exploration=_make_exploration(config, action),
+        optimizers=dict.fromkeys(groups, optimizer),
         obs_shapes=used,
-        slow_critic_every=config.slow_critic_every,
         max_nonfinite=config.max_nonfinite,
     )
 
@@ -92,7 +106,8 @@ def make_agent(config: ConfigDict, obs_shapes: ObsShapes, action: ActionSpec) ->
 def _make_latent(config: ConfigDict) -> Latent:
     if config.rssm.latent == "categorical":
         return CategoricalLatent(config.rssm.stoch, config.rssm.classes)
-    return GaussianLatent(config.rssm.stoch, config.rssm.min_std)
+    std_act = STD_ACTS[config.rssm.std_act]
+    return GaussianLatent(config.rssm.stoch, config.rssm.min_std, std_act)
 
 
 def _shared(config: ConfigDict) -> dict:
@@ -111,6 +126,7 @@ def _make_world_model(config: ConfigDict, keys: ObsKeys, action_size: int) -> Wo
         "depth": config.cnn_depth,
         "mlp_layers": config.vector.layers,
         "mlp_units": config.vector.units,
+        "cnn_act": ACTIVATIONS[config.cnn_act],
         "formulation": choose_formulation(config.conv),
         **shared,
     }
@@ -118,11 +134,15 @@ def _make_world_model(config: ConfigDict, keys: ObsKeys, action_size: int) -> Wo
     vectors = config.vector.units if keys.vectors else 0
     scales = {key: config.loss_scales.image for key in keys.images}
     scales |= {key: config.loss_scales.vector for key in keys.vectors}
-    scales |= {key: config.loss_scales[key] for key in ("reward", "discount")}
+    scales |= {key: config.loss_scales[key] for key in ("state", "reward", "discount")}
+    latent = _make_latent(config)
+    encoder = Encoder(tuple(keys.images), tuple(keys.vectors), **convolutional)
+    decoder = Decoder(keys.images, keys.vectors, **convolutional)
+    features = math.prod(latent.shape) + config.rssm.deter
     return WorldModel(
-        encoder=Encoder(tuple(keys.images), tuple(keys.vectors), **convolutional),
+        encoder=encoder,
         rssm=RSSM(
-            latent=_make_latent(config),
+            latent=latent,
             deter=config.rssm.deter,
             hidden=config.rssm.hidden,
             action_size=action_size,
@@ -130,27 +150,27 @@ def _make_world_model(config: ConfigDict, keys: ObsKeys, action_size: int) -> Wo
             gru_norm=config.rssm.gru_norm,
             **shared,
         ),
-        decoder=Decoder(keys.images, keys.vectors, **convolutional),
+        objective=OBJECTIVES[config.objective](encoder, decoder, features),
         reward=_make_mlp(config, config.reward_head, 1),
         discount=_make_mlp(config, config.discount_head, 1)
         if config.discount_head.enabled
         else None,
-        objective=OBJECTIVES[config.objective],
         reward_transform=REWARD_TRANSFORMS[config.reward_transform],
         loss_scales=scales,
         kl_loss=KL_LOSSES[config.kl_loss],
         free_avg=config.free_avg,
+        grad_heads=frozenset(head for head, trains in config.grad_heads.items() if trains),
     )
 
 
 def _make_actor_critic(config: ConfigDict, action: ActionSpec) -> ActorCritic:
-    wanted = "onehot" if action.discrete else "trunc_normal"
-    name = wanted if config.actor.dist == "auto" else config.actor.dist
-    if (name == "onehot") != action.discrete:
+    fitting = [name for name, kind in POLICIES.items() if kind.discrete == action.discrete]
+    name = fitting[0] if config.actor.dist == "auto" else config.actor.dist
+    if name not in fitting:
         kind = "discrete" if action.discrete else "continuous"
         raise UsageError(
             f"config.actor.dist is {name!r}, but the environment's {action.size} actions are "
-            f"{kind}; allowed: auto or {wanted}."
+            f"{kind}; allowed: {' or '.join(['auto', *fitting])}."
         )
     policy = POLICIES[name]
     return ActorCritic(
@@ -158,6 +178,55 @@ def _make_actor_critic(config: ConfigDict, action: ActionSpec) -> ActorCritic:
         critic=_make_mlp(config, config.critic, 1),
         policy=policy,
         actor_grad=ACTOR_GRADS[config.actor_grad],
+        returns=RETURNS[config.returns],
         horizon=config.horizon,
         action_size=action.size,
+    )
+
+
+def _make_dreamer(config: ConfigDict, action: ActionSpec) -> Behavior:
+    return Dreamer(_make_actor_critic(config, action), config.slow_critic_every)
+
+
+def _make_planner(config: ConfigDict, action: ActionSpec) -> Behavior:
+    if action.discrete:
+        raise UsageError(
+            f"config.behavior is 'planet', which plans continuous actions, but the environment's "
+            f"{action.size} actions are discrete; allowed: dreamer."
+        )
+    return Planner(CEM(**config.planet))
+
+
+BEHAVIORS = {"dreamer": _make_dreamer, "planet": _make_planner}
+
+
+def _make_behaviors(config: ConfigDict, action: ActionSpec) -> tuple[Behavior, ...]:
+    task = BEHAVIORS[config.behavior](config, action)
+    if config.expl.behavior == "task":
+        return (task,)
+    stoch = math.prod(_make_latent(config).shape)
+    explorer = Plan2Explore(
+        ac=_make_actor_critic(config, action),
+        ensemble=_make_mlp(config, config.expl, stoch),
+        models=config.expl.models,
+        intrinsic=config.expl.intrinsic,
+        extrinsic=config.expl.extrinsic,
+    )
+    return (task, explorer)
+
+
+def _make_exploration(config: ConfigDict, action: ActionSpec) -> Exploration:
+    expl = config.expl
+    if action.discrete and expl.noise in CONTINUOUS_ONLY:
+        fitting = [name for name in NOISES if name not in CONTINUOUS_ONLY]
+        raise UsageError(
+            f"config.expl.noise is {expl.noise!r}, but the environment's {action.size} actions are "
+            f"discrete; allowed: {' or '.join(fitting)}."
+        )
+    return Exploration(
+        noise=NOISES[expl.noise],
+        draw=draw_onehot if action.discrete else draw_uniform,
+        start=expl.amount,
+        final=expl.amount if expl.amount_final is None else expl.amount_final,
+        updates=expl.anneal_updates,
     )

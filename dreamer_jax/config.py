@@ -11,6 +11,8 @@ from typing import Any
 from ml_collections import ConfigDict, FieldReference
 
 from dreamer_jax.behavior.actor_critic import ACTOR_GRADS, POLICIES
+from dreamer_jax.behavior.exploration import NOISES
+from dreamer_jax.behavior.returns import RETURNS
 from dreamer_jax.grid import (
     given_seeds,
     grid_errors,
@@ -21,6 +23,7 @@ from dreamer_jax.grid import (
 )
 from dreamer_jax.model.convolutions import FORMULATIONS
 from dreamer_jax.model.kl import KL_LOSSES
+from dreamer_jax.model.latents import STD_ACTS
 from dreamer_jax.model.networks import ACTIVATIONS
 from dreamer_jax.model.objectives import OBJECTIVES
 from dreamer_jax.model.world_model import REWARD_TRANSFORMS
@@ -62,7 +65,8 @@ KEYS: dict[str, Key] = {
     "steps": Key(50_000_000, integer(1), "agent steps per member, prefill included"),
     "prefill": Key(50_000, integer(0), "agent steps per member with random actions at the start"),
     "pretrain": Key(1, integer(0), "updates right after the prefill"),
-    "train_every": Key(4, integer(1), "agent steps per member between two updates"),
+    "train_every": Key(4, integer(1), "agent steps per member from updates to the next updates"),
+    "train_updates": Key(1, integer(1), "updates that are made then, one after another"),
     "batch": Key(50, integer(1), "B, sequences per batch"),
     "length": Key(50, integer(2), "L, steps per sequence"),
     "log_every": Key(10_000, integer(1), "agent steps per member between two log lines"),
@@ -115,7 +119,8 @@ KEYS: dict[str, Key] = {
     # World model.
     "cnn_keys": Key(".*", pattern(), "image entries of the observation that are used"),
     "mlp_keys": Key(".*", pattern(), "vector entries of the observation that are used"),
-    "act": Key("elu", choice(tuple(ACTIVATIONS)), "activation of all networks"),
+    "act": Key("elu", choice(tuple(ACTIVATIONS)), "activation of dense layers"),
+    "cnn_act": Key("elu", choice(tuple(ACTIVATIONS)), "activation of convolutions"),
     "norm": Key(False, boolean(), "layer norm in front of every hidden activation"),
     "compute_dtype": Key("float32", choice(("float32", "bfloat16")), "of matrix multiplications"),
     "conv": Key("auto", choice(("auto", *FORMULATIONS)), "formulation of convolutions"),
@@ -125,6 +130,7 @@ KEYS: dict[str, Key] = {
     "rssm.stoch": Key(32, integer(1), "Z, latent variables"),
     "rssm.classes": Key(32, integer(2), "K, classes per categorical latent variable"),
     "rssm.min_std": Key(0.1, number(0), "smallest std of a Gaussian latent"),
+    "rssm.std_act": Key("sigmoid2", choice(tuple(STD_ACTS)), "what its std is made with"),
     "rssm.deter": Key(600, integer(1), "D, GRU units"),
     "rssm.hidden": Key(600, integer(1), "units of its hidden layers"),
     "rssm.gru_norm": Key(True, boolean(), "layer norm in the GRU"),
@@ -138,19 +144,45 @@ KEYS: dict[str, Key] = {
     "discount_head.units": Key(400, integer(1), "units of these"),
     "loss_scales.image": Key(1.0, number(), "weight of each image's negative log-likelihood"),
     "loss_scales.vector": Key(1.0, number(), "weight of each vector's negative log-likelihood"),
+    "loss_scales.state": Key(1.0, number(), "weight of the contrastive objective"),
     "loss_scales.reward": Key(1.0, number(), "weight of the reward's"),
     "loss_scales.discount": Key(5.0, number(), "weight of the discount's"),
+    "grad_heads.observation": Key(True, boolean(), "whether the objective's loss trains states"),
+    "grad_heads.reward": Key(True, boolean(), "whether the reward's does"),
+    "grad_heads.discount": Key(True, boolean(), "whether the discount's does"),
     "kl_loss": Key("balanced", choice(tuple(KL_LOSSES)), "KL balancing, or one KL for both sides"),
     "free_avg": Key(True, boolean(), "free nats clamp the mean KL, not every step's"),
     # Behaviour.
+    "behavior": Key("dreamer", choice(("dreamer", "planet")), "how actions are chosen on the task"),
     "horizon": Key(15, integer(2), "H, imagined steps"),
     "actor.layers": Key(4, integer(0), "hidden layers of the actor"),
     "actor.units": Key(400, integer(1), "units of these"),
-    "actor.dist": Key("auto", choice(("auto", *POLICIES)), "auto: by the action space"),
+    "actor.dist": Key("auto", choice(("auto", *POLICIES)), "auto: onehot or trunc_normal"),
     "actor_grad": Key("reinforce", choice(tuple(ACTOR_GRADS)), "estimator of the actor gradient"),
+    "returns": Key("lambda", choice(tuple(RETURNS)), "what actor and critic aim at"),
     "critic.layers": Key(4, integer(0), "hidden layers of the critic"),
     "critic.units": Key(400, integer(1), "units of these"),
     "slow_critic_every": Key(100, integer(1), "updates between copies to the slow critic"),
+    "planet.horizon": Key(12, integer(1), "steps of a plan"),
+    "planet.iterations": Key(10, integer(1), "fits of the cross-entropy method"),
+    "planet.candidates": Key(1000, integer(1), "plans per iteration"),
+    "planet.elites": Key(100, integer(1), "of them, the best that are fitted"),
+    # Exploration: of the actions that are taken in training after the prefill.
+    "expl.behavior": Key(
+        "task", choice(("task", "plan2explore")), "what acts: the task's behaviour or an explorer"
+    ),
+    "expl.models": Key(10, integer(2), "plan2explore: K, models in its ensemble"),
+    "expl.layers": Key(4, integer(0), "plan2explore: hidden layers of each"),
+    "expl.units": Key(400, integer(1), "plan2explore: units of these"),
+    "expl.intrinsic": Key(1.0, number(), "plan2explore: weight of the models' disagreement"),
+    "expl.extrinsic": Key(0.0, number(), "plan2explore: weight of the task's reward"),
+    "expl.noise": Key("none", choice(tuple(NOISES)), "noise on actions"),
+    "expl.amount": Key(0.3, number(), "standard deviation of normal noise, or epsilon"),
+    "expl.amount_final": Key(
+        None, optional(number()), "amount after the annealing; None: constant"
+    ),
+    "expl.anneal_updates": Key(200_000, integer(1), "updates from amount to amount_final"),
+    "expl.until": Key(0, integer(0), "agent steps per member with exploration; 0: all"),
     # Hyperparameters that members may differ in, see types.Hypers and `members`.
     "model_lr": Key(2e-4, number(), "learning rate of the world model"),
     "actor_lr": Key(4e-5, number(), "learning rate of the actor"),
@@ -260,6 +292,11 @@ def _combination_errors(config: ConfigDict) -> Iterator[str]:
             f"config.replay.capacity is {config.replay.capacity}, {per_env} per environment; "
             f"allowed: at least config.length = {config.length} for each of the "
             f"{config.env.num_envs} of config.env.num_envs."
+        )
+    if config.planet.elites > config.planet.candidates:
+        yield (
+            f"config.planet.elites is {config.planet.elites}; allowed: at most "
+            f"config.planet.candidates = {config.planet.candidates}."
         )
     envs = len(member_seeds(config)) * config.env.num_envs
     if config.env.workers > envs:

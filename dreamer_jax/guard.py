@@ -7,10 +7,10 @@ it is also held at its last finite state.
 import jax
 import jax.numpy as jnp
 
-from dreamer_jax.train_state import GROUPS, TrainState
+from dreamer_jax.train_state import TrainState
 from dreamer_jax.types import Array, Metrics
 
-CHECKED = tuple(f"{group}_{value}" for group in GROUPS for value in ("loss", "grad_norm"))
+CHECKED = ("loss", "grad_norm")  # metrics of every parameter group, as in `actor_loss`
 COUNTED = "counted"  # metric: 1 where the update was taken
 
 
@@ -36,7 +36,8 @@ def keep_finite(
         `counted`: sums of these over updates divided by the sum of `counted` are means.
     """
     frozen = is_frozen(old, max_nonfinite)
-    finite = jnp.isfinite(jnp.stack([metrics[name] for name in CHECKED])).all()
+    checked = [metrics[f"{group}_{value}"] for group in old.params for value in CHECKED]
+    finite = jnp.isfinite(jnp.stack(checked)).all()
     take, skip = finite & ~frozen, ~finite & ~frozen
     learned = ("params", "slow_critic", "opt_states")
     kept = {

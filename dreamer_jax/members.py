@@ -25,6 +25,7 @@ class MemberFns(NamedTuple):
     init_policy: Callable  # (keys [M], number of environments) -> PolicyCarry
     policy_step: Callable  # (params, carry, obs, is_first) -> carry, action [M, E, A]
     greedy_step: Callable  # the same with the mode of the actions
+    explore_step: Callable  # (params, carry, obs, is_first, updates [M]) -> carry, action
     train_step: Callable  # (state, batch [M, B, T, ...]) -> state, metrics [M]; donates state
     report: Callable  # (params, batch, keys [M]) -> {key: (truth, prediction)}
 
@@ -60,6 +61,7 @@ def make_members(agent: Agent, placement: Placement | None = None) -> MemberFns:
         init_policy=init_policy,
         policy_step=compile_(policy, 4),
         greedy_step=compile_(greedy, 4),
+        explore_step=compile_(partial(agent_lib.explore_step, agent), 5),
         train_step=compile_(step, 2, batch_argument=1, donate_argnums=0),
         report=report,
     )

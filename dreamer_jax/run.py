@@ -125,7 +125,7 @@ class Parts:
         params = jax.eval_shape(init, jax.random.key(0), hypers).params
         counts = {name: count_parameters(part) for name, part in params["model"].items()}
         counts["world_model"] = sum(counts.values())
-        return counts | {name: count_parameters(params[name]) for name in ("actor", "critic")}
+        return counts | {n: count_parameters(part) for n, part in params.items() if n != "model"}
 
 
 def env_settings(config: ConfigDict) -> dict:
@@ -188,7 +188,13 @@ def updates_due(config: ConfigDict, env_step: int) -> int:
     """Updates that should have been made after `env_step` agent steps of a member."""
     if env_step < config.prefill:
         return 0
-    return config.pretrain + (env_step - config.prefill) // config.train_every
+    times = (env_step - config.prefill) // config.train_every
+    return config.pretrain + times * config.train_updates
+
+
+def explores(config: ConfigDict, env_step: int) -> bool:
+    """Whether experience is collected with exploration after `env_step` agent steps."""
+    return config.expl.until == 0 or env_step < config.expl.until
 
 
 def records_due(config: ConfigDict, env_step: int) -> list[str]:

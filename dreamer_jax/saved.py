@@ -121,7 +121,7 @@ class MemberAgent:
 
         Args:
             obs: one observation of `make_env`'s environment, entries without a leading axis.
-            sample: draw the action as in training, instead of the distribution's mode.
+            sample: draw the action, without exploration, instead of the distribution's mode.
 
         Returns:
             The action's number, or float32 [A] in [-1, 1].

@@ -158,8 +158,7 @@ class Trainer:
         if self._env_step < config.prefill:
             failed = self._driver.finish(self._driver.random_actions(self._env_step))
         else:
-            params = self._state.params
-            self._carry, action = self._parts.fns.policy_step(params, self._carry, obs, is_first)
+            self._carry, action = self._act(obs, is_first)
             # Dispatched behind the policy: it runs while the environments step below.
             self._update_once()
             action = np.asarray(action)
@@ -169,6 +168,14 @@ class Trainer:
             self._replay.close_open(failed)
         self._env_step += config.env.num_envs
         self._due = run_lib.records_due(config, self._env_step)
+
+    def _act(
+        self, obs: dict[str, np.ndarray], is_first: np.ndarray
+    ) -> tuple[PolicyCarry, jax.Array]:
+        fns, state, inputs = self._parts.fns, self._state, (self._carry, obs, is_first)
+        if run_lib.explores(self._config, self._env_step):
+            return fns.explore_step(state.params, *inputs, state.update)
+        return fns.policy_step(state.params, *inputs)
 
     def _update_members(self, due: int) -> None:
         """Make updates until there are `due`."""

@@ -49,7 +49,7 @@ def mock_state(agent, hypers, seed=0):
     params = random_like(shapes.params, seed)
     return TrainState(
         params=params,
-        slow_critic=jax.tree.map(jnp.copy, params["critic"]),
+        slow_critic=jax.tree.map(jnp.copy, params.get("critic", {})),
         opt_states=jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes.opt_states),
         hypers=jax.tree.map(jnp.float32, hypers),
         key=jax.random.key(seed),

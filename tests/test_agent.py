@@ -76,7 +76,7 @@ def test_metrics_are_finite_scalars(trained):
 
 def test_the_slow_critic_is_copied_after_update_0_and_then_every_so_many(trained):
     # State k is the one after update k - 1; with a period of 3 copies follow updates 0, 3 and 6.
-    assert trained.agent.slow_critic_every == 3
+    assert trained.agent.behaviors[0].slow_critic_every == 3
     for k in range(1, 9):
         state = trained.states[k]
         source = 1 + (k - 1) // 3 * 3

@@ -30,9 +30,13 @@ KINDS = [
     ("image", "continuous", "gaussian", "reinforce", {}),
     ("vector", "discrete", "gaussian", "dynamics", {"norm": True}),
     ("vector", "continuous", "categorical", "dynamics", {"discount_head": {"enabled": False}}),
+    (
+        "vector", "continuous", "gaussian", "dynamics",
+        {"actor": {"dist": "tanh_normal"}, "kl_loss": "plain", "slow_critic_every": 1},
+    ),
     ("mixed", "discrete", "categorical", "both", {"compute_dtype": "bfloat16"}),
     ("mixed", "continuous", "gaussian", "both", {"compute_dtype": "bfloat16"}),
-]
+]  # fmt: skip
 
 
 class Kind:

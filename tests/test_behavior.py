@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from mock_agents import fast_jit, mock_agent, mock_state, random_like
 
-from dreamer_jax import agent as agent_lib
 from dreamer_jax.behavior.actor_critic import ACTOR_GRADS, actor_loss, critic_loss, roll_out
+from dreamer_jax.behavior.dreamer import update_actor_critic
 from dreamer_jax.behavior.imagination import imagine, imagined_discount
 from dreamer_jax.behavior.returns import imagination_weight, lambda_return
 from dreamer_jax.model.distributions import OneHot, from_noise
@@ -21,8 +21,8 @@ N, H = 5, 4  # imagination starts, horizon of the tiny config
 class Case:
     """An agent with random weights, N start states, and the noise of one imagination."""
 
-    def __init__(self, action, actor_grad):
-        self.agent, hypers = mock_agent("vector", action, actor_grad=actor_grad)
+    def __init__(self, action, actor_grad, **changes):
+        self.agent, hypers = mock_agent("vector", action, actor_grad=actor_grad, **changes)
         self.hypers = hypers.replace(actor_grad_mix=0.3, actor_grad_mix_final=0.3)
         self.state = mock_state(self.agent, self.hypers)
         self.params = self.state.params
@@ -58,8 +58,8 @@ class Case:
 
 
 @functools.cache
-def make_case(action="discrete", actor_grad="reinforce"):
-    return Case(action, actor_grad)
+def make_case(action="discrete", actor_grad="reinforce", **changes):
+    return Case(action, actor_grad, **changes)
 
 
 @functools.cache
@@ -215,6 +215,17 @@ def test_the_actor_gradient_passes_through_the_dynamics(estimator, action):
     assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(inside))
 
 
+def test_an_actor_without_value_does_not_read_the_critic():
+    case = make_case("continuous", "dynamics", returns="reward_sum")
+
+    def loss(actor, slow_critic):
+        return case.actor_loss(case.roll_out(actor=actor, slow_critic=slow_critic), actor)
+
+    grads = fast_jit(jax.grad(loss, (0, 1)))(case.params["actor"], case.slow_critic)
+    assert not is_zero(grads[0])
+    assert is_zero(grads[1])
+
+
 def test_reinforce_uses_only_the_log_probability():
     case, rollout = make_case(), rollout_of()
     assert not case.agent.ac.actor_grad.through_dynamics
@@ -254,8 +265,11 @@ def test_the_policy_reads_a_feature_without_gradient():
 @pytest.mark.parametrize("estimator", ["reinforce", "both"])
 def test_behavior_updates_leave_the_world_model_and_slow_critic_alone(estimator):
     case = make_case("discrete", estimator)
-    update = fast_jit(functools.partial(agent_lib.update_behavior, case.agent, sample=from_noise))
-    state, metrics = update(case.state, case.start, case.is_terminal, jax.random.key(0))
+    update = functools.partial(
+        update_actor_critic, case.agent.ac, case.agent.wm, case.agent.optimizers, sample=from_noise
+    )
+    args = case.state, case.state.slow_critic, case.start, case.is_terminal, jax.random.key(0)
+    state, metrics = fast_jit(update)(*args)
     for before, after in (
         (case.state.params["model"], state.params["model"]),
         (case.state.opt_states["model"], state.opt_states["model"]),

@@ -13,6 +13,7 @@ from dreamer_jax.benchmark.flops import Flops
 from dreamer_jax.benchmark.parts import make_inputs, part_functions
 from dreamer_jax.build import ActionSpec, make_agent
 from dreamer_jax.model.networks import MLP
+from dreamer_jax.names import UsageError
 from dreamer_jax.types import Batch
 
 PIXELS = {"image": ((64, 64, 1), "uint8")}
@@ -108,6 +109,15 @@ def test_update_agrees_with_xla(kind, unrolled):
     counted = flops.update_flops(agent, batch=50, length=4).values()
     expected = xla_flops(step, *abstract_member(agent, 50, 4))
     assert sum(part.total for part in counted) == pytest.approx(expected, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"objective": "contrastive"}, {"behavior": "planet"}, {"expl": {"behavior": "plan2explore"}}],
+)
+def test_other_agents_are_not_counted(changes):
+    with pytest.raises(UsageError, match="reconstruction"):
+        flops.update_flops(full_width_agent(PIXELS, CONTINUOUS, **changes), batch=2, length=4)
 
 
 @pytest.mark.parametrize("kind", ["atari", "continuous"])

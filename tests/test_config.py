@@ -1,11 +1,14 @@
 """Configs: validation that says what is wrong, and every shipped config builds."""
 
-import importlib.util
 from pathlib import Path
 
+import gymnasium
+import numpy as np
 import pytest
+from gymnasium import spaces
 
 from dreamer_jax import config as config_lib
+from dreamer_jax.config_file import load_config_file
 from dreamer_jax.names import UsageError
 from dreamer_jax.run import dry_run, records_due, updates_due
 
@@ -15,14 +18,42 @@ SHIPPED = {
     "catch": ["", "debug"],
     "atari": ["pong", "pong,release", "pong,debug", "ms_pacman", "skiing,search,debug"],
     "montezuma": ["", "release", "debug"],
-}
+    "ablations": ["pong,no_layer_norm", "pong,schedules,release", "pong,no_image_gradients,debug"],
+    "reach": ["", "debug"],
+    "dmc_vision": ["walker_walk", "walker_walk,plan2explore", "cup_catch,plan2explore,debug"],
+    "dmc_proprio": ["walker_walk", "walker_walk,debug"],
+    "humanoid": ["", "plan2explore", "debug"],
+    "planet": ["reach", "walker_walk", "reach,debug"],
+    "dreamer_v1": [
+        "reach", "walker_walk", "atari:pong", "reach,contrastive", "walker_walk,reward_only",
+        "walker_walk,no_value", "reach,contrastive,debug", "atari:pong,debug",
+    ],
+}  # fmt: skip
+
+
+class StandIn(gymnasium.Env):
+    """The spaces of an environment that need not be installed to build an agent."""
+
+    def __init__(self, obs, actions):
+        self.observation_space = spaces.Dict(obs)
+        self.action_space = spaces.Box(-1, 1, (actions,), np.float32)
+
+
+PIXELS = {"image": spaces.Box(0, 255, (64, 64, 3), np.uint8)}
+JOINTS = {"joints": spaces.Box(-np.inf, np.inf, (24,), np.float32)}
+STAND_INS = {"reach": (PIXELS, 2), "dmc": (PIXELS | JOINTS, 6)}
+
+
+def plan_of(config):
+    """The plan of a run, with sizes alone in place of environments in `STAND_INS`."""
+    kind = config.task.split(":")[0]
+    if kind not in STAND_INS:
+        return dry_run(config)
+    return dry_run(config, lambda seed: StandIn(*STAND_INS[kind]))
 
 
 def get_config(name, arg=""):
-    spec = importlib.util.spec_from_file_location(name, CONFIGS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config(arg)
+    return load_config_file(CONFIGS / f"{name}.py").get_config(arg)
 
 
 def test_every_config_file_is_listed():
@@ -31,7 +62,7 @@ def test_every_config_file_is_listed():
 
 @pytest.mark.parametrize(("name", "arg"), [(n, a) for n, args in SHIPPED.items() for a in args])
 def test_shipped_config_builds(name, arg):
-    plan = dry_run(get_config(name, arg))
+    plan = plan_of(get_config(name, arg))
     assert plan["parameters"]["world_model"] > 0
     assert plan["updates"] > 0
 
@@ -54,6 +85,54 @@ def test_atari_is_the_paper():
     }
 
 
+def test_dreamer_v1_is_the_paper():
+    config = get_config("dreamer_v1", "walker_walk")
+    assert config.task == "dmc:walker_walk"
+    # 5 episodes of 1000 frames, then 100 updates and an episode in turn.
+    assert config.prefill * config.env.action_repeat == 5_000
+    assert [updates_due(config, step) for step in (2_499, 2_500, 2_999, 3_000)] == [
+        0,
+        100,
+        100,
+        200,
+    ]
+    plan = plan_of(config)
+    assert plan["frames"] == 5_000_000
+    # Features of 30 + 200; three layers of 300.
+    head = 230 * 300 + 2 * 300 * 300 + 3 * 300
+    assert plan["parameters"]["reward"] == plan["parameters"]["critic"] == head + 301
+    assert plan["parameters"]["actor"] == head + 301 * 12
+    # 3x3 gates of 200 on inputs of 200 and a state of 200, without a norm; layers of 200.
+    layers = (36 * 200 + 200) + (200 * 200 + 200) + (1224 * 200 + 200) + 2 * (200 * 60 + 60)
+    assert plan["parameters"]["rssm"] == 400 * 600 + 600 + layers
+    atari = get_config("dreamer_v1", "atari:pong")
+    assert (atari.horizon, atari.kl_scale, atari.actor_grad) == (10, 0.1, "dynamics")
+    assert (atari.expl.amount, atari.expl.amount_final) == (0.4, 0.1)
+    assert atari.discount_head.enabled and atari.reward_transform == "tanh"
+
+
+def test_dmc_vision_has_the_published_parameters():
+    """6 actions, 64x64x3 images alone."""
+    plan = plan_of(get_config("dmc_vision", "walker_walk"))
+    assert plan["frames"] == 2_000_000
+    counts = {name: plan["parameters"][name] for name in ("world_model", "actor", "critic")}
+    assert counts == {"world_model": 13_656_772, "actor": 976_012, "critic": 971_601}
+    assert "discount" not in plan["parameters"]
+
+
+def test_dmc_configs_differ_in_what_they_name():
+    vision = get_config("dmc_vision", "humanoid_walk")
+    for (name, arg), changed in {
+        ("dmc_proprio", "humanoid_walk"): {"cnn_keys", "mlp_keys"},
+        ("humanoid", ""): {"actor_entropy", "kl_scale"},
+        ("dmc_vision", "humanoid_walk,plan2explore"): {"expl.behavior"},
+    }.items():
+        lines = config_lib.differences(vision, get_config(name, arg))
+        assert {line.split(":")[0].strip() for line in lines} == changed
+    humanoid = get_config("humanoid")
+    assert (humanoid.actor_entropy, humanoid.kl_scale) == (1e-5, 2.0)
+
+
 def test_variants_change_what_they_say():
     release = get_config("atari", "pong,release")
     assert (release.batch, release.train_every) == (16, 16)
@@ -70,6 +149,16 @@ def test_variants_change_what_they_say():
         ("atari", "pong,relase", "release"),
         ("montezuma", "quick", "debug"),
         ("catch", "debgu", "debug"),
+        ("reach", "debgu", "debug"),
+        ("planet", "atari:pong", "continuous"),
+        ("dmc_vision", "", "needs a task"),
+        ("dmc_proprio", "walker_walk,debgu", "debug"),
+        ("humanoid", "pixels", "debug"),
+        ("ablations", "pong", "needs a game and an ablation"),
+        ("ablations", "pong,no_layernorm", "no_layer_norm"),
+        ("dreamer_v1", "", "needs a task"),
+        ("dreamer_v1", "atari:pnog", "pong"),
+        ("dreamer_v1", "reach,debgu", "debug"),
     ],
 )
 def test_bad_arguments_are_named(name, arg, message):
@@ -98,6 +187,7 @@ def test_bad_arguments_are_named(name, arg, message):
         ("prefill", 10, "at least config.length = 50"),
         ("steps", 100, "at least config.prefill"),
         ("replay.capacity", 20, "at least config.length"),
+        ("planet.elites", 1001, "at most config.planet.candidates = 1000"),
         ("env.workers", 5, "at most the 1 environments"),
     ],
 )
@@ -172,4 +262,7 @@ def test_hypers_per_member():
 
 def test_updates_due(tiny_config):
     config = tiny_config  # prefill 40, pretrain 1, train_every 8
-    assert [updates_due(config, step) for step in (0, 39, 40, 47, 48, 200)] == [0, 0, 1, 1, 2, 21]
+    steps = (0, 39, 40, 47, 48, 200)
+    assert [updates_due(config, step) for step in steps] == [0, 0, 1, 1, 2, 21]
+    config.train_updates, config.pretrain = 100, 7
+    assert [updates_due(config, step) for step in steps] == [0, 0, 7, 7, 107, 2007]

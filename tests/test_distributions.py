@@ -12,13 +12,19 @@ from dreamer_jax.behavior.actor_critic import POLICIES
 from dreamer_jax.model.distributions import (
     Gaussian,
     OneHot,
+    TanhNormal,
     TruncatedNormal,
     bernoulli,
     from_noise,
     take_mode,
     unit_normal,
 )
-from dreamer_jax.model.latents import CategoricalLatent, GaussianLatent, IndependentOneHot
+from dreamer_jax.model.latents import (
+    STD_ACTS,
+    CategoricalLatent,
+    GaussianLatent,
+    IndependentOneHot,
+)
 
 ALMOST_ONE = np.nextafter(np.float32(1), np.float32(0))
 
@@ -213,6 +219,62 @@ def test_truncated_normal_policy():
     np.testing.assert_allclose(dist.scale, [1.2973753, 1.1], rtol=1e-6)
 
 
+@fast_jit
+def tanh_normal_numbers(mean, std, y):
+    dist = TanhNormal(mean, std)
+    return dist.log_prob(y), dist.entropy()
+
+
+@pytest.mark.parametrize("mean", [-3.0, 0.0, 0.4])
+@pytest.mark.parametrize("std", [0.05, 0.5, 5.0])
+def test_tanh_normal_integrals(mean, std):
+    """Total probability and entropy are the integrals of the density, taken over x = atanh(y)."""
+    x = np.linspace(max(mean - 8 * std, -8.5), min(mean + 8 * std, 8.5), 8001)
+    y = np.tanh(x)
+    log_prob, entropy = tanh_normal_numbers(
+        jnp.full((1, 1), mean), jnp.full((1, 1), std), jnp.asarray(y[:, None], jnp.float32)
+    )
+    if std < 1:  # else much lies where float32 has no more values below 1
+        density = np.exp(np.float64(log_prob)) * (1 - y**2)
+        np.testing.assert_allclose(np.trapezoid(density, x), 1, atol=2e-3)
+    x = mean + std * np.linspace(-9, 9, 20001)
+    normal = np.exp(-0.5 * ((x - mean) / std) ** 2) / (std * math.sqrt(2 * math.pi))
+    log_slope = 2 * (math.log(2) - np.abs(x) - np.log1p(np.exp(-2 * np.abs(x))))
+    expected = 1.4189385 + math.log(std) + np.trapezoid(normal * log_slope, x)
+    np.testing.assert_allclose(entropy[0], expected, atol=0.03)
+
+
+def test_tanh_normal_samples_and_their_gradient():
+    mean, std, noise = jnp.array([0.5, -4.0]), jnp.array([0.2, 2.0]), jnp.array([1.5, -9.0])
+
+    def sample(mean, std):
+        return TanhNormal(mean, std).sample_from(noise)
+
+    y = sample(mean, std)
+    np.testing.assert_allclose(y, [math.tanh(0.8), -1.0], rtol=1e-6)
+    grads = jax.grad(lambda *v: sample(*v)[0], (0, 1))(mean, std)
+    np.testing.assert_allclose(grads[0], [1 - math.tanh(0.8) ** 2, 0], rtol=1e-5)
+    np.testing.assert_allclose(grads[1], [1.5 * (1 - math.tanh(0.8) ** 2), 0], rtol=1e-5)
+    dist = TanhNormal(mean, std)
+    np.testing.assert_allclose(dist.sample_mode(), np.tanh(mean), rtol=1e-6)
+    # A saturated action has a finite density and finite gradients.
+    grads = jax.grad(lambda *v: TanhNormal(*v).log_prob(y), (0, 1))(mean, std)
+    assert np.isfinite(grads).all()
+    drawn = dist.sample(seed=jax.random.key(0), sample_shape=1000)
+    assert drawn.shape == (1000, 2)
+    np.testing.assert_allclose(np.median(drawn, 0), dist.mode(), atol=0.02)
+
+
+def test_tanh_normal_policy():
+    # Mean 5 tanh(10 / 5) and std softplus(5) + 1e-4 before tanh.
+    dist = POLICIES["tanh_normal"].make_dist(jnp.array([10.0, 0.0, 0.0, 0.0]))
+    noise = jnp.array([-1.0, 0.1])
+    expected = np.tanh([5 * math.tanh(2) - 5.0068153, 0.50068153])
+    np.testing.assert_allclose(dist.sample_from(noise), expected, rtol=1e-4)
+    drawn = POLICIES["tanh_normal"].noise(jax.random.key(0), (500,), 3)
+    assert drawn.shape == (500, 3) and drawn.min() < -1
+
+
 def test_gaussian_numbers():
     narrow = Gaussian(jnp.zeros(2), jnp.ones(2))
     wide = Gaussian(jnp.array([1.0, 0.0]), jnp.array([2.0, 1.0]))
@@ -233,6 +295,8 @@ def test_latent_parameters():
     stats = GaussianLatent(2, min_std=0.1).stats(jnp.array([3.0, 4.0, 0.0, 0.8], jnp.bfloat16))
     np.testing.assert_array_equal(stats["mean"], [3.0, 4.0])
     np.testing.assert_allclose(stats["std"], [1.1, 1.2973753], rtol=2e-3)
+    softplus = GaussianLatent(1, 0.1, STD_ACTS["softplus"]).stats(jnp.array([3.0, -1.0]))
+    np.testing.assert_allclose(softplus["std"], [math.log(1 + math.exp(-1)) + 0.1], rtol=1e-6)
     out = jnp.arange(6.0)
     logits = CategoricalLatent(2, 3).stats(out)["logits"]
     np.testing.assert_array_equal(logits, [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]])

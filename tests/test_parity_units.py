@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from goldens import GRADIENT, WEIGHTS, close, load, needs_goldens
 
-from dreamer_jax.behavior.actor_critic import POLICIES
+from dreamer_jax.behavior.actor_critic import POLICIES, tanh_normal
 from dreamer_jax.behavior.returns import lambda_return, linear_schedule
 from dreamer_jax.model.distributions import (
     Gaussian,
@@ -20,9 +20,8 @@ from dreamer_jax.optimizer import apply_gradients, make_optimizer
 
 pytestmark = needs_goldens
 
-# What DreamerV2's presets do not use: the tanh-transformed normal is DreamerV1's actor, and the
-# running magnitude of rewards (streamnorm) is switched off.
-NOT_OURS = {"tanh_normal", "streamnorm"}
+# What no preset uses: the running magnitude of rewards is switched off.
+NOT_OURS = {"streamnorm"}
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +31,8 @@ def units():
 
 def test_groups(units):
     assert {key.split("/")[0] for key in units[0]} - NOT_OURS == {
-        "lambda_return", "onehot", "trunc_normal", "distlayer", "mvn", "std_act", "optimizer",
+        "lambda_return", "onehot", "trunc_normal", "tanh_normal", "distlayer", "mvn", "std_act",
+        "optimizer",
     }  # fmt: skip
 
 
@@ -112,21 +112,43 @@ def test_truncated_normal_sample_gradient(units):
     np.testing.assert_allclose(grads[1], a["real_sample_grad_scale"], atol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["mse0", "mse1", "binary0", "onehot1", "trunc_normal1"])
-def test_distribution_layers(units, name):
+def test_tanh_normal(units):
+    """DreamerV1's actor with the standard deviation of the original's default, softplus + 0.1."""
+    a = {k.split("/")[1]: jnp.asarray(v) for k, v in units[0].items() if "tanh_normal/" in k[:12]}
+    out = jnp.stack([a["out"], a["std"]], -1)
+    log_prob = tanh_normal(out, raw_std=0.0, min_std=0.1).log_prob(a["x"][..., None])
+    close(log_prob, a["log_prob"])
+
+
+def layer_of(arrays, name):
+    """Arrays of one distribution layer, and `part -> its outputs` on the layer's inputs."""
     prefix = f"distlayer/{name}/"
-    a = {k[len(prefix) :]: jnp.asarray(v) for k, v in units[0].items() if k.startswith(prefix)}
-    x = a["x"]
+    a = {k[len(prefix) :]: jnp.asarray(v) for k, v in arrays.items() if k.startswith(prefix)}
 
     def layer(part):
         out = a["inputs"] @ a[f"var/{part}/kernel"] + a[f"var/{part}/bias"][None]
-        return out[..., 0] if x.ndim == 1 else out
+        return out[..., 0] if a["x"].ndim == 1 else out
 
-    kind = name[:-1]
+    return a, layer
+
+
+def test_tanh_normal_layer(units):
+    # The original draws samples for mode and mean, so there is only the density to compare.
+    a, layer = layer_of(units[0], "tanh_normal1")
+    out = jnp.concatenate([layer("out"), layer("std")], -1)
+    close(tanh_normal(out, raw_std=0.0, min_std=0.1).log_prob(a["x"]), a["log_prob"])
+
+
+@pytest.mark.parametrize("name", ["mse0", "mse1", "normal1", "binary0", "onehot1", "trunc_normal1"])
+def test_distribution_layers(units, name):
+    a, layer = layer_of(units[0], name)
+    x, kind = a["x"], name[:-1]
     if kind == "mse":
         dist = unit_normal(layer("out"), x.ndim - 1)
     elif kind == "binary":
         dist = bernoulli(layer("out"))
+    elif kind == "normal":
+        dist = Gaussian(layer("out"), layer("std"))
     elif kind == "onehot":
         dist = OneHot(layer("out"))
     else:

@@ -98,6 +98,7 @@ FUNCTIONS = {
     ),
     "onehot policy": (policy("onehot"), [(2, 3)], ((2, 3), (2,), (2,))),
     "trunc_normal policy": (policy("trunc_normal"), [(2, 6)], ((2, 3), (2,), (2,))),
+    "tanh_normal policy": (policy("tanh_normal"), [(2, 6)], ((2, 3), (2,), (2,))),
     "lambda_return": (
         functools.partial(returns.lambda_return, lambda_=0.9), [(5, 2)] * 3 + [(2,)], (5, 2)
     ),
@@ -141,7 +142,7 @@ def coder(cls, images, vectors, shared):
     """Encoder or decoder of the given entries."""
     if cls is networks.Encoder:
         images, vectors = tuple(images), tuple(vectors)
-    return cls(images, vectors, **CONVOLUTIONAL, **shared)
+    return cls(images, vectors, **CONVOLUTIONAL, cnn_act=nn.relu, **shared)
 
 
 # Name -> module of the shared arguments (act, norm, dtype), shapes of its arguments, shapes of its
@@ -201,6 +202,15 @@ def test_modules(name, variant):
     chex.assert_type(jax.tree.leaves(params), F32)
     result = variant(module.apply)(random_like(params), *args)
     assert_shapes(result, expected, F32 if always_float32 else dtype)
+
+
+def test_convolutions_and_dense_layers_have_activations_of_their_own():
+    encoder = coder(networks.Encoder, CHANNELS, SIZES, {"act": nn.elu, "norm": False, "dtype": F32})
+    args = module_inputs([IMAGES | VECTORS])
+    params = random_like(jax.eval_shape(encoder.init, jax.random.key(0), *args)["params"])
+    embed = fast_jit(encoder.apply)({"params": params}, *args)
+    assert embed[..., :64].min() == 0  # ReLU
+    assert -1 < embed[..., 64:].min() < 0  # ELU
 
 
 def test_mixed_decoders_cut_their_output_in_the_order_of_their_keys():

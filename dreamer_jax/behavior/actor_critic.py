@@ -1,15 +1,16 @@
 """Actor and critic, trained on imagined trajectories (Hafner et al. 2021, Eqs. 3 to 6)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from dreamer_jax.behavior.imagination import ImagineNoise, imagine, imagined_discount
-from dreamer_jax.behavior.returns import lambda_return, linear_schedule
-from dreamer_jax.model.distributions import OneHot, SampleFn, TruncatedNormal
+from dreamer_jax.behavior.returns import ReturnFn, linear_schedule
+from dreamer_jax.model.distributions import OneHot, SampleFn, TanhNormal, TruncatedNormal
 from dreamer_jax.model.networks import MLP
 from dreamer_jax.model.world_model import WorldModel
 from dreamer_jax.types import Array, Hypers, Metrics, Params, RSSMState, Trajectory
@@ -19,6 +20,7 @@ from dreamer_jax.types import Array, Hypers, Metrics, Params, RSSMState, Traject
 class Policy:
     """A kind of action distribution."""
 
+    discrete: bool
     outputs_per_action: int
     make_dist: Callable[[Array], object]  # network output [..., O] -> distribution
     noise: Callable[[Array, tuple[int, ...], int], Array]  # key, shape, A -> noise
@@ -30,10 +32,29 @@ def _truncated_normal(out: Array) -> TruncatedNormal:
     return TruncatedNormal(jnp.tanh(loc), 2 * jax.nn.sigmoid(scale / 2) + 0.1)
 
 
+def tanh_normal(out: Array, *, raw_std: float, min_std: float) -> TanhNormal:
+    """mean = 5 tanh(out / 5), std = softplus(out + raw_std) + min_std.
+
+    The factor of 5 lets the action saturate without an unbounded mean (Hafner et al. 2020, App. A).
+    """
+    mean, std = jnp.split(out, 2, -1)
+    return TanhNormal(5 * jnp.tanh(mean / 5), jax.nn.softplus(std + raw_std) + min_std)
+
+
 POLICIES = {
-    "onehot": Policy(1, OneHot, lambda key, shape, size: jax.random.uniform(key, shape)),
+    "onehot": Policy(True, 1, OneHot, lambda key, shape, size: jax.random.uniform(key, shape)),
     "trunc_normal": Policy(
-        2, _truncated_normal, lambda key, shape, size: jax.random.uniform(key, (*shape, size))
+        False,
+        2,
+        _truncated_normal,
+        lambda key, shape, size: jax.random.uniform(key, (*shape, size)),
+    ),
+    # Wide at first (std 5), so that actions begin near the ends: that is DreamerV1's exploration.
+    "tanh_normal": Policy(
+        False,
+        2,
+        partial(tanh_normal, raw_std=5.0, min_std=1e-4),
+        lambda key, shape, size: jax.random.normal(key, (*shape, size)),
     ),
 }
 
@@ -46,12 +67,23 @@ class ActorCritic:
     critic: MLP
     policy: Policy
     actor_grad: "ActorGrad"
+    returns: ReturnFn  # one of returns.RETURNS
     horizon: int  # H, imagined steps
     action_size: int
+
+    def init(self, keys: Sequence[Array], feat: Array) -> tuple[Params, Params]:
+        """Initial parameters of actor and critic from two keys and a feature [1, F]."""
+        networks = zip((self.actor, self.critic), keys, strict=True)
+        return tuple(network.init(key, feat)["params"] for network, key in networks)
 
     def act(self, params: Params, feat: Array) -> object:
         """Actor parameters, feature [..., F] -> action distribution [...]."""
         return self.policy.make_dist(self.actor.apply({"params": params}, feat))
+
+    def choose(self, params: Params, feat: Array, key: Array, *, sample: SampleFn) -> Array:
+        """Actor parameters, feature [..., F] -> actions [..., A]."""
+        noise = self.policy.noise(key, feat.shape[:-1], self.action_size)
+        return sample(self.act(params, feat), noise)
 
     def value(self, params: Params, feat: Array) -> Array:
         """Critic parameters, feature [..., F] -> value [...]."""
@@ -67,6 +99,15 @@ class ActorCritic:
         )
 
 
+# (world model, its parameters, trajectory) -> reward [H+1, N] of reaching each state
+RewardFn = Callable[[WorldModel, Params, Trajectory], Array]
+
+
+def predicted_reward(wm: WorldModel, params: Params, trajectory: Trajectory) -> Array:
+    """The task's reward, as the world model predicts it."""
+    return wm.predict_reward(params, trajectory.feat)
+
+
 class Rollout(NamedTuple):
     """An imagined trajectory with what the losses need; no gradient is cut here."""
 
@@ -75,7 +116,7 @@ class Rollout(NamedTuple):
     discount: Array  # [H+1, N]
     weight: Array  # [H+1, N]
     slow_value: Array  # [H+1, N], of the slow critic
-    target: Array  # [H, N], lambda-returns
+    target: Array  # [H, N], returns
 
 
 class ActorGrad(NamedTuple):
@@ -107,6 +148,7 @@ def roll_out(
     hypers: Hypers,
     *,
     sample: SampleFn,
+    reward_fn: RewardFn = predicted_reward,
 ) -> Rollout:
     """Imagine and evaluate.
 
@@ -121,10 +163,10 @@ def roll_out(
         wm, wm_params, lambda feat: ac.act(actor_params, feat), start, noise, sample=sample
     )
     feat = trajectory.feat
-    reward = wm.predict_reward(wm_params, feat)
+    reward = reward_fn(wm, wm_params, trajectory)
     discount, weight = imagined_discount(wm, wm_params, feat, is_terminal, hypers.discount)
     value = ac.value(slow_critic, feat)
-    target = lambda_return(reward[:-1], value[:-1], discount[:-1], value[-1], hypers.lambda_)
+    target = ac.returns(reward, value, discount, hypers.lambda_)
     return Rollout(trajectory, reward, discount, weight, value, target)
 
 

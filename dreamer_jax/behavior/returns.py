@@ -1,5 +1,7 @@
 """Returns of imagined trajectories."""
 
+from collections.abc import Callable
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -36,6 +38,27 @@ def lambda_return(
 
     _, returns = jax.lax.scan(step, bootstrap, (inputs, discount), reverse=True)
     return returns
+
+
+def bootstrapped(reward: Array, value: Array, discount: Array, lambda_: Array | float) -> Array:
+    """`lambda_return` of a rollout whose last value is the bootstrap.
+
+    Args: all but lambda_: [H+1, N]. Returns: [H, N].
+    """
+    return lambda_return(reward[:-1], value[:-1], discount[:-1], value[-1], lambda_)
+
+
+def reward_sum(reward: Array, value: Array, discount: Array, lambda_: Array | float) -> Array:
+    """V[t] = r[t] + ... + r[H], without a value: Dreamer's ablation (Hafner et al. 2020, Eq. 4).
+
+    Args: all but lambda_: [H+1, N]. Returns: [H, N].
+    """
+    del value, discount, lambda_
+    return jnp.cumsum(reward[::-1], 0)[::-1][:-1]
+
+
+ReturnFn = Callable[[Array, Array, Array, Array], Array]
+RETURNS: dict[str, ReturnFn] = {"lambda": bootstrapped, "reward_sum": reward_sum}
 
 
 def imagination_weight(discount: Array) -> Array:

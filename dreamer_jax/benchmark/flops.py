@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dreamer_jax.agent import Agent
+from dreamer_jax.behavior.dreamer import Dreamer
 from dreamer_jax.model.networks import (
     DECODER_KERNELS,
     ENCODER_KERNELS,
@@ -17,7 +18,9 @@ from dreamer_jax.model.networks import (
     Decoder,
     Encoder,
 )
+from dreamer_jax.model.objectives import Reconstruction
 from dreamer_jax.model.rssm import RSSM
+from dreamer_jax.names import UsageError
 
 
 @dataclass(frozen=True)
@@ -84,10 +87,19 @@ def update_flops(agent: Agent, *, batch: int, length: int) -> dict[str, Flops]:
     Args:
         batch: B; length: L.
 
+    Raises:
+        UsageError: the agent has other parts.
+
     Returns:
         `encoder`, `observe`, `decoder`, `heads` (reward and discount), `imagination` (rollout,
         its rewards, discounts and values of the slow critic), `actor` and `critic`.
     """
+    kinds = [type(part) for part in (agent.wm.objective, *agent.behaviors)]
+    if kinds != [Reconstruction, Dreamer]:
+        raise UsageError(
+            "FLOPs are counted for config.objective 'reconstruction', config.behavior 'dreamer', "
+            "and config.expl.behavior 'task'"
+        )
     rssm, wm, ac = agent.wm.rssm, agent.wm, agent.ac
     rows, horizon = batch * length, ac.horizon
     feat = math.prod(rssm.latent.shape) + rssm.deter
@@ -103,7 +115,7 @@ def update_flops(agent: Agent, *, batch: int, length: int) -> dict[str, Flops]:
     return {
         "encoder": _branches(_encoder_branches(agent), rows, input_grad=False),
         "observe": learned(_posterior_step(rssm), rows, input_grad=True),
-        "decoder": _branches(_decoder_branches(wm.decoder, feat), rows, input_grad=True),
+        "decoder": _branches(_decoder_branches(wm.objective.decoder, feat), rows, input_grad=True),
         "heads": _branches(heads, rows, input_grad=True),
         "imagination": rollout,
         "actor": learned(actor, rows * (horizon - 1), input_grad=False),

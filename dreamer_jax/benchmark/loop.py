@@ -143,7 +143,7 @@ def _timed(parts: Parts, device: DeviceClock, host: HostClock, stop: StopAfter) 
 
     fns = parts.fns._replace(
         train_step=device.watch("update", train_step, lambda out: copy(out[1]["model_loss"])),
-        policy_step=device.watch("policy", parts.fns.policy_step, lambda out: out[1]),
+        explore_step=device.watch("policy", parts.fns.explore_step, lambda out: out[1]),
     )
     same = {field.name: getattr(parts, field.name) for field in fields(parts)}
     return TimedParts(**(same | {"fns": fns}), host=host)

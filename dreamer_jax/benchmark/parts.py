@@ -16,7 +16,7 @@ from dreamer_jax.model.distributions import from_noise
 from dreamer_jax.model.world_model import prepare_action, prepare_obs
 from dreamer_jax.optimizer import apply_gradients
 from dreamer_jax.run import Parts
-from dreamer_jax.train_state import GROUPS, TrainState
+from dreamer_jax.train_state import TrainState
 from dreamer_jax.types import Array, Batch, RSSMState
 
 
@@ -182,10 +182,9 @@ def _critic(agent: Agent, x: Inputs):
 
 
 def _optimizer(agent: Agent, x: Inputs):
-    params, opt, hypers = x.state.params, x.state.opt_states, x.state.hypers
-    rates = {group: getattr(hypers, f"{group}_lr") for group in GROUPS}
+    opt, lr = x.state.opt_states, x.state.hypers.model_lr
     return {
         # The weights stand for their gradients.
-        name: apply_gradients(agent.optimizers[name], params[name], opt[name], params[name], lr)
-        for name, lr in rates.items()
+        name: apply_gradients(agent.optimizers[name], params, opt[name], params, lr)
+        for name, params in x.state.params.items()
     }

@@ -13,7 +13,7 @@ import chex
 import distrax
 import jax
 import jax.numpy as jnp
-from jax.scipy.special import ndtr, ndtri
+from jax.scipy.special import erf, ndtr, ndtri
 
 from dreamer_jax.types import Array
 
@@ -157,6 +157,66 @@ class TruncatedNormal(distrax.Distribution):
     @staticmethod
     def _density(unit: Array) -> Array:
         return jnp.exp(-0.5 * unit**2 - _LOG_SQRT_2PI)
+
+
+class TanhNormal(distrax.Distribution):
+    """Independent normals put through tanh; the event is the last axis (Hafner et al. 2020, Eq. 3).
+
+    y = tanh(x), x = mean + std * noise, so ln p(y) = ln N(x) - ln(1 - y^2).
+    """
+
+    CLIP = 1 - 2**-24  # the largest float32 below 1, where atanh is still finite
+    POINTS = 16  # of the entropy's quadrature
+
+    def __init__(self, mean: Array, std: Array):
+        """Args: mean: [..., A]; std: [..., A] > 0, both before tanh."""
+        super().__init__()
+        self._mean = jnp.asarray(mean, jnp.float32)
+        self._std = jnp.asarray(std, jnp.float32)
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        return self._mean.shape[-1:]
+
+    def _sample_n(self, key: Array, n: int) -> Array:
+        return jax.vmap(self.sample_from)(jax.random.normal(key, (n, *self._mean.shape)))
+
+    def sample_from(self, noise: Array) -> Array:
+        """Args: noise: [..., A] standard normal. Returns: [..., A] in [-1, 1]."""
+        return jnp.tanh(self._mean + self._std * noise)
+
+    def sample_mode(self) -> Array:
+        return self.mode()
+
+    def log_prob(self, value: Array) -> Array:
+        """Args: value: [..., A] in [-1, 1]. Returns: [...] summed over actions."""
+        x = jnp.arctanh(jnp.clip(value, -self.CLIP, self.CLIP))
+        unit = (x - self._mean) / self._std
+        each = -0.5 * unit**2 - _LOG_SQRT_2PI - jnp.log(self._std)
+        # ln(1 - tanh(x)^2) without the cancellation at large |x|.
+        return (each - 2 * (math.log(2) - x - jax.nn.softplus(-2 * x))).sum(-1)
+
+    def entropy(self) -> Array:
+        """H[x] + E[ln(1 - tanh(x)^2)], within 0.03 nats per action for std up to 8.
+
+        ln(1 - tanh(x)^2) = 2 ln 2 - 2 |x| - 2 ln(1 + exp(-2 |x|)): the expectation of |x| is known,
+        that of the last term, which is bounded, is the mean over equally likely points.
+
+        Returns: [...] nats, summed over actions.
+        """
+        ratio = self._mean / self._std
+        spread = 2 * self._std * jnp.exp(-0.5 * ratio**2 - _LOG_SQRT_2PI)
+        absolute = spread + self._mean * erf(ratio / math.sqrt(2))
+        points = ndtri((jnp.arange(self.POINTS) + 0.5) / self.POINTS)
+        points = points.reshape(-1, *(1,) * self._mean.ndim)
+        x = self._mean[None] + self._std[None] * points
+        rest = jnp.log1p(jnp.exp(-2 * jnp.abs(x))).mean(0)
+        normal = 0.5 + _LOG_SQRT_2PI + jnp.log(self._std)
+        return (normal + 2 * (math.log(2) - absolute - rest)).sum(-1)
+
+    def mode(self) -> Array:
+        """tanh(mean), [..., A]: the median, where the density itself may peak at -1 and 1."""
+        return jnp.tanh(self._mean)
 
 
 def unit_normal(mean: Array, event_ndims: int) -> distrax.Independent:

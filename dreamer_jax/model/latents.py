@@ -3,6 +3,7 @@
 Hafner et al. 2021, Section 2.1 (32 categoricals of 32 classes); Hafner et al. 2020 for Gaussian.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -73,12 +74,24 @@ class IndependentOneHot(distrax.Independent):
         return self.distribution.sample_mode()
 
 
+def sigmoid2(x: Array) -> Array:
+    """2 * sigmoid(x / 2): 1 and of slope 1/2 at 0, at most 2."""
+    return 2 * jax.nn.sigmoid(x / 2)
+
+
+STD_ACTS: dict[str, Callable[[Array], Array]] = {
+    "sigmoid2": sigmoid2,  # Hafner et al. 2021
+    "softplus": jax.nn.softplus,  # Hafner et al. 2020
+}
+
+
 @dataclass(frozen=True)
 class GaussianLatent:
-    """A diagonal Gaussian of `size` variables, std = 2 * sigmoid(x / 2) + min_std."""
+    """A diagonal Gaussian of `size` variables, std = std_act(x) + min_std."""
 
     size: int
     min_std: float = 0.1
+    std_act: Callable[[Array], Array] = sigmoid2
 
     @property
     def stats_size(self) -> int:
@@ -90,7 +103,7 @@ class GaussianLatent:
 
     def stats(self, out: Array) -> LatentStats:
         mean, std = jnp.split(out.astype(jnp.float32), 2, -1)
-        return {"mean": mean, "std": 2 * jax.nn.sigmoid(std / 2) + self.min_std}
+        return {"mean": mean, "std": self.std_act(std) + self.min_std}
 
     def dist(self, stats: LatentStats) -> distrax.Distribution:
         return Gaussian(stats["mean"], stats["std"])

@@ -76,6 +76,7 @@ class Encoder(nn.Module):
     mlp_layers: int
     mlp_units: int
     act: Callable[[Array], Array]
+    cnn_act: Callable[[Array], Array]
     norm: bool
     formulation: Formulation
     dtype: jnp.dtype
@@ -100,7 +101,7 @@ class Encoder(nn.Module):
             hidden = layer(hidden)
             if self.norm:
                 hidden = LayerNorm32(self.dtype, name=f"conv_norm_{i}")(hidden)
-            hidden = self.act(hidden)
+            hidden = self.cnn_act(hidden)
         return hidden.reshape(*lead, -1)
 
 
@@ -116,6 +117,7 @@ class Decoder(nn.Module):
     mlp_layers: int
     mlp_units: int
     act: Callable[[Array], Array]
+    cnn_act: Callable[[Array], Array]
     norm: bool
     formulation: Formulation
     dtype: jnp.dtype
@@ -145,7 +147,7 @@ class Decoder(nn.Module):
             if i < len(depths) - 1:
                 if self.norm:
                     hidden = LayerNorm32(self.dtype, name=f"conv_norm_{i}")(hidden)
-                hidden = self.act(hidden)
+                hidden = self.cnn_act(hidden)
         return hidden.reshape(*lead, IMAGE_SIZE, IMAGE_SIZE, channels)
 
 

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 
 from dreamer_jax.model import rssm as rssm_lib
 from dreamer_jax.model.distributions import SampleFn, bernoulli, from_noise, unit_normal
-from dreamer_jax.model.networks import MLP, Decoder, Encoder
-from dreamer_jax.model.objectives import ObjectiveFn
+from dreamer_jax.model.networks import MLP, Encoder
+from dreamer_jax.model.objectives import Objective
 from dreamer_jax.model.rssm import RSSM
 from dreamer_jax.types import Array, Batch, Hypers, LatentStats, Metrics, Params, RSSMState
 
@@ -27,14 +27,14 @@ class WorldModel:
 
     encoder: Encoder
     rssm: RSSM
-    decoder: Decoder
+    objective: Objective
     reward: MLP
     discount: MLP | None  # None: no discount head, gamma everywhere
-    objective: ObjectiveFn
     reward_transform: Callable[[Array], Array]
     loss_scales: Mapping[str, float]  # of each likelihood by key; 1 where absent
     kl_loss: Callable[..., tuple[Array, Array]]  # one of kl.KL_LOSSES
     free_avg: bool
+    grad_heads: frozenset[str]  # of 'observation', 'reward', 'discount': those that train states
 
     def embed(self, params: Params, obs: Mapping[str, Array]) -> Array:
         """Prepared observations [...] -> embedding [..., X]."""
@@ -45,8 +45,8 @@ class WorldModel:
         return rssm_lib.feature(self.rssm.latent, state)
 
     def decode(self, params: Params, feat: Array) -> dict[str, Array]:
-        """Feature [..., F] -> means of the observation entries."""
-        return self.decoder.apply({"params": params["decoder"]}, feat)
+        """Feature [..., F] -> means of the observation entries; empty without a decoder."""
+        return self.objective.decode(params, feat)
 
     def predict_reward(self, params: Params, feat: Array) -> Array:
         """Feature [..., F] -> mean transformed reward [...]."""
@@ -75,14 +75,14 @@ class Filtered(NamedTuple):
 
 def init_world_model(wm: WorldModel, key: Array, obs: Mapping[str, Array]) -> Params:
     """Initial parameters. Args: obs: prepared observations [1, ...] of the right shapes."""
-    parts = ("encoder", "rssm", "decoder", "reward", "discount")
+    parts = ("encoder", "rssm", "objective", "reward", "discount")
     keys = dict(zip(parts, jax.random.split(key, len(parts)), strict=True))
     params = {"encoder": wm.encoder.init(keys["encoder"], obs)["params"]}
     embed = wm.embed(params, obs)
     action = jnp.zeros((1, wm.rssm.action_size))
     params["rssm"] = wm.rssm.init(keys["rssm"], action, embed, method="init_all")["params"]
     feat = wm.feature(wm.rssm.initial((1,)))
-    params["decoder"] = wm.decoder.init(keys["decoder"], feat)["params"]
+    params |= wm.objective.init(keys["objective"], feat, obs)
     params["reward"] = wm.reward.init(keys["reward"], feat)["params"]
     if wm.discount is not None:
         params["discount"] = wm.discount.init(keys["discount"], feat)["params"]
@@ -118,7 +118,7 @@ def world_model_loss(
 
     loss = sum_k scale_k * -ln p_k + beta * KL balance. The reward is predicted after its
     transform, the discount as the soft label gamma * (1 - is_terminal): a time limit is last but
-    not terminal.
+    not terminal. Heads that are not in `grad_heads` learn from states without training them.
 
     Args:
         batch: [B, T, ...] with raw observations; noise: [T, B, ...] for the posterior samples.
@@ -134,12 +134,18 @@ def world_model_loss(
         wm.rssm, params["rssm"], embed, action, batch.is_first, noise, start, sample=sample
     )
     feat = wm.feature(states)
-    likes = wm.objective(wm.decode(params, feat), obs)
+
+    def read(head: str) -> Array:
+        return feat if head in wm.grad_heads else jax.lax.stop_gradient(feat)
+
+    likes = wm.objective.likes(params, read("observation"), obs)
     reward = wm.reward_transform(batch.reward)
-    likes["reward"] = unit_normal(wm.predict_reward(params, feat), 0).log_prob(reward)
+    predicted = wm.predict_reward(params, read("reward"))
+    likes["reward"] = unit_normal(predicted, 0).log_prob(reward)
     if wm.discount is not None:
         target = hypers.discount * (1 - batch.is_terminal.astype(jnp.float32))
-        likes["discount"] = bernoulli(wm.discount_logits(params, feat)).log_prob(target)
+        logits = wm.discount_logits(params, read("discount"))
+        likes["discount"] = bernoulli(logits).log_prob(target)
     kl_value, kl = wm.kl_loss(
         wm.rssm.latent,
         posterior,

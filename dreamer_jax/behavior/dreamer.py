@@ -1,0 +1,131 @@
+"""Dreamer's behaviour: an actor and a critic that learn from imagined trajectories
+(Hafner et al. 2021, Section 2.2)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from dreamer_jax.behavior.actor_critic import (
+    ActorCritic,
+    RewardFn,
+    actor_loss,
+    critic_loss,
+    predicted_reward,
+    roll_out,
+)
+from dreamer_jax.behavior.interface import Optimizers, Replayed
+from dreamer_jax.model.distributions import SampleFn
+from dreamer_jax.model.world_model import WorldModel
+from dreamer_jax.train_state import TrainState, step_group
+from dreamer_jax.types import Array, Metrics, Params, RSSMState
+
+
+@dataclass(frozen=True)
+class Dreamer:
+    """Learns groups `actor` and `critic` on the world model's reward."""
+
+    ac: ActorCritic
+    slow_critic_every: int  # updates between copies of the critic; 1: the critic is its own target
+
+    groups = ("actor", "critic")
+
+    def init(self, keys: Sequence[Array], feat: Array, action: Array) -> dict[str, Params]:
+        del action
+        return dict(zip(self.groups, self.ac.init(keys, feat), strict=True))
+
+    def act(
+        self,
+        wm: WorldModel,
+        params: Mapping[str, Params],
+        state: RSSMState,
+        key: Array,
+        *,
+        sample: SampleFn,
+    ) -> Array:
+        return self.ac.choose(params["actor"], wm.feature(state), key, sample=sample)
+
+    def learn(
+        self,
+        wm: WorldModel,
+        optimizers: Optimizers,
+        state: TrainState,
+        replayed: Replayed,
+        key: Array,
+        *,
+        sample: SampleFn,
+    ) -> tuple[TrainState, Metrics]:
+        starts = replayed.starts()
+        state, metrics = update_actor_critic(
+            self.ac, wm, optimizers, state, state.slow_critic, *starts, key, sample=sample
+        )
+        # Hard copy after update 0 and every `slow_critic_every` updates from there.
+        copy = state.update % self.slow_critic_every == 0
+        slow_critic = jax.tree.map(
+            lambda new, old: jnp.where(copy, new, old), state.params["critic"], state.slow_critic
+        )
+        return state.replace(slow_critic=slow_critic), metrics
+
+
+def update_actor_critic(
+    ac: ActorCritic,
+    wm: WorldModel,
+    optimizers: Optimizers,
+    state: TrainState,
+    slow_critic: Params,
+    starts: RSSMState,
+    is_terminal: Array,
+    key: Array,
+    *,
+    sample: SampleFn,
+    reward_fn: RewardFn = predicted_reward,
+    prefix: str = "",
+) -> tuple[TrainState, Metrics]:
+    """Update an actor and a critic on one imagination.
+
+    Args:
+        starts: [N, ...]; is_terminal: [N] bool.
+        prefix: of the names of the two groups, and of all metrics.
+
+    Returns:
+        The new state and scalar metrics.
+    """
+    hypers, actor, critic = state.hypers, f"{prefix}actor", f"{prefix}critic"
+    noise = ac.draw_noise(key, wm.rssm.latent, is_terminal.shape[0])
+
+    def imagined(actor_params):
+        return roll_out(
+            ac,
+            wm,
+            state.params["model"],
+            actor_params,
+            slow_critic,
+            starts,
+            is_terminal,
+            noise,
+            hypers,
+            sample=sample,
+            reward_fn=reward_fn,
+        )
+
+    # Reinforce needs no gradient through imagination: rolling out here, outside of the gradient,
+    # keeps no residuals of the H steps.
+    outside = None if ac.actor_grad.through_dynamics else imagined(state.params[actor])
+
+    def actor_loss_fn(actor_params):
+        rollout = imagined(actor_params) if outside is None else outside
+        loss, metrics = actor_loss(ac, actor_params, rollout, hypers, state.update)
+        return loss, (rollout, metrics)
+
+    actor_grads, (rollout, actor_metrics) = jax.grad(actor_loss_fn, has_aux=True)(
+        state.params[actor]
+    )
+    critic_grads, critic_metrics = jax.grad(
+        lambda params: critic_loss(ac, params, rollout), has_aux=True
+    )(state.params[critic])
+    state, actor_norm = step_group(optimizers, state, actor, actor_grads, hypers.actor_lr)
+    state, critic_norm = step_group(optimizers, state, critic, critic_grads, hypers.critic_lr)
+    metrics = actor_metrics | critic_metrics
+    metrics |= {"actor_grad_norm": actor_norm, "critic_grad_norm": critic_norm}
+    return state, {prefix + name: value for name, value in metrics.items()}

@@ -1,0 +1,137 @@
+"""Plan2Explore (Sekar et al. 2020): an actor that seeks states of which the model knows little.
+
+An ensemble of networks predicts the next latent from a feature and the action that leaves it.
+Where they disagree, something can be learned; where outcomes are merely random, they come to agree
+on the mean.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from dreamer_jax.behavior.actor_critic import ActorCritic, predicted_reward
+from dreamer_jax.behavior.dreamer import update_actor_critic
+from dreamer_jax.behavior.interface import Optimizers, Replayed
+from dreamer_jax.model.distributions import SampleFn, unit_normal
+from dreamer_jax.model.latents import flatten_stoch
+from dreamer_jax.model.networks import MLP
+from dreamer_jax.model.world_model import WorldModel
+from dreamer_jax.train_state import TrainState, step_group
+from dreamer_jax.types import Array, Metrics, Params, RSSMState, Trajectory
+
+
+@dataclass(frozen=True)
+class Plan2Explore:
+    """Learns groups `ensemble`, `expl_actor` and `expl_critic`; without a slow critic, as the
+    DreamerV1 that it was made for."""
+
+    ac: ActorCritic
+    ensemble: MLP  # one of the predictors: [feature, action] -> flattened latent
+    models: int  # K, at least 2
+    intrinsic: float  # weight of the disagreement
+    extrinsic: float  # weight of the task's reward
+
+    groups = ("ensemble", "expl_actor", "expl_critic")
+
+    def init(self, keys: Sequence[Array], feat: Array, action: Array) -> dict[str, Params]:
+        ensemble_key, *keys = keys
+        inputs = jnp.concatenate([feat, action], -1)
+        ensemble = jax.vmap(lambda key: self.ensemble.init(key, inputs)["params"])(
+            jax.random.split(ensemble_key, self.models)
+        )
+        actor, critic = self.ac.init(keys, feat)
+        return {"ensemble": ensemble, "expl_actor": actor, "expl_critic": critic}
+
+    def act(
+        self,
+        wm: WorldModel,
+        params: Mapping[str, Params],
+        state: RSSMState,
+        key: Array,
+        *,
+        sample: SampleFn,
+    ) -> Array:
+        return self.ac.choose(params["expl_actor"], wm.feature(state), key, sample=sample)
+
+    def learn(
+        self,
+        wm: WorldModel,
+        optimizers: Optimizers,
+        state: TrainState,
+        replayed: Replayed,
+        key: Array,
+        *,
+        sample: SampleFn,
+    ) -> tuple[TrainState, Metrics]:
+        loss, grads = jax.value_and_grad(lambda p: ensemble_loss(self, wm, p, replayed))(
+            state.params["ensemble"]
+        )
+        state, norm = step_group(optimizers, state, "ensemble", grads, state.hypers.model_lr)
+        ensemble = state.params["ensemble"]
+
+        def reward_fn(wm: WorldModel, params: Params, trajectory: Trajectory) -> Array:
+            novelty = disagreement(self, ensemble, trajectory)
+            return self.intrinsic * novelty + self.extrinsic * predicted_reward(
+                wm, params, trajectory
+            )
+
+        slow_critic, starts = state.params["expl_critic"], replayed.starts()
+        state, metrics = update_actor_critic(
+            self.ac,
+            wm,
+            optimizers,
+            state,
+            slow_critic,
+            *starts,
+            key,
+            sample=sample,
+            reward_fn=reward_fn,
+            prefix="expl_",
+        )
+        return state, metrics | {"ensemble_loss": loss, "ensemble_grad_norm": norm}
+
+
+def predict(explorer: Plan2Explore, ensemble: Params, feat: Array, action: Array) -> Array:
+    """Every model's mean of the next latent.
+
+    Args:
+        feat: [..., F]; action: [..., A] that leaves it.
+
+    Returns:
+        [K, ..., S].
+    """
+    inputs = jnp.concatenate([feat, action], -1)
+    return jax.vmap(lambda params: explorer.ensemble.apply({"params": params}, inputs))(ensemble)
+
+
+def ensemble_loss(
+    explorer: Plan2Explore, wm: WorldModel, ensemble: Params, replayed: Replayed
+) -> Array:
+    """Sum over the models of -ln N(z[t+1]; prediction, 1), mean over steps within episodes.
+
+    feat     s0      s1      s2
+    action   -     a1      a2         a[t+1] leaves s[t]
+    target           z1      z2
+    """
+    states = replayed.states
+    means = predict(explorer, ensemble, wm.feature(states)[:, :-1], replayed.action[:, 1:])
+    target = flatten_stoch(wm.rssm.latent, states.stoch)[:, 1:]
+    likes = unit_normal(means, 1).log_prob(jnp.broadcast_to(target, means.shape))  # [K, B, T-1]
+    within = 1 - replayed.is_first[:, 1:].astype(likes.dtype)
+    return -(likes.sum(0) * within).sum() / jnp.maximum(within.sum(), 1)
+
+
+def disagreement(explorer: Plan2Explore, ensemble: Params, trajectory: Trajectory) -> Array:
+    """Variance of the models' predictions, mean over the latent (Sekar et al. 2020, Eq. 1).
+
+    It belongs to the state that was predicted, as the reward of reaching it. What led to the start
+    state is not in the trajectory; it gets its successor's.
+
+    Returns:
+        [H+1, N], at least 0.
+    """
+    means = predict(explorer, ensemble, trajectory.feat[:-1], trajectory.action[1:])
+    reached = means.var(0, ddof=1).mean(-1)
+    return jnp.concatenate([reached[:1], reached])
