@@ -59,7 +59,7 @@ __all__ = [
 
 KEYS: dict[str, Key] = {
     # The run. What members differ in besides their seeds is below, under `members`.
-    "task": Key("catch", text(), "environment, as catch, atari:<game> or gym:<id>"),
+    "task": Key("catch", text(), "environment, as catch, atari:<game>, dmc:<task> or gym:<id>"),
     "seeds": Key(1, seeds(), "number of seeds (0, 1, ...) or a list of them"),
     "devices": Key(0, integer(0), "devices used, the first of this process; 0: all"),
     "steps": Key(50_000_000, integer(1), "agent steps per member, prefill included"),

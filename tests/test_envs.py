@@ -131,8 +131,9 @@ def test_make_env_seeds_only_the_first_reset():
 @pytest.mark.parametrize(
     ("task", "message"),
     [
-        ("cach", "atari, catch, gym.*Did you mean 'catch'"),
-        ("catch:hard", "takes no name"),
+        ("cach", "atari, catch, crafter, dmc, .*gym.*Did you mean 'catch'"),
+        ("catch:hard", "'catch' takes no name, not 'hard'"),
+        ("reach:hard", "'reach' takes no name, not 'hard'"),
         ("gym:CartPol-v1", "Did you mean 'CartPole-v1'"),
         ("gym:", "there are [0-9]+, such as"),
         (lambda seed: seed, "must return a gymnasium.Env, not a int"),

@@ -1,0 +1,99 @@
+"""Crafter (Hafner 2021): an open world of 64x64 fields to survive in, through its package."""
+
+import collections
+import pickle
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+from dreamer_jax.envs.packages import require
+
+SIZE = 64  # pixels, both axes
+TIME_LIMIT = 10_000  # steps
+# What an episode changes in the package's environment.
+STATE = ("_seed", "_episode", "_step", "_world", "_player", "_last_health", "_unlocked")
+
+
+class OrderedSet(dict):
+    """As much of a set as the package uses, iterated in the order of insertion."""
+
+    def add(self, item: Any) -> None:
+        self[item] = None
+
+    def remove(self, item: Any) -> None:
+        del self[item]
+
+
+class Crafter(gymnasium.Env):
+    """The world seen from above the player.
+
+    Observation: uint8 [64, 64, 3]. Action: an index into the package's 17 actions. Reward: +1 for
+    an achievement's first time in the episode, and a tenth of the change in health. Death is
+    terminal, the time limit is a truncation.
+
+    The package draws creatures from sets that Python orders by memory address, so that its
+    episodes differ from process to process. Here the same sets have an order, hence a seed always
+    gives the same episodes.
+
+    Args:
+        reward: whether there is any reward; achievements are in `info` all the same.
+        time_limit: steps of an episode.
+
+    Raises:
+        UsageError: the package is not installed.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
+    render_mode = "rgb_array"
+
+    def __init__(self, *, reward: bool = True, time_limit: int = TIME_LIMIT) -> None:
+        package = require("crafter", extra="crafter")
+        self._env = package.Env(size=(SIZE, SIZE), reward=reward, length=time_limit, seed=0)
+        self.observation_space = spaces.Box(0, 255, (SIZE, SIZE, 3), np.uint8)
+        self.action_space = spaces.Discrete(len(self._env.action_names))
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        if seed is not None:
+            self._env._seed, self._env._episode = seed, 0
+        obs = self._env.reset()
+        _order_chunks(self._env._world)
+        return obs, {}
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        obs, reward, done, info = self._env.step(action)
+        dead = info["discount"] == 0.0
+        return obs, reward, dead, done and not dead, info
+
+    def render(self) -> np.ndarray:
+        """The image four times as large, uint8 [256, 256, 3]."""
+        # Nights are drawn with noise of the world's own random numbers.
+        random = self._env._world.random
+        state = random.get_state()
+        image = self._env.render((4 * SIZE, 4 * SIZE))
+        random.set_state(state)
+        return image
+
+    def get_state(self) -> bytes:
+        """All that the future depends on, pickled."""
+        return pickle.dumps({name: getattr(self._env, name) for name in STATE})
+
+    def set_state(self, state: bytes) -> None:
+        """Go on exactly from where `get_state` was called."""
+        vars(self._env).update(pickle.loads(state))
+        for view in (self._env._local_view, self._env._sem_view):
+            view._world = self._env._world
+
+
+def _order_chunks(world: Any) -> None:
+    """Replace the sets of objects in a new world's chunks by ordered ones."""
+    chunks = collections.defaultdict(OrderedSet)
+    for key in world.chunks:
+        chunks[key]  # they are gone through in this order
+    for item in world.objects:
+        chunks[world.chunk_key(item.pos)].add(item)
+    world._chunks = chunks
