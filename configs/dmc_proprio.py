@@ -9,9 +9,8 @@ What:      2M frames, action repeat 2; all else as configs/dmc_vision.py.
 
 from dreamer_jax.config_file import sibling
 
-VECTORS = {"cnn_keys": "", "mlp_keys": ".*"}
-
 
 def get_config(arg: str = ""):
     """Config of a task. Args: arg: as of configs/dmc_vision.py."""
-    return sibling(__file__, "dmc_vision").make_config("dmc_proprio", arg, VECTORS)
+    vision = sibling(__file__, "dmc_vision")
+    return vision.make_config("dmc_proprio", arg, {}, suite="dmc_proprio")

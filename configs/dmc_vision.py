@@ -70,13 +70,17 @@ def get_config(arg: str = ""):
     return make_config("dmc_vision", arg, PIXELS)
 
 
-def make_config(name: str, arg: str, changes: Mapping[str, Any]):
-    """Config of a task of DeepMind Control. Args: name: of the file; changes: of `DMC`."""
+def make_config(name: str, arg: str, changes: Mapping[str, Any], *, suite: str = "dmc"):
+    """Config of a task of DeepMind Control.
+
+    Args:
+        name: of the file; changes: of `DMC`; suite: `dmc`, or `dmc_proprio`, which draws nothing.
+    """
     task, *variants = arg.split(",")
     if not task:
         raise UsageError(f"configs/{name}.py needs a task, as in configs/{name}.py:walker_walk")
     config = default_config()
-    config.task = f"dmc:{task}"
+    config.task = f"{suite}:{task}"
     config.update(DMC)
     config.update(changes)
     for variant in variants:

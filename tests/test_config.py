@@ -41,7 +41,7 @@ class StandIn(gymnasium.Env):
 
 PIXELS = {"image": spaces.Box(0, 255, (64, 64, 3), np.uint8)}
 JOINTS = {"joints": spaces.Box(-np.inf, np.inf, (24,), np.float32)}
-STAND_INS = {"reach": (PIXELS, 2), "dmc": (PIXELS | JOINTS, 6)}
+STAND_INS = {"reach": (PIXELS, 2), "dmc": (PIXELS | JOINTS, 6), "dmc_proprio": (JOINTS, 6)}
 
 
 def plan_of(config):
@@ -123,7 +123,7 @@ def test_dmc_vision_has_the_published_parameters():
 def test_dmc_configs_differ_in_what_they_name():
     vision = get_config("dmc_vision", "humanoid_walk")
     for (name, arg), changed in {
-        ("dmc_proprio", "humanoid_walk"): {"cnn_keys", "mlp_keys"},
+        ("dmc_proprio", "humanoid_walk"): {"task", "mlp_keys"},
         ("humanoid", ""): {"actor_entropy", "kl_scale"},
         ("dmc_vision", "humanoid_walk,plan2explore"): {"expl.behavior"},
     }.items():
