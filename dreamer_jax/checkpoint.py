@@ -156,8 +156,12 @@ class Checkpoints:
             yield
         except Exception as error:
             self._failed = True
-            for path in self.directory.glob(f"{step}.orbax-checkpoint-tmp*"):
+            with contextlib.suppress(Exception):
+                self._manager.wait_until_finished()  # what still writes must not meet missing files
+            left = self.directory.glob(f"{step}.orbax-checkpoint-tmp*")
+            for path in (self.directory / str(step), *left):
                 shutil.rmtree(path, ignore_errors=True)
+            self._manager.reload()
             # Orbax raises errors of its own, with the system's text in them.
             full = next((code for code in DISK_FULL if os.strerror(code) in str(error)), None)
             reason = "the disk is full" if full else f"{type(error).__name__}: {error}"

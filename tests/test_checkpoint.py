@@ -161,6 +161,7 @@ def test_a_save_that_fails_names_its_step_and_leaves_nothing(opened, code):
     with pytest.raises(OSError, match="the checkpoint of env step 2 could not be written") as error:
         checkpoints.completed(wait=True)
     assert error.value.errno == code and "the disk is full" in str(error.value)
+    assert checkpoints.steps() == opened().steps() == [1]
     assert opened().restore(1, shapes())[1] == {"step": 1}
 
 
