@@ -41,9 +41,8 @@ def test_a_seed_gives_the_same_episodes():
 
 @pytest.mark.slow
 def test_a_seeds_episodes_are_the_same_in_every_process():
-    """The package's own are not: creatures vanish in the order of memory addresses."""
-    digests = {digest_elsewhere("crafter", 250, ballast) for ballast in (1, 20_000, 300_001)}
-    assert len(digests) == 1
+    """The package's own are not: with plain sets these differ before step 300."""
+    assert digest_elsewhere("crafter", 400, ballast=1) == digest_elsewhere("crafter", 400, 300_001)
 
 
 def test_chunks_are_ordered_sets_of_all_objects():
@@ -57,8 +56,9 @@ def test_chunks_are_ordered_sets_of_all_objects():
     assert all(item in world.chunks[world.chunk_key(item.pos)] for item in held)
 
 
-def test_restored_environment_goes_on_identically():
-    check_restore("crafter", 60)
+@pytest.mark.parametrize("steps", [30, pytest.param(500, marks=pytest.mark.slow)])
+def test_restored_environment_goes_on_identically(steps):
+    check_restore("crafter", steps)
 
 
 def test_death_is_terminal_and_the_time_limit_is_not():

@@ -69,7 +69,7 @@ def find_task(name: str) -> tuple[str, str]:
     try:
         return tasks[PUBLISHED_NAMES.get(name, name)]
     except KeyError:
-        raise unknown("DeepMind Control task", name, tasks.keys() | PUBLISHED_NAMES) from None
+        raise unknown("DeepMind Control task", name, [*tasks, *PUBLISHED_NAMES]) from None
 
 
 class Control(gymnasium.Env):
@@ -94,6 +94,7 @@ class Control(gymnasium.Env):
     def __init__(self, task: str, *, seed: int = 0) -> None:
         self.domain, self.task = find_task(task)
         self.name = f"{self.domain}_{self.task}"
+        self._env: Any = None
         self._load(seed)
         action = self._env.action_spec()
         low, high = (np.broadcast_to(b, action.shape) for b in (action.minimum, action.maximum))
@@ -158,13 +159,12 @@ class Control(gymnasium.Env):
         self._replace(None)
 
     def _load(self, seed: int) -> None:
-        random = np.random.RandomState(np.random.MT19937(seed))  # takes seeds of any size
-        kwargs = {"random": random}
+        kwargs = {"random": np.random.RandomState(np.random.MT19937(seed))}  # seeds of any size
         self._replace(_suite().load(self.domain, self.task, task_kwargs=kwargs))
         self._untouched_seed: int | None = seed
 
     def _replace(self, env: Any) -> None:
-        old, self._env = getattr(self, "_env", None), env
+        old, self._env = self._env, env
         if old is not None:
             old.physics.free()
 
