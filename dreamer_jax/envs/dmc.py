@@ -1,6 +1,5 @@
 """The DeepMind Control suite (Tassa et al. 2018) through dm_control, as vectors or with pixels."""
 
-import functools
 import pickle
 import zlib
 from types import ModuleType
@@ -45,7 +44,6 @@ CAMERAS = {"quadruped": 2}  # by domain; 0 for every other
 Step = tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]
 
 
-@functools.cache
 def _suite() -> ModuleType:
     require("dm_control", extra="dmc")
     choose_renderer()
