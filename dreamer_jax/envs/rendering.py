@@ -54,16 +54,14 @@ def failure(renderer: str) -> str | None:
     return None
 
 
-def no_renderer(error: Exception) -> UsageError:
+def no_renderer(error: Exception | str) -> UsageError:
     """The error for a renderer that failed with `error`."""
     chosen = os.environ.get(VARIABLE, "")
     if chosen == NONE:
-        tried = "; ".join(f"{name}: {failure(name) or 'draws'}" for name in RENDERERS)
-    else:
-        tried = f"{VARIABLE}={chosen}: {error}"
+        error = "; ".join(f"{name}: {failure(name) or 'draws'}" for name in RENDERERS)
     return UsageError(
-        f"MuJoCo cannot draw here ({tried}). Install EGL (on Debian libegl1 and libgl1-mesa-dri, "
-        f"or the GPU's driver) or OSMesa (libosmesa6); {VARIABLE}=egl or {VARIABLE}=osmesa "
-        f"chooses one, and unset, the first that draws is taken. The tasks "
+        f"MuJoCo cannot draw here ({VARIABLE}={chosen}: {error}). Install EGL (on Debian libegl1 "
+        f"and libgl1-mesa-dri, or the GPU's driver) or OSMesa (libosmesa6); {VARIABLE}=egl or "
+        f"{VARIABLE}=osmesa chooses one, and unset, the first that draws is taken. The tasks "
         f"'dmc_proprio:<domain>_<task>' need neither"
     )
