@@ -1,5 +1,6 @@
 """Actor and critic, trained on imagined trajectories (Hafner et al. 2021, Eqs. 3 to 6)."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -41,6 +42,8 @@ def tanh_normal(out: Array, *, raw_std: float, min_std: float) -> TanhNormal:
     return TanhNormal(5 * jnp.tanh(mean / 5), jax.nn.softplus(std + raw_std) + min_std)
 
 
+FIRST_STD = 5.0  # before tanh, of an actor whose network puts out zeros
+
 POLICIES = {
     "onehot": Policy(True, 1, OneHot, lambda key, shape, size: jax.random.uniform(key, shape)),
     "trunc_normal": Policy(
@@ -49,11 +52,11 @@ POLICIES = {
         _truncated_normal,
         lambda key, shape, size: jax.random.uniform(key, (*shape, size)),
     ),
-    # Wide at first (std 5), so that actions begin near the ends: that is DreamerV1's exploration.
+    # Wide at first, so that actions begin near the ends: that is DreamerV1's exploration.
     "tanh_normal": Policy(
         False,
         2,
-        partial(tanh_normal, raw_std=5.0, min_std=1e-4),
+        partial(tanh_normal, raw_std=math.log(math.expm1(FIRST_STD)), min_std=1e-4),
         lambda key, shape, size: jax.random.normal(key, (*shape, size)),
     ),
 }
