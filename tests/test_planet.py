@@ -62,6 +62,17 @@ def test_cem_plans_within_the_limits_of_actions():
     np.testing.assert_allclose(plan, [[1.0]], atol=1e-3)
 
 
+def test_a_plan_whose_score_is_not_a_number_is_no_elite():
+    cem = CEM(horizon=1, iterations=10, candidates=200, elites=20)
+
+    def score(plans, key):
+        x = plans[0, :, 0]
+        return jnp.where(x > 0.5, jnp.nan, -jnp.square(x - 0.3))
+
+    plan = cem(score, jax.random.key(0), 1)
+    np.testing.assert_allclose(plan, [[0.3]], atol=1e-2)
+
+
 PLANNING = {"horizon": 3, "iterations": 2, "candidates": 20, "elites": 5}
 
 

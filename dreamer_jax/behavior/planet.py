@@ -29,7 +29,8 @@ class CEM:
     ) -> Array:
         """Search for the plan with the highest score.
 
-        Begins with independent standard normals; plans are clipped to [-1, 1].
+        Begins with independent standard normals; plans are clipped to [-1, 1]. A plan whose score
+        is NaN is the worst.
 
         Args:
             score: (plans [H, C, A], key) -> [C].
@@ -44,7 +45,10 @@ class CEM:
             plan_key, score_key = jax.random.split(key)
             noise = jax.random.normal(plan_key, (self.horizon, self.candidates, action_size))
             plans = jnp.clip(mean[:, None] + std[:, None] * noise, -1, 1)
-            _, best = jax.lax.top_k(score(plans, score_key), self.elites)
+            scores = score(plans, score_key)
+            # NaN sorts above all numbers: one diverged rollout would be an elite of every fit.
+            ranked = jnp.where(jnp.isnan(scores), -jnp.inf, scores)
+            _, best = jax.lax.top_k(ranked, self.elites)
             elites = plans[:, best]
             return (elites.mean(1), elites.std(1)), None
 
