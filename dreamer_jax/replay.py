@@ -57,7 +57,8 @@ class Replay:
             batch: B, sequences per draw and member.
             length: L, records per sequence.
             sampling: `episodes` (uniform over complete episodes of at least L records, ends
-                favoured) or `time` (uniform over all live windows of L records).
+                favoured), `episodes_uniform` (the same, all starts in an episode equally likely)
+                or `time` (uniform over all live windows of L records).
             directory: for the memory-mapped files; None keeps everything in memory.
 
         Raises:

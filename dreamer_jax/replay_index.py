@@ -4,7 +4,8 @@ Record numbers are absolute: a stream's record t is number t for the whole run, 
 """
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -71,17 +72,33 @@ class WindowSampler:
         return self._oldest[member, env] + choice
 
 
+# (random stream, records of each episode [B], records of a sequence) -> offsets of starts [B]
+OffsetFn = Callable[[np.random.Generator, np.ndarray, int], np.ndarray]
+
+
+def uniform_offsets(rng: np.random.Generator, total: np.ndarray, length: int) -> np.ndarray:
+    """Every start is equally likely, as on continuous control."""
+    return rng.integers(0, total - length + 1)
+
+
+def offsets_near_ends(rng: np.random.Generator, total: np.ndarray, length: int) -> np.ndarray:
+    """min(u, total - length) with u uniform on [0, total], so that an episode's end is as likely
+    as in the original's `prioritize_ends`, which is for Atari (Hafner et al. 2021, released code).
+    """
+    return np.minimum(rng.integers(0, total + 1), total - length)
+
+
 class EpisodeSampler:
     """Complete episodes of at least `length` records are equally likely, then a start within.
-
-    The start is min(u, total - length) with u uniform on [0, total], so that an episode's end is
-    as likely as in the original's `prioritize_ends` (Hafner et al. 2021, released code).
 
     Episodes are kept per stream in time order in a ring of capacity // length entries, which
     always suffices: those fully live are disjoint, and each takes at least `length` records.
     """
 
-    def __init__(self, *, num_members: int, num_envs: int, capacity: int, length: int):
+    def __init__(
+        self, offsets: OffsetFn, *, num_members: int, num_envs: int, capacity: int, length: int
+    ):
+        self._offsets = offsets
         self._length = length
         self._size = capacity // length
         shape = (num_members, num_envs)
@@ -121,11 +138,14 @@ class EpisodeSampler:
     def locate(self, rng, member, env, choice) -> np.ndarray:
         entry = (self._head[member, env] + choice) % self._size
         start, stop = self._start[member, env, entry], self._stop[member, env, entry]
-        total = stop - start
-        return start + np.minimum(rng.integers(0, total + 1), total - self._length)
+        return start + self._offsets(rng, stop - start, self._length)
 
 
-SAMPLERS: dict[str, type[Sampler]] = {"episodes": EpisodeSampler, "time": WindowSampler}
+SAMPLERS: dict[str, Callable[..., Sampler]] = {
+    "episodes": functools.partial(EpisodeSampler, offsets_near_ends),
+    "episodes_uniform": functools.partial(EpisodeSampler, uniform_offsets),
+    "time": WindowSampler,
+}
 
 
 def make_sampler(

@@ -20,7 +20,8 @@ def exact_time(streams, capacity, length):
     return {window: 1 / len(windows) for window in windows}
 
 
-def exact_episodes(streams, capacity, length):
+def whole_episodes(streams, capacity, length):
+    """(environment, start, records) of every episode that can be drawn from."""
     episodes = []
     for e, records in enumerate(streams):
         start = None
@@ -29,14 +30,31 @@ def exact_episodes(streams, capacity, length):
             live = start >= len(records) - capacity
             if is_last and live and t + 1 - start >= length:
                 episodes.append((e, start, t + 1 - start))
-    chance = collections.defaultdict(float)
+    return episodes
+
+
+def exact_episodes(streams, capacity, length):
+    chance, episodes = collections.defaultdict(float), whole_episodes(streams, capacity, length)
     for e, start, total in episodes:
         for u in range(total + 1):
             chance[e, start + min(u, total - length)] += 1 / len(episodes) / (total + 1)
     return chance
 
 
-EXACT = {"time": exact_time, "episodes": exact_episodes}
+def exact_episodes_uniform(streams, capacity, length):
+    episodes = whole_episodes(streams, capacity, length)
+    return {
+        (e, start + offset): 1 / len(episodes) / (total - length + 1)
+        for e, start, total in episodes
+        for offset in range(total - length + 1)
+    }
+
+
+EXACT = {
+    "time": exact_time,
+    "episodes": exact_episodes,
+    "episodes_uniform": exact_episodes_uniform,
+}
 
 
 def test_tiny_ring_by_hand():
@@ -95,7 +113,7 @@ def test_close_open_completes_the_episode():
         add_one(replay, 2)
 
 
-@pytest.mark.parametrize("sampling", ["time", "episodes"])
+@pytest.mark.parametrize("sampling", EXACT)
 @pytest.mark.parametrize("seed", [0, 1])
 def test_wrapped_contents_and_support_match_lists(sampling, seed):
     members, envs, length, capacity = 2, 3, 4, 30
@@ -137,7 +155,7 @@ def test_wrapped_contents_and_support_match_lists(sampling, seed):
     assert compared > 300 and min(len(past) for past in streams.records[0]) > 8 * capacity
 
 
-@pytest.mark.parametrize("sampling", ["time", "episodes"])
+@pytest.mark.parametrize("sampling", EXACT)
 def test_draws_have_the_exact_distribution(sampling):
     capacity, length = 25, 3
     streams = Streams(1, 2, 4, end=0.2)
