@@ -25,7 +25,7 @@ PANELS = (
     "image_loss",
     "reward_loss",
     "discount_loss",
-    "contrastive_loss",
+    "state_loss",
     "kl",
     "kl_loss",
     "prior_entropy",
@@ -36,6 +36,8 @@ PANELS = (
     "critic",
     "critic_target",
     "imagined_reward",
+    "ensemble_loss",
+    "expl_imagined_reward",
 )
 UNITS = {
     "train_length": "env steps",
@@ -47,6 +49,8 @@ UNITS = {
     "image_loss": "nats",
     "reward_loss": "nats",
     "discount_loss": "nats",
+    "state_loss": "nats",
+    "ensemble_loss": "nats",
 }
 
 # Okabe and Ito's colours, told apart with any colour vision; without their yellow and black.

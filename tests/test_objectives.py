@@ -11,6 +11,7 @@ from mock_agents import fast_jit, mock_agent, mock_batch, mock_state
 
 from dreamer_jax import agent as agent_lib
 from dreamer_jax.behavior.returns import RETURNS
+from dreamer_jax.curves import PANELS
 from dreamer_jax.model.distributions import from_noise
 from dreamer_jax.model.objectives import info_nce
 from dreamer_jax.model.world_model import world_model_loss
@@ -68,6 +69,7 @@ def nonzero(tree):
 def test_the_contrastive_objective_trains_states_and_the_state_model():
     grads = gradients("contrastive")
     assert set(grads) == {"model_loss", "state_loss", "reward_loss", "discount_loss", "kl_loss"}
+    assert set(grads) <= set(PANELS)
     parts = {"encoder", "rssm", "state_model", "reward", "discount"}
     assert set(grads["state_loss"]) == parts
     assert nonzero(grads["state_loss"]) == {"encoder", "rssm", "state_model"}

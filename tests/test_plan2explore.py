@@ -12,6 +12,7 @@ from mock_agents import fast_jit, mock_agent, mock_batch, mock_state, random_lik
 from dreamer_jax import agent as agent_lib
 from dreamer_jax.behavior.interface import Replayed
 from dreamer_jax.behavior.plan2explore import disagreement, ensemble_loss
+from dreamer_jax.curves import PANELS
 from dreamer_jax.model.distributions import from_noise
 from dreamer_jax.optimizer import apply_gradients
 from dreamer_jax.types import Trajectory
@@ -149,6 +150,7 @@ def test_only_the_explorers_groups_learn(case, learned):
     names = {f"{g}_{value}" for g in case.explorer.groups for value in ("loss", "grad_norm")}
     assert names <= set(metrics)
     assert all(name.startswith(("expl_", "ensemble_")) for name in metrics)
+    assert {"ensemble_loss", "expl_imagined_reward"} <= set(metrics) & set(PANELS)
 
 
 def test_the_explorer_acts_in_training_and_the_task_beside_it(case):
