@@ -176,6 +176,16 @@ class Recorder:
         )
 
 
+def _tags(config: ConfigDict) -> tuple[str, ...]:
+    """What tells runs of one project apart, then the user's own."""
+    return (
+        config.task,
+        config.behavior,
+        config.objective,
+        *filter(None, config.wandb.tags.split(",")),
+    )
+
+
 def _make_wandb(config: ConfigDict, work: WorkDir, warn: Callable[[str], None]) -> Any:
     if config.wandb.mode == "disabled":
         return None
@@ -187,7 +197,7 @@ def _make_wandb(config: ConfigDict, work: WorkDir, warn: Callable[[str], None]) 
         project=config.wandb.project,
         entity=config.wandb.entity,
         group=config.wandb.group or work.path.absolute().name,
-        tags=(config.task, *filter(None, config.wandb.tags.split(","))),
+        tags=_tags(config),
         member_configs=config_lib.member_configs(config),
         state_file=work.wandb,
         directory=work.path,

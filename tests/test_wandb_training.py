@@ -46,6 +46,7 @@ def assert_reported(workdir, config):
             values = {k: v for k, v in values.items() if not k.endswith("_per_s")}
             assert values.items() <= found.items()
         assert run["config"]["seed"] == member and run["config"]["task"] == "catch"
+        assert run["tags"] == ["catch", "dreamer", "reconstruction"]
     steps = [row["env_step"] for row in aggregate["history"]]
     assert steps == [row["env_step"] for row in wanted]
     last = [row["eval_return"] for row in read_metrics(workdir / "metrics.jsonl")[-len(members) :]]
