@@ -42,6 +42,10 @@ from dreamer_jax.optimizer import make_optimizer
 ObsShapes = Mapping[str, tuple[tuple[int, ...], str]]  # key -> shape and dtype of one entry
 
 
+# A loss is named after what it predicts: these are not names of observation entries.
+LOSSES = ("discount", "kl", "model", "reward")
+
+
 class ActionSpec(NamedTuple):
     """An action space."""
 
@@ -60,7 +64,7 @@ def select_keys(cnn_keys: str, mlp_keys: str, obs_shapes: ObsShapes) -> ObsKeys:
     """Choose entries by the two regular expressions (full match).
 
     Raises:
-        UsageError: nothing is chosen, or an image is not 64x64.
+        UsageError: nothing is chosen, an entry has the name of a loss, or an image is not 64x64.
     """
     images = {k: s[-1] for k, (s, d) in obs_shapes.items() if d == "uint8" and len(s) == 3}
     vectors = {k: s[0] for k, (s, d) in obs_shapes.items() if k not in images}
@@ -72,6 +76,11 @@ def select_keys(cnn_keys: str, mlp_keys: str, obs_shapes: ObsShapes) -> ObsKeys:
         raise UsageError(
             f"config.cnn_keys = {cnn_keys!r} and config.mlp_keys = {mlp_keys!r} choose nothing; "
             f"the environment has images {sorted(images)} and vectors {sorted(vectors)}."
+        )
+    for key in sorted({*chosen.images, *chosen.vectors}.intersection(LOSSES)):
+        raise UsageError(
+            f"observation {key!r} has the name of another loss: rename it, or leave it out with "
+            f"config.cnn_keys and config.mlp_keys; reserved are {', '.join(LOSSES)}."
         )
     for key in chosen.images:
         if obs_shapes[key][0][:2] != (IMAGE_SIZE, IMAGE_SIZE):
@@ -132,9 +141,12 @@ def _make_world_model(config: ConfigDict, keys: ObsKeys, action_size: int) -> Wo
     }
     images = 2 * 2 * config.cnn_depth * 2 ** (len(ENCODER_KERNELS) - 1) if keys.images else 0
     vectors = config.vector.units if keys.vectors else 0
-    scales = {key: config.loss_scales.image for key in keys.images}
-    scales |= {key: config.loss_scales.vector for key in keys.vectors}
-    scales |= {key: config.loss_scales[key] for key in ("state", "reward", "discount")}
+    scales = {key: config.loss_scales[key] for key in ("reward", "discount")}
+    if config.objective == "contrastive":
+        scales["state"] = config.loss_scales.state
+    else:
+        scales |= {key: config.loss_scales.image for key in keys.images}
+        scales |= {key: config.loss_scales.vector for key in keys.vectors}
     latent = _make_latent(config)
     encoder = Encoder(tuple(keys.images), tuple(keys.vectors), **convolutional)
     decoder = Decoder(keys.images, keys.vectors, **convolutional)
