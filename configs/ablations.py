@@ -10,7 +10,8 @@ Variants:  :<game>,<ablation>, then variants of configs/atari.py, separated by c
            no_policy_reinforce    the actor learns by straight-through gradients alone
            no_image_gradients     the image's loss does not train the model's states
            mixed_gradients        reinforce with a tenth of straight-through gradients
-           schedules              the same, with that share and the entropy bonus annealed
+           schedules              the same, with that share and the entropy bonus annealed over
+                                  the first 10M frames
 What:      Table 2 of Hafner et al. 2021, and its comparisons of actor gradients: configs/atari.py
            is reinforce alone. `sweep` has all of them.
 Expected:  the paper's scores. Not reproduced here at full length.
@@ -22,6 +23,7 @@ from collections.abc import Callable
 from dreamer_jax.config_file import sibling
 from dreamer_jax.names import UsageError, lookup
 
+ANNEAL_STEPS = 2_500_000  # agent steps that the schedules take, 10M frames
 ABLATIONS = {
     "no_layer_norm": {"rssm": {"gru_norm": False}},
     "no_reward_gradients": {"grad_heads": {"reward": False}},
@@ -36,7 +38,6 @@ ABLATIONS = {
         "actor_grad_mix_final": 0.0,
         "actor_entropy": 3e-3,
         "actor_entropy_final": 3e-4,
-        "anneal_updates": 2_500_000,
     },
 }
 
@@ -52,6 +53,8 @@ def get_config(arg: str = ""):
     changes = lookup(ABLATIONS, rest[0], "ablation")
     config = sibling(__file__, "atari").get_config(",".join([game, *rest[1:]]))
     config.update(changes)
+    if rest[0] == "schedules":
+        config.anneal_updates = ANNEAL_STEPS // config.train_every
     return config
 
 

@@ -26,6 +26,7 @@ DMC = {
     "eval_every": 10_000,
     "video_every": 50_000,
     "env": {"action_repeat": 2},
+    "replay": {"sampling": "episodes_uniform"},
     "rssm": {"deter": 200, "hidden": 200},
     "discount_head": {"enabled": False},
     "loss_scales": {"discount": 1.0},

@@ -17,6 +17,9 @@ an action that is drawn, not to the mode. As neither: the GRU is DreamerV2's wit
 and critic learn from the start states of imagination on, and Atari is grey.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 from dreamer_jax.config import default_config
 from dreamer_jax.config_file import sibling
 from dreamer_jax.envs.atari import find_rom
@@ -56,6 +59,7 @@ AGENT = {
     "actor_lr": 8e-5,
     "critic_lr": 8e-5,
     "opt": {"clip": 100.0, "eps": 1e-7, "decay": 0.0},
+    "replay": {"sampling": "episodes_uniform"},
 }
 UPDATES = {"pretrain": 100, "train_updates": 100}  # before the first episode, and after each
 CONTROL = {
@@ -131,9 +135,18 @@ VARIANTS = {
 
 def get_config(arg: str = ""):
     """Config of a task. Args: arg: '<task>' followed by variants, separated by commas."""
+    return make_config("dreamer_v1", arg, VARIANTS)
+
+
+def make_config(name: str, arg: str, allowed: Mapping[str, Mapping[str, Any]]):
+    """Config of a task.
+
+    Args:
+        name: of the file; arg: as of `get_config`; allowed: its variants.
+    """
     task, *variants = arg.split(",")
     if not task:
-        raise UsageError("configs/dreamer_v1.py needs a task, as in configs/dreamer_v1.py:reach")
+        raise UsageError(f"configs/{name}.py needs a task, as in configs/{name}.py:reach")
     config = default_config()
     config.update(AGENT)
     kind, _, game = task.partition(":")
@@ -150,5 +163,5 @@ def get_config(arg: str = ""):
         config.task = f"dmc:{task}"
         config.update(CONTROL)
     for variant in variants:
-        config.update(lookup(VARIANTS, variant, "variant of configs/dreamer_v1.py"))
+        config.update(lookup(allowed, variant, f"variant of configs/{name}.py"))
     return config

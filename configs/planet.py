@@ -4,7 +4,7 @@ planned by the cross-entropy method.
 Command:   python experiments/train.py --config=configs/planet.py:walker_walk --workdir=runs/planet
 Tasks:     :reach            the embedded task, with small networks and fewer candidates
            :<domain>_<task>  DeepMind Control from pixels, as walker_walk
-Variants:  variants of configs/dreamer_v1.py, separated by commas
+Variants:  :<task>,contrastive, :<task>,reward_only and :<task>,debug as in configs/dreamer_v1.py
 What:      5M frames, action repeat 2, as configs/dreamer_v1.py.
 Expected:  the paper's scores on DeepMind Control, on average 333. Not reproduced at full length.
 Runtime:   every action takes 10,000 imagined rollouts of 12 steps.
@@ -18,10 +18,13 @@ SMALL_PLANNING = {"horizon": 8, "iterations": 5, "candidates": 200, "elites": 20
 
 
 def get_config(arg: str = ""):
-    """Config of a task. Args: arg: as of configs/dreamer_v1.py, but for Atari."""
-    if arg.startswith("atari:"):
+    """Config of a task. Args: arg: as of configs/dreamer_v1.py, without Atari and `no_value`."""
+    if arg.split(",")[0].split(":")[0] == "atari":
         raise UsageError("configs/planet.py plans continuous actions; it has no atari:<game>")
-    config = sibling(__file__, "dreamer_v1").get_config(arg)
+    v1 = sibling(__file__, "dreamer_v1")
+    # There is no actor whose returns could be others.
+    variants = {name: changes for name, changes in v1.VARIANTS.items() if name != "no_value"}
+    config = v1.make_config("planet", arg, variants)
     config.behavior = "planet"
     config.planet.update(SMALL_PLANNING if config.task == "reach" else PLANNING)
     return config

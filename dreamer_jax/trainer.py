@@ -36,7 +36,7 @@ def train(config: ConfigDict, workdir: str | Path, make_env: MakeEnv | None = No
     SIGTERM and SIGINT (Ctrl-C) end it early and in order: it saves a checkpoint and returns.
 
     Args:
-        config: see config.py; make_env: `seed -> gymnasium.Env`, used in place of `config.task`.
+        config: see keys.py; make_env: `seed -> gymnasium.Env`, used in place of `config.task`.
 
     Returns:
         `finished`, `env_step`, `update`, and `members`: a record per member with its final

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from mock_agents import fast_jit, mock_agent, mock_batch, mock_state
 from test_behavior import Case
-from test_config import CONFIGS, get_config
+from test_config_files import CONFIGS, get_config
 
+from dreamer_jax import agent as agent_lib
 from dreamer_jax import config as config_lib
 from dreamer_jax.behavior.actor_critic import ACTOR_GRADS, actor_loss
 from dreamer_jax.config_file import load_config_file
@@ -31,6 +32,7 @@ CHANGED = {
     "mixed_gradients": {"actor_grad"},
     "schedules": {
         "actor_grad", "actor_grad_mix_final", "actor_entropy", "actor_entropy_final",
+        "anneal_updates",
     },
 }  # fmt: skip
 
@@ -44,6 +46,13 @@ def test_the_config_differs_in_what_is_named(name):
     base, ablated = get_config("atari", "pong,debug"), get_config("ablations", f"pong,{name},debug")
     lines = config_lib.differences(base, ablated)
     assert {line.split(":")[0].strip() for line in lines} == CHANGED[name]
+
+
+@pytest.mark.parametrize("variant", ["", ",release"])
+def test_schedules_end_after_ten_million_frames(variant):
+    config = get_config("ablations", "pong,schedules" + variant)
+    frames = config.anneal_updates * config.train_every * config.env.action_repeat
+    assert frames == 10_000_000
 
 
 def test_the_sweep_has_all():
@@ -103,6 +112,43 @@ def test_no_layer_norm():
     assert nonzero(base) == {"dense", "norm"}
     assert nonzero(ablated) == {"dense"}
     assert jax.tree.map(np.shape, base["dense"]) == jax.tree.map(np.shape, ablated["dense"])
+    for loss, parts in gradients("vector").items():
+        assert nonzero(gradients("vector", "no_layer_norm")[loss]) == nonzero(parts), loss
+
+
+def changed_shapes(ablation):
+    """Names of the parameters that an ablation adds, takes away, or gives another shape."""
+
+    def shapes(name):
+        agent, hypers = mock_agent("vector", **ABLATIONS.get(name, {}))
+        init = functools.partial(agent_lib.init, agent)
+        params = jax.eval_shape(init, jax.random.key(0), hypers).params
+        leaves = jax.tree_util.tree_leaves_with_path(params)
+        return {(jax.tree_util.keystr(p, simple=True, separator="/"), x.shape) for p, x in leaves}
+
+    return {name for name, _ in shapes(None) ^ shapes(ablation)}
+
+
+def test_ablations_change_the_shapes_of_what_they_name_alone():
+    heads = [f"model/rssm/{name}_out" for name in ("prior", "posterior")]
+    latent = {"model/rssm/img_in/kernel"} | {f"{h}/{x}" for h in heads for x in ("kernel", "bias")}
+    readers = ("model/decoder", "model/reward", "model/discount", "actor", "critic")  # of features
+    changed = {
+        "no_layer_norm": {f"model/rssm/gru/norm/norm/{x}" for x in ("scale", "bias")},
+        "no_discrete_latents": latent | {f"{part}/dense_0/kernel" for part in readers},
+    }
+    for name in ABLATIONS:
+        assert changed_shapes(name) == changed.get(name, set()), name
+
+
+def test_no_kl_balancing_in_the_world_model():
+    """The prior's head, which no other loss trains, gets all of its gradient."""
+    base, ablated = gradients("vector"), gradients("vector", "no_kl_balancing")
+    for name in ("position_loss", "reward_loss", "discount_loss"):
+        jax.tree.map(close, ablated[name], base[name])
+    balanced, plain = (grads["kl_loss"]["rssm"] for grads in (base, ablated))
+    for layer in ("prior_in", "prior_out"):
+        jax.tree.map(lambda a, b: close(a, 0.8 * b), balanced[layer], plain[layer])
 
 
 def test_no_kl_balancing():

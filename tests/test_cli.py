@@ -35,6 +35,12 @@ CATCH = "--config=configs/catch.py:debug"
         ("train", [CATCH, "--config.horizon=1", "--dry_run"], "config.horizon is 1; allowed"),
         ("train", [CATCH, "--config.task=atari:pnog", "--dry_run"], "Did you mean 'pong'"),
         ("train", ["--config=configs/atari.py"], "needs a game"),
+        (
+            "train",
+            ["--config=configs/ablations.py:pong,no_layernorm"],
+            "mean 'no_layer_norm'",
+        ),
+        ("train", [CATCH, "--config.behavior=planet", "--dry_run"], "which plans continuous act"),
         ("train", ["--config=configs/none.py", "--dry_run"], "configs/none.py"),
         ("train", [CATCH], "--workdir is missing"),
         ("evaluate", ["--workdir=/nonexistent"], "no run in /nonexistent"),

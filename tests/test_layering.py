@@ -22,6 +22,7 @@ ROOMS = [
     ["behavior.dreamer", "behavior.planet"],
     ["behavior.plan2explore"],
     ["grid"],
+    ["keys"],
     ["config"],
     ["config_file"],
     ["member_data"],

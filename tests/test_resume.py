@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from killing import Run, assert_same_run, catch_config, newest
-from test_config import get_config
+from test_config_files import get_config
 
 from dreamer_jax import train
 

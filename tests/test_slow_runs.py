@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from test_config import get_config
+from test_config_files import get_config
 
 from dreamer_jax import train
 from dreamer_jax.logger import read_metrics

@@ -212,11 +212,21 @@ def test_keys_must_choose_something(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_actor_must_fit_the_action_space(tmp_path):
-    config = make_tiny_config()
-    config.actor.dist = "trunc_normal"
-    with pytest.raises(UsageError, match="allowed: auto or onehot"):
+@pytest.mark.parametrize(
+    ("task", "changes", "message"),
+    [
+        ("catch", {"actor": {"dist": "trunc_normal"}}, "'trunc_normal'.*allowed: auto or onehot"),
+        ("reach", {"actor": {"dist": "onehot"}}, "allowed: auto or trunc_normal or tanh_normal"),
+        ("catch", {"expl": {"noise": "normal"}}, "'normal'.*none or epsilon_greedy or random"),
+        ("catch", {"behavior": "planet"}, "continuous actions.*discrete; allowed: dreamer"),
+        ("reach", {"objective": "contrastive", "batch": 1, "length": 1}, "config.length is 1"),
+    ],
+)
+def test_agents_must_fit_the_environment(tmp_path, task, changes, message):
+    config = make_tiny_config(task=task, **changes)
+    with pytest.raises(UsageError, match=message):
         train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_prng_is_threefry(finished):
