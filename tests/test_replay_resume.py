@@ -183,7 +183,7 @@ def test_reopening_another_layout_names_the_difference(tmp_path):
         (dict(capacity=9, num_envs=5, length=2), "keeps 1 steps per environment"),
         (
             dict(sampling="episode"),
-            "'episode'; choose one of: episodes, time. Did you mean 'episodes'",
+            "'episode'; choose one of: episodes, episodes_uniform, time. Did you mean 'episodes'",
         ),
         (dict(slack=0), "slack must be at least 1 step, got 0"),
         (dict(batch=0), "batch must be at least 1, got 0"),
