@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from dreamer_jax.behavior.actor_critic import ActorCritic
+from dreamer_jax.behavior.dreamer import Dreamer
 from dreamer_jax.behavior.exploration import Exploration
 from dreamer_jax.behavior.interface import Behavior, Replayed
 from dreamer_jax.model import rssm as rssm_lib
@@ -25,6 +26,7 @@ from dreamer_jax.model.world_model import (
     prepare_obs,
     world_model_loss,
 )
+from dreamer_jax.names import UsageError
 from dreamer_jax.train_state import TrainState, step_group
 from dreamer_jax.types import Array, Batch, Hypers, Metrics, Params, PolicyCarry, RSSMState
 
@@ -44,8 +46,15 @@ class Agent:
 
     @property
     def ac(self) -> ActorCritic:
-        """Actor and critic of the task, where it is learned by them."""
-        return self.behaviors[0].ac
+        """Actor and critic of the task.
+
+        Raises:
+            UsageError: the task is not learned by any.
+        """
+        task = self.behaviors[0]
+        if not isinstance(task, Dreamer):
+            raise UsageError("this needs an actor and a critic; allowed: behavior = 'dreamer'")
+        return task.ac
 
 
 def init(agent: Agent, key: Array, hypers: Hypers) -> TrainState:

@@ -106,6 +106,8 @@ def test_imagined_rewards_equal_a_loop():
 def test_an_agent_that_plans_learns_its_world_model_alone():
     agent, hypers, state = planning()
     assert set(state.params) == {"model"} and state.slow_critic == {}
+    with pytest.raises(UsageError, match="an actor and a critic"):
+        _ = agent.ac
     shapes = jax.eval_shape(functools.partial(agent_lib.init, agent), jax.random.key(0), hypers)
     step = functools.partial(agent_lib.train_step, agent)
     new, _, metrics = jax.eval_shape(step, shapes, mock_batch("vector", "continuous"))
