@@ -10,7 +10,7 @@ from dreamer_jax.atomic import DISK_FULL
 from dreamer_jax.config import KEYS
 from dreamer_jax.envs import TooManyFaults
 from dreamer_jax.names import UsageError, suggest
-from dreamer_jax.runtime import cache_compilations, keep_memory
+from dreamer_jax.runtime import cache_compilations, keep_memory, use_cores
 
 
 def config_flag() -> flags.FlagHolder:
@@ -27,6 +27,7 @@ def run(main: Callable[[], None]) -> None:
         if len(argv) > 1:
             _fail(f"unexpected arguments {list(argv[1:])}; flags are --name=value")
         cache_compilations()
+        use_cores()
         keep_memory()
         if not flags.FLAGS["verbosity"].present:
             # Checkpointing tells every step of every save at level INFO.

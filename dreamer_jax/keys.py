@@ -31,7 +31,11 @@ KEYS: dict[str, Key] = {
     # The run. What members differ in besides their seeds is below, under `members`.
     "task": Key("catch", text(), "environment, as catch, atari:<game>, dmc:<task> or gym:<id>"),
     "seeds": Key(1, seeds(), "number of seeds (0, 1, ...) or a list of them"),
-    "devices": Key(0, integer(0), "devices used, the first of this process; 0: all"),
+    "devices": Key(
+        0,
+        integer(0),
+        "devices used, the first of this process; 0: all (of CPU cores: those that divide members)",
+    ),
     "steps": Key(50_000_000, integer(1), "agent steps per member, prefill included"),
     "prefill": Key(50_000, integer(0), "agent steps per member with random actions at the start"),
     "pretrain": Key(1, integer(0), "updates right after the prefill"),

@@ -1,7 +1,8 @@
 """Where the arrays of a run are: on one device, or on a mesh of devices by member and by sequence.
 
 With at least as many members as devices every device has members of its own, which never wait for
-another device. With fewer, the devices of a member share the sequences of its batch.
+another device. With fewer, the devices of a member share the sequences of its batch. The devices of
+a CPU are its cores (`runtime.use_cores`).
 """
 
 from dataclasses import dataclass
@@ -64,7 +65,9 @@ def place(num_members: int, batch: int, devices: int) -> Placement:
     """Spread members, and batches where there are fewer members, over the local devices.
 
     Args:
-        num_members: M; batch: B; devices: how many to use, 0 for all.
+        num_members: M; batch: B; devices: how many to use, 0 for all. Of a CPU's, 0 is for as many
+            as have members of their own: one core is faster on its own member than on a part of a
+            batch, and a program on one device uses all cores as well.
 
     Raises:
         UsageError: there are not so many, or members and sequences do not divide over them.
@@ -75,7 +78,7 @@ def place(num_members: int, batch: int, devices: int) -> Placement:
             f"config.devices is {devices}; allowed: 0 for all, or at most the {len(there)} devices "
             f"({there[0].platform}) of this process"
         )
-    count = devices or len(there)
+    count = devices or _all_of(there, num_members)
     data = _devices_per_member(num_members, count)
     if data and batch % data == 0:
         return Placement(tuple(there[:count]), data)
@@ -90,6 +93,12 @@ def place(num_members: int, batch: int, devices: int) -> Placement:
         f"config.devices is {devices}, that is {count} of {len(there)}, but {reason}; allowed for "
         f"these members and sequences: config.devices = {', '.join(fitting)}"
     )
+
+
+def _all_of(there: list[jax.Device], num_members: int) -> int:
+    if there[0].platform != "cpu":
+        return len(there)
+    return max(n for n in range(1, len(there) + 1) if num_members % n == 0)
 
 
 def _devices_per_member(num_members: int, devices: int) -> int:

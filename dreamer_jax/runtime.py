@@ -17,6 +17,25 @@ def cache_compilations() -> None:
         jax.config.update("jax_compilation_cache_dir", str(Path(root) / "dreamer_jax"))
 
 
+def count_cores() -> int:
+    """Cores that this process may compute on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def use_cores() -> None:
+    """Make every core of a CPU a device of JAX's, so that each can have members of its own.
+
+    On one device XLA computes the members' matrix multiplications one after the other, each on all
+    cores, and small ones are too short for that. Nothing happens where JAX is told a number
+    already.
+    """
+    told = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if jax.config.jax_num_cpu_devices < 0 and not told:
+        jax.config.update("jax_num_cpu_devices", count_cores())
+
+
 def keep_memory() -> None:
     """Have memory that was freed used again instead of given back to the system.
 

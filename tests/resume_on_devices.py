@@ -24,7 +24,7 @@ def main(directory: Path) -> None:
     train(config, directory / "one")
     with killed_after(72):
         train(config, directory / "many")
-    config.devices = 0  # from step 50 on
+    config.devices = 8  # from step 50 on
     with killed_after(62):
         train(config, directory / "many")
     config.devices = 2  # from step 100 on

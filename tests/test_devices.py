@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import pytest
@@ -13,15 +14,21 @@ from conftest import make_tiny_config
 from dreamer_jax import config as config_lib
 from dreamer_jax import dry_run
 from dreamer_jax.names import UsageError
-from dreamer_jax.placement import one_device, place
+from dreamer_jax.placement import Placement, one_device, place
 
 TESTS = Path(__file__).parent
 
 
 @pytest.fixture
 def eight(monkeypatch):
-    """Eight devices to count with; nothing can be put on them."""
+    """Eight CPU devices to count with; nothing can be put on them."""
     device = jax.local_devices()[0]
+    monkeypatch.setattr(jax, "local_devices", lambda: [device] * 8)
+
+
+@pytest.fixture
+def eight_accelerators(monkeypatch):
+    device = SimpleNamespace(platform="gpu")
     monkeypatch.setattr(jax, "local_devices", lambda: [device] * 8)
 
 
@@ -38,7 +45,9 @@ def eight(monkeypatch):
         (3, 4, 6, 6, 2),
     ],
 )
-def test_members_then_sequences_are_spread(eight, members, batch, devices, count, data):
+def test_members_then_sequences_are_spread(
+    eight_accelerators, members, batch, devices, count, data
+):
     placement = place(members, batch, devices)
     assert (len(placement.devices), placement.data) == (count, data)
 
@@ -53,14 +62,21 @@ def test_members_then_sequences_are_spread(eight, members, batch, devices, count
         (8, 50, 9, "config.devices is 9; allowed: 0 for all, or at most the 8 devices"),
     ],
 )
-def test_what_cannot_be_spread_is_explained(eight, members, batch, devices, message):
+def test_what_cannot_be_spread_is_explained(eight_accelerators, members, batch, devices, message):
     with pytest.raises(UsageError, match=message):
         place(members, batch, devices)
 
 
+@pytest.mark.parametrize(("members", "count"), [(1, 1), (2, 2), (3, 3), (5, 5), (7, 7), (8, 8)])
+def test_every_core_of_a_cpu_has_members_of_its_own(eight, members, count):
+    assert place(members, 50, 0) == Placement((jax.local_devices()[0],) * count)
+    assert place(2 * members, 50, 0).data == 1
+    assert len(place(11, 50, 0).devices) == 1  # 11 divide by no other number up to 8
+
+
 def test_a_run_that_cannot_be_spread_is_refused_before_it_is_built(eight, tmp_path):
     with pytest.raises(UsageError, match="3 members do not divide over 8 devices"):
-        dry_run(make_tiny_config(seeds=3))
+        dry_run(make_tiny_config(seeds=3, devices=8))
     assert dry_run(make_tiny_config(seeds=3, devices=3))["devices"] == 3
 
 

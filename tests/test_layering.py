@@ -43,10 +43,9 @@ ROOMS = [
     ["trainer"],
     ["membership"],
     ["benchmark.timing", "benchmark.batches", "benchmark.clock", "benchmark.table"],
-    ["benchmark.peaks", "benchmark.update", "benchmark.parts", "benchmark.loop"],
+    ["runtime", "benchmark.peaks", "benchmark.update", "benchmark.parts", "benchmark.loop"],
     ["benchmark.plan"],
     ["benchmark.suite"],
-    ["runtime"],
     ["cli"],
 ]
 PURE = [

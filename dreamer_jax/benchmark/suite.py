@@ -2,7 +2,6 @@
 
 import datetime
 import gc
-import os
 import platform
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
@@ -22,6 +21,7 @@ from dreamer_jax.benchmark.update import measure_update
 from dreamer_jax.model.convolutions import FORMULATIONS
 from dreamer_jax.names import UsageError
 from dreamer_jax.run import MakeEnv, Parts
+from dreamer_jax.runtime import count_cores
 
 Row = dict[str, Any]
 
@@ -134,7 +134,7 @@ def describe(parts: Parts, name: str) -> Row:
         "task": config.task,
         "device": device.device_kind,
         "backend": jax.default_backend(),
-        "cpus": len(os.sched_getaffinity(0)),
+        "cpus": count_cores(),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "jax": jax.__version__,
