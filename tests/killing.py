@@ -47,7 +47,7 @@ class Run:
                 [sys.executable, "-c", CHILD, str(file), str(workdir)],
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=os.environ | cache_variables(),
+                env=os.environ | compilation_variables(),
             )
 
     def __enter__(self):
@@ -94,9 +94,10 @@ class Run:
         return self.output.read_text()
 
 
-def cache_variables():
-    """Has a process share the compilation cache of this one."""
+def compilation_variables():
+    """Has a process compile as this one does, and share its compilation cache."""
     return {
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": str(jax.config.read("jax_disable_most_optimizations")),
         "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
     }

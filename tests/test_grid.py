@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import compiling_quickly, make_tiny_config
+from conftest import make_tiny_config
 from member_runs import add_members, extract, join, list_members, make_env, member_config, newest
 from mock_agents import mock_batch
 from test_cli import CATCH, command
@@ -20,8 +20,6 @@ from dreamer_jax.members import make_members, member_keys, stack_hypers
 from dreamer_jax.names import UsageError
 from dreamer_jax.run import ActionSpec
 from dreamer_jax.workdir import WorkDir
-
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 KL, ENTROPY = (0.1, 0.3, 1.0), (1e-4, 1e-3)
 
@@ -156,8 +154,7 @@ def finished(tmp_path_factory):
     """Two seeds with two learning rates each, of which the second cannot move the weights."""
     workdir = tmp_path_factory.mktemp("runs") / "grid"
     config = member_config((7, 3), members={"model_lr": (1e-3, 0.0)}, steps=60)
-    with compiling_quickly():
-        return workdir, train(config, workdir, make_env)
+    return workdir, train(config, workdir, make_env)
 
 
 def test_rows_and_records_name_the_hyperparameters(finished):

@@ -15,8 +15,6 @@ from dreamer_jax import evaluate, load, member_data, membership, run_copy, train
 from dreamer_jax.logger import read_metrics
 from dreamer_jax.workdir import WorkDir
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def assert_trees_equal(a, b):
     jax.tree.map(np.testing.assert_array_equal, a, b)

@@ -16,8 +16,6 @@ from dreamer_jax.names import UsageError
 from dreamer_jax.replay_space import HIGH_WATER_FILE
 from dreamer_jax.workdir import WorkDir
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def change_config(workdir, **changes):
     config = WorkDir(workdir).read_config()

@@ -106,6 +106,7 @@ def test_policy(golden, mode):
         close(carry.state.stoch, golden[prefix + "/latent/stoch"])
 
 
+@pytest.mark.usefixtures("as_shipped")
 def test_three_whole_training_steps(golden):
     step = jax.jit(
         lambda state, start: agent_lib.train_step(

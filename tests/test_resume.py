@@ -34,12 +34,14 @@ def test_catch_killed_while_it_saves(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
+@pytest.mark.usefixtures("as_shipped")
 def test_catch_killed_ten_times(tmp_path):
     kill_and_resume(catch_config(steps=2_000), tmp_path, kills=10, seed=1)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(2400)
+@pytest.mark.usefixtures("as_shipped")
 def test_pong_killed_ten_times(tmp_path):
     config = get_config("atari", "pong,debug")
     config.update({"seeds": 2, "checkpoint_every": 50, "log_every": 100, "eval_every": 700})
