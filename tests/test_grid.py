@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from commands import CATCH, forked_command
 from conftest import make_tiny_config
 from member_runs import add_members, extract, join, list_members, make_env, member_config, newest
 from mock_agents import mock_batch
-from test_cli import CATCH, command
 
 from dreamer_jax import config as config_lib
 from dreamer_jax import evaluate, grid, load, train
@@ -118,7 +118,7 @@ def test_other_seeds_get_every_setting():
 
 def test_lists_on_the_command_line(tmp_path):
     lists = ["--config.members.kl_scale=0.1,0.3", "--config.members.actor_entropy=(0.01,)"]
-    status, out, err = command("train", CATCH, *lists, "--dry_run", cache=tmp_path)
+    status, out, err = forked_command("train", CATCH, *lists, "--dry_run", cache=tmp_path)
     assert status == 0, err
     plan = json.loads(out)
     assert plan["seeds"] == [0, 1, 0, 1]
@@ -127,7 +127,7 @@ def test_lists_on_the_command_line(tmp_path):
         ("--config.members.kl_scal=1,2", "Did you mean 'members.kl_scale'"),
         ("--config.members.kl_scale=1", "a list, as 1,2 on the command line"),
     ):
-        status, out, err = command("train", CATCH, flag, "--dry_run", cache=tmp_path)
+        status, out, err = forked_command("train", CATCH, flag, "--dry_run", cache=tmp_path)
         assert status == 2 and message in err and not out, err
 
 
