@@ -10,7 +10,7 @@ from dreamer_jax import config as config_lib
 from dreamer_jax import recorder
 from dreamer_jax.curves import draw_curves
 
-pytest_plugins = ["goldens", "member_runs"]  # fixtures that several files share
+pytest_plugins = ["goldens", "killing", "member_runs"]  # fixtures that several files share
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Most programs run only a few times: they compile in half of the time without optimisations.

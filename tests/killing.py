@@ -10,10 +10,12 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 from conftest import make_tiny_config
 
 from dreamer_jax import config as config_lib
 from dreamer_jax import run as run_lib
+from dreamer_jax import train
 from dreamer_jax.logger import read_metrics
 from dreamer_jax.replay_space import HIGH_WATER_FILE
 from dreamer_jax.saved import read_checkpoint
@@ -32,6 +34,14 @@ def catch_config(**changes):
     """Two members of catch for 300 steps, saved every 20."""
     tiny = {"seeds": 2, "length": 8, "steps": 300, "checkpoint_every": 20, "eval_every": 100}
     return make_tiny_config(**tiny | changes)
+
+
+@pytest.fixture(scope="session")
+def catch_run(tmp_path_factory):
+    """The work directory of a run of `catch_config` that nothing happened to; to be read only."""
+    workdir = tmp_path_factory.mktemp("runs") / "catch"
+    train(catch_config(), workdir)
+    return workdir
 
 
 class Run:
