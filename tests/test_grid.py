@@ -133,8 +133,7 @@ def test_lists_on_the_command_line(tmp_path):
 
 def test_other_values_compile_nothing_and_are_not_in_the_program():
     """Two sweeps of other values run the same program, whose text is the same."""
-    tiny = make_tiny_config()
-    agent = make_agent(tiny, {"position": ((3,), "float32")}, ActionSpec(True, 3))
+    agent = make_agent(member_config(2), {"position": ((3,), "float32")}, ActionSpec(True, 3))
     fns, programs = make_members(agent), []
     batch = jax.tree.map(lambda x: jnp.stack([x] * 4), mock_batch("vector"))
     for lists in ({"kl_scale": (0.123457, 0.3)}, {"kl_scale": (1.0, 7.0)}):
