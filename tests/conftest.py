@@ -10,6 +10,12 @@ from dreamer_jax import config as config_lib
 from dreamer_jax import recorder
 from dreamer_jax.curves import draw_curves
 
+# Networks of one layer, for tests of what is around the networks.
+SHALLOW = {
+    network: {"layers": 1}
+    for network in ("vector", "reward_head", "discount_head", "actor", "critic")
+}
+
 pytest_plugins = ["goldens", "killing", "member_runs"]  # fixtures that several files share
 
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from conftest import make_tiny_config
+from conftest import SHALLOW, make_tiny_config
 
 from dreamer_jax import config as config_lib
 from dreamer_jax import run as run_lib
@@ -33,7 +33,7 @@ PATIENCE = 400  # seconds that a run may take to get anywhere
 def catch_config(**changes):
     """Two members of catch for 300 steps, saved every 20."""
     tiny = {"seeds": 2, "length": 8, "steps": 300, "checkpoint_every": 20, "eval_every": 100}
-    return make_tiny_config(**tiny | changes)
+    return make_tiny_config(**tiny | SHALLOW | changes)
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from functools import partial
 import killing
 import numpy as np
 import pytest
-from conftest import make_tiny_config
+from conftest import SHALLOW, make_tiny_config
 from gymnasium import spaces
 
 from dreamer_jax import membership, train
@@ -44,10 +44,8 @@ add_members, extract, join, list_members, newest = (
 
 
 def member_config(seeds, **changes):
-    changes = {"length": 8, "eval_every": 60, "horizon": 2} | changes
-    for network in ("vector", "reward_head", "discount_head", "actor", "critic"):
-        changes[network] = {"layers": 1}
-    config = make_tiny_config(seeds=seeds, **changes)
+    small = {"length": 8, "eval_every": 60, "horizon": 2, **SHALLOW}
+    config = make_tiny_config(seeds=seeds, **small | changes)
     config.env.num_envs = 2
     return config
 
