@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import gc
 
 import jax
 import pytest
@@ -21,6 +22,10 @@ pytest_plugins = ["goldens", "killing", "member_runs"]  # fixtures that several 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Most programs run only a few times: they compile in half of the time without optimisations.
 jax.config.update("jax_disable_most_optimizations", True)
+
+# To look for cycles among the many objects of traced programs as often as Python does takes a sixth
+# of a run's time.
+gc.set_threshold(100_000)
 
 
 @pytest.fixture(scope="session", autouse=True)
