@@ -77,6 +77,7 @@ def test_restored_environment_goes_on_identically(name):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.* is out of date:DeprecationWarning")
 def test_every_environment_can_be_saved_exactly():
     names = [name for name in gymnasium.registry if name.startswith(("MiniGrid-", "BabyAI-"))]
     assert len(names) > 100
