@@ -1,39 +1,66 @@
-"""Strictness for the whole test run, and agents small enough to compile in seconds."""
+"""Strictness and speed for the whole test run, and agents small enough to compile in seconds."""
 
 import contextlib
+import functools
+import gc
 
 import jax
 import pytest
 
 from dreamer_jax import config as config_lib
+from dreamer_jax import recorder
+from dreamer_jax.curves import draw_curves
 
-pytest_plugins = ["goldens", "member_runs"]  # fixtures that several files share
+# Networks of one layer, for tests of what is around the networks.
+SHALLOW = {
+    network: {"layers": 1}
+    for network in ("vector", "reward_head", "discount_head", "actor", "critic")
+}
+
+pytest_plugins = ["goldens", "killing", "member_runs"]  # fixtures that several files share
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Most programs run only a few times: they compile in half of the time without optimisations.
+jax.config.update("jax_disable_most_optimizations", True)
+
+# To look for cycles among the many objects of traced programs as often as Python does takes a sixth
+# of a run's time.
+gc.set_threshold(100_000)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def compilation_cache(tmp_path_factory):
-    """Tests that compile the same program compile it once."""
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("jax_cache")))
+    """Tests that compile the same program compile it once, also where JAX is told a directory."""
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("jax_cache")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def few_panels():
+    """Runs draw two panels of their curves, not all that they have."""
+    with pytest.MonkeyPatch.context() as patch:
+        two = functools.partial(draw_curves, keys=("train_return", "eval_return"))
+        patch.setattr(recorder, "draw_curves", two)
+        yield
+
+
 @contextlib.contextmanager
-def compiling_quickly():
-    """Compile in half of the time, for programs that run only a few times."""
+def optimized_programs():
+    """Compile with all optimisations, as users do."""
     name = "jax_disable_most_optimizations"
-    before = jax.config.read(name)
-    jax.config.update(name, True)
+    jax.config.update(name, False)
     try:
         yield
     finally:
-        jax.config.update(name, before)
+        jax.config.update(name, True)
 
 
 @pytest.fixture
-def quick_compilation():
-    with compiling_quickly():
+def as_shipped(monkeypatch):
+    """Programs and pictures as users get them, not the cheaper ones of a test run."""
+    monkeypatch.setattr(recorder, "draw_curves", draw_curves)
+    with optimized_programs():
         yield
 
 

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from mock_agents import mock_state
 
-from dreamer_jax import agent as agent_lib
 from dreamer_jax.build import ActionSpec, make_agent
 from dreamer_jax.config import default_config, member_hypers
 from dreamer_jax.reference import assert_same_structure, import_reference
@@ -92,17 +92,22 @@ class Golden:
         self.agent = make_agent(config, obs, ActionSpec(discrete=True, size=6))
         self.hypers = member_hypers(config)[0]
         self.imported = import_reference(self.prefixed("var/"))
-        state = agent_lib.init(self.agent, jax.random.key(0), self.hypers)
+        state = mock_state(self.agent, self.hypers)
         assert_same_structure(self.imported.params, state.params)
         assert_same_structure(self.imported.slow_critic, state.slow_critic)
         self.state = state.replace(
-            params=self.imported.params, slow_critic=self.imported.slow_critic
+            params=self.imported.params,
+            slow_critic=self.imported.slow_critic,
+            opt_states=jax.jit(self.init_optimizers)(self.imported.params),
         )
         self.model = self.imported.params["model"]
         names = ("reward", "is_first", "is_last", "is_terminal", "action")
         fields = {name: jnp.asarray(self["in/batch/" + name]) for name in names}
         self.batch = Batch(obs={"image": jnp.asarray(self["in/batch/image"])}, **fields)
         self.noise = jnp.zeros((7, 3, 4))  # the mode is taken
+
+    def init_optimizers(self, params):
+        return {name: self.agent.optimizers[name].init(params[name]) for name in params}
 
     def __getitem__(self, key):
         return self.arrays[key]

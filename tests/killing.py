@@ -10,10 +10,12 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from conftest import make_tiny_config
+import pytest
+from conftest import SHALLOW, make_tiny_config
 
 from dreamer_jax import config as config_lib
 from dreamer_jax import run as run_lib
+from dreamer_jax import train
 from dreamer_jax.logger import read_metrics
 from dreamer_jax.replay_space import HIGH_WATER_FILE
 from dreamer_jax.saved import read_checkpoint
@@ -31,7 +33,15 @@ PATIENCE = 400  # seconds that a run may take to get anywhere
 def catch_config(**changes):
     """Two members of catch for 300 steps, saved every 20."""
     tiny = {"seeds": 2, "length": 8, "steps": 300, "checkpoint_every": 20, "eval_every": 100}
-    return make_tiny_config(**tiny | changes)
+    return make_tiny_config(**tiny | SHALLOW | changes)
+
+
+@pytest.fixture(scope="session")
+def catch_run(tmp_path_factory):
+    """The work directory of a run of `catch_config` that nothing happened to; to be read only."""
+    workdir = tmp_path_factory.mktemp("runs") / "catch"
+    train(catch_config(), workdir)
+    return workdir
 
 
 class Run:
@@ -47,7 +57,7 @@ class Run:
                 [sys.executable, "-c", CHILD, str(file), str(workdir)],
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=os.environ | cache_variables(),
+                env=os.environ | compilation_variables(),
             )
 
     def __enter__(self):
@@ -94,9 +104,10 @@ class Run:
         return self.output.read_text()
 
 
-def cache_variables():
-    """Has a process share the compilation cache of this one."""
+def compilation_variables():
+    """Has a process compile as this one does, and share its compilation cache."""
     return {
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": str(jax.config.read("jax_disable_most_optimizations")),
         "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
     }

@@ -11,7 +11,7 @@ from functools import partial
 import killing
 import numpy as np
 import pytest
-from conftest import compiling_quickly, make_tiny_config
+from conftest import SHALLOW, make_tiny_config
 from gymnasium import spaces
 
 from dreamer_jax import membership, train
@@ -44,10 +44,8 @@ add_members, extract, join, list_members, newest = (
 
 
 def member_config(seeds, **changes):
-    changes = {"length": 8, "eval_every": 60, "horizon": 2} | changes
-    for network in ("vector", "reward_head", "discount_head", "actor", "critic"):
-        changes[network] = {"layers": 1}
-    config = make_tiny_config(seeds=seeds, **changes)
+    small = {"length": 8, "eval_every": 60, "horizon": 2, **SHALLOW}
+    config = make_tiny_config(seeds=seeds, **small | changes)
     config.env.num_envs = 2
     return config
 
@@ -72,7 +70,7 @@ def killed_after(steps):
 def killed_run(tmp_path_factory):
     """Three members, saved at env step 150, in between of log lines."""
     workdir = tmp_path_factory.mktemp("runs") / "killed"
-    with compiling_quickly(), killed_after(84):
+    with killed_after(84):
         train(member_config((7, 3, 5)), workdir, make_env)
     return workdir
 
@@ -82,8 +80,7 @@ def finished_run(killed_run):
     """The same run brought to its end at 240."""
     workdir = killed_run.with_name("finished")
     shutil.copytree(killed_run, workdir)
-    with compiling_quickly():
-        train(member_config((7, 3, 5), steps=240), workdir, make_env)
+    train(member_config((7, 3, 5), steps=240), workdir, make_env)
     return workdir
 
 
@@ -92,7 +89,7 @@ def early_run(tmp_path_factory):
     """Two members of a task that has a name, saved at 20: before any log line, update or batch."""
     workdir = tmp_path_factory.mktemp("runs") / "early"
     config = member_config((7, 3), task="gym:CartPole-v1", checkpoint_every=20)
-    with compiling_quickly(), killed_after(15):
+    with killed_after(15):
         train(config, workdir)
     return workdir
 

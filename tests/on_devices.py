@@ -10,21 +10,19 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
+from conftest import SHALLOW
 from mock_agents import largest_difference, mock_agent, mock_batch
 
 from dreamer_jax.members import make_members, member_keys, stack_hypers
 from dreamer_jax.placement import place
 
 UPDATES, BATCH = 6, 4
-NETWORKS = {
-    name: {"layers": 1} for name in ("vector", "reward_head", "discount_head", "actor", "critic")
-}
 COLLECTIVES = r"\b(all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)(?:-start)?\("
 
 
 def play(placement, members):
     """Train, act and predict. Returns: results on the host, and what is where."""
-    agent, hypers = mock_agent(slow_critic_every=3, horizon=2, **NETWORKS)
+    agent, hypers = mock_agent(slow_critic_every=3, horizon=2, **SHALLOW)
     fns = make_members(agent, placement)
     seeds = [5 + member for member in range(members)]
     each = [hypers.replace(kl_scale=0.1 * (1 + member)) for member in range(members)]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import gymnasium
 import numpy as np
-from conftest import make_tiny_config
+from conftest import SHALLOW, make_tiny_config
 from gymnasium import spaces
 
 
@@ -66,6 +66,6 @@ class Probe(gymnasium.Env):
 
 def probe_config(**changes):
     """A tiny config for one member with two of these environments."""
-    config = make_tiny_config(actor_grad="both", eval_episodes=1, **changes)
+    config = make_tiny_config(actor_grad="both", eval_episodes=1, **SHALLOW, **changes)
     config.env.num_envs = 2
     return config

@@ -9,7 +9,7 @@ import warnings
 from pathlib import Path
 
 import jax
-from conftest import make_tiny_config
+from conftest import SHALLOW, make_tiny_config
 from killing import rows
 from member_runs import killed_after
 
@@ -20,7 +20,7 @@ def main(directory: Path) -> None:
     jax.config.update("jax_disable_most_optimizations", True)
     changes = {"seeds": 2, "batch": 4, "length": 8, "steps": 140, "eval_every": 60, "horizon": 2}
     changes |= {"video_every": 70, "log_every": 20, "devices": 1}
-    config = make_tiny_config(**changes, members={"kl_scale": (0.1,)})
+    config = make_tiny_config(**changes, **SHALLOW, members={"kl_scale": (0.1,)})
     train(config, directory / "one")
     with killed_after(72):
         train(config, directory / "many")

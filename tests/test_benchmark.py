@@ -202,7 +202,7 @@ def test_batches(task, synthetic):
         assert np.std(obs) > 0
 
 
-def test_rows(monkeypatch, quick_compilation):
+def test_rows(monkeypatch):
     monkeypatch.setattr(suite, "matmul_rate", lambda: 1e12)
     configs = suite.variants(small_config(), members=[1, 2])
     options = {"repeats": 1, "updates": 4, "parts": True, "loop": True}
@@ -247,7 +247,7 @@ def test_a_row_that_does_not_fit_says_so(monkeypatch):
     assert "out of memory" in table.format_report(rows)
 
 
-def test_plan_goes_on_linearly(quick_compilation):
+def test_plan_goes_on_linearly():
     (row,) = suite.plan([small_config()], name="tiny")
     assert 0 < row["temp_bytes"] < row["bytes_one"] < row["bytes_limit"]
     fits = row["members_that_fit"]

@@ -1,30 +1,9 @@
 """The command line as a user meets it: real processes, their output and exit status."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).parents[1]
-
-
-def command(script, *arguments, cache):
-    """Run an experiment script. Returns: exit status, standard output, standard error."""
-    done = subprocess.run(
-        [sys.executable, f"experiments/{script}.py", *arguments],
-        cwd=ROOT,
-        env=os.environ | {"XDG_CACHE_HOME": str(cache)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    return done.returncode, done.stdout, done.stderr
-
-
-CATCH = "--config=configs/catch.py:debug"
+from commands import CATCH, command, forked_command
 
 
 @pytest.mark.parametrize(
@@ -50,7 +29,7 @@ CATCH = "--config=configs/catch.py:debug"
     ],
 )
 def test_mistakes_are_one_message_and_status_2(tmp_path, script, arguments, message):
-    status, out, err = command(script, *arguments, cache=tmp_path)
+    status, out, err = forked_command(script, *arguments, cache=tmp_path)
     assert status == 2, err
     assert message in err
     assert "Traceback" not in err and not out

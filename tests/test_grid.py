@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import compiling_quickly, make_tiny_config
+from commands import CATCH, forked_command
+from conftest import make_tiny_config
 from member_runs import add_members, extract, join, list_members, make_env, member_config, newest
 from mock_agents import mock_batch
-from test_cli import CATCH, command
 
 from dreamer_jax import config as config_lib
 from dreamer_jax import evaluate, grid, load, train
@@ -20,8 +20,6 @@ from dreamer_jax.members import make_members, member_keys, stack_hypers
 from dreamer_jax.names import UsageError
 from dreamer_jax.run import ActionSpec
 from dreamer_jax.workdir import WorkDir
-
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 KL, ENTROPY = (0.1, 0.3, 1.0), (1e-4, 1e-3)
 
@@ -120,7 +118,7 @@ def test_other_seeds_get_every_setting():
 
 def test_lists_on_the_command_line(tmp_path):
     lists = ["--config.members.kl_scale=0.1,0.3", "--config.members.actor_entropy=(0.01,)"]
-    status, out, err = command("train", CATCH, *lists, "--dry_run", cache=tmp_path)
+    status, out, err = forked_command("train", CATCH, *lists, "--dry_run", cache=tmp_path)
     assert status == 0, err
     plan = json.loads(out)
     assert plan["seeds"] == [0, 1, 0, 1]
@@ -129,14 +127,13 @@ def test_lists_on_the_command_line(tmp_path):
         ("--config.members.kl_scal=1,2", "Did you mean 'members.kl_scale'"),
         ("--config.members.kl_scale=1", "a list, as 1,2 on the command line"),
     ):
-        status, out, err = command("train", CATCH, flag, "--dry_run", cache=tmp_path)
+        status, out, err = forked_command("train", CATCH, flag, "--dry_run", cache=tmp_path)
         assert status == 2 and message in err and not out, err
 
 
 def test_other_values_compile_nothing_and_are_not_in_the_program():
     """Two sweeps of other values run the same program, whose text is the same."""
-    tiny = make_tiny_config()
-    agent = make_agent(tiny, {"position": ((3,), "float32")}, ActionSpec(True, 3))
+    agent = make_agent(member_config(2), {"position": ((3,), "float32")}, ActionSpec(True, 3))
     fns, programs = make_members(agent), []
     batch = jax.tree.map(lambda x: jnp.stack([x] * 4), mock_batch("vector"))
     for lists in ({"kl_scale": (0.123457, 0.3)}, {"kl_scale": (1.0, 7.0)}):
@@ -156,8 +153,7 @@ def finished(tmp_path_factory):
     """Two seeds with two learning rates each, of which the second cannot move the weights."""
     workdir = tmp_path_factory.mktemp("runs") / "grid"
     config = member_config((7, 3), members={"model_lr": (1e-3, 0.0)}, steps=60)
-    with compiling_quickly():
-        return workdir, train(config, workdir, make_env)
+    return workdir, train(config, workdir, make_env)
 
 
 def test_rows_and_records_name_the_hyperparameters(finished):

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import optimized_programs
 from mock_agents import (
     fast_jit,
     largest_difference,
@@ -90,7 +91,8 @@ def image_sweep():
     def alone(state, batch):
         return member(step(*jax.tree.map(lambda x: x[None], (state, batch))), 0)
 
-    return Sweep("image", agent, hypers, step, alone)
+    with optimized_programs():
+        return Sweep("image", agent, hypers, step, alone)
 
 
 @pytest.mark.slow

@@ -7,15 +7,13 @@ from functools import partial
 import jax
 import numpy as np
 import pytest
+from commands import command
 from killing import rows
 from member_runs import add_members, extract, join, killed_after, list_members, make_env, newest
-from test_cli import command
 
 from dreamer_jax import evaluate, load, member_data, membership, run_copy, train
 from dreamer_jax.logger import read_metrics
 from dreamer_jax.workdir import WorkDir
-
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def assert_trees_equal(a, b):

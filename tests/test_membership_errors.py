@@ -6,8 +6,8 @@ import shutil
 
 import numpy as np
 import pytest
+from commands import forked_command
 from member_runs import add_members, extract, join, list_members, make_env
-from test_cli import command
 
 from dreamer_jax import config as config_lib
 from dreamer_jax import evaluate, membership, run_copy, train
@@ -15,8 +15,6 @@ from dreamer_jax.logger import read_metrics
 from dreamer_jax.names import UsageError
 from dreamer_jax.replay_space import HIGH_WATER_FILE
 from dreamer_jax.workdir import WorkDir
-
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def change_config(workdir, **changes):
@@ -176,6 +174,6 @@ def test_mistakes_on_the_command_line(early_run, tmp_path):
         (["--extract=9", to], "members are [9]; allowed"),
         (["--extract=1", "--add=3", to], "At most one of (extract, join, add)"),
     ):
-        status, out, err = command("members", run, *flags, cache=tmp_path)
+        status, out, err = forked_command("members", run, *flags, cache=tmp_path)
         assert status == 2 and message in err, err
         assert "Traceback" not in err and not out

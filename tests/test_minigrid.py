@@ -77,8 +77,11 @@ def test_restored_environment_goes_on_identically(name):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.* is out of date:DeprecationWarning")
 def test_every_environment_can_be_saved_exactly():
     names = [name for name in gymnasium.registry if name.startswith(("MiniGrid-", "BabyAI-"))]
+    # These generate their rooms with packages that minigrid does not bring.
+    names = [name for name in names if not name.startswith("MiniGrid-WFC")]
     assert len(names) > 100
     inexact = []
     for name in names:

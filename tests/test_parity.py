@@ -28,7 +28,7 @@ def test_parameter_counts(golden):
 
 def test_embed_and_gru(golden):
     wm = golden.agent.wm
-    embed = wm.embed(golden.model, prepare_obs(golden.batch.obs))
+    embed = jax.jit(wm.embed)(golden.model, prepare_obs(golden.batch.obs))
     close(embed, golden["out/embed"])
     variables = {"params": golden.model["rssm"]}
     x, h = golden["in/gru/x"], golden["in/gru/h"]
@@ -88,7 +88,7 @@ def test_open_loop(golden):
 def test_heads(golden):
     wm, ac, batch = golden.agent.wm, golden.agent.ac, golden.batch
     feat = jnp.asarray(golden["out/feat"])
-    means = wm.decode(golden.model, feat)
+    means = jax.jit(wm.decode)(golden.model, feat)
     close(means["image"], golden["out/decoder/image"])
     likes = wm.objective(means, prepare_obs(batch.obs))
     close(likes["image"], golden["out/decoder_log_prob/image"])
@@ -138,15 +138,26 @@ def test_kl(golden, setting):
     close(grads[1], golden[f"out/kl/{setting}/grad_prior_logit"], GRADIENT)
 
 
-@pytest.mark.parametrize(("name", "kind"), [("loss", "zero"), ("loss_carry", "carry")])
-def test_world_model_loss(golden, name, kind):
-    def loss(params):
-        return world_model_loss(
-            golden.agent.wm, params, golden.batch, golden.noise, golden.start(kind),
-            golden.hypers, sample=take_mode,
-        )  # fmt: skip
+@pytest.fixture(scope="module")
+def loss_and_grads(golden):
+    """The world model's loss and its gradients, compiled for any state before the sequences."""
 
-    (value, (filtered, metrics)), grads = jax.value_and_grad(loss, has_aux=True)(golden.model)
+    @jax.jit
+    def run(params, start):
+        def loss(params):
+            return world_model_loss(
+                golden.agent.wm, params, golden.batch, golden.noise, start, golden.hypers,
+                sample=take_mode,
+            )  # fmt: skip
+
+        return jax.value_and_grad(loss, has_aux=True)(params)
+
+    return run
+
+
+@pytest.mark.parametrize(("name", "kind"), [("loss", "zero"), ("loss_carry", "carry")])
+def test_world_model_loss(golden, loss_and_grads, name, kind):
+    (value, (filtered, metrics)), grads = loss_and_grads(golden.model, golden.start(kind))
     close(value, golden[f"out/{name}/model_loss"])
     check_metrics(metrics, golden.prefixed(f"out/{name}/metrics/"))
     for key, like in filtered.likes.items():

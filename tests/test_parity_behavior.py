@@ -1,6 +1,7 @@
 """The original's imagination, actor and critic, policy and training steps, computed by ours."""
 
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -26,21 +27,30 @@ from dreamer_jax.reference import import_reference
 pytestmark = needs_goldens
 
 
-def rollout_of(golden, actor_params, *, terminal=True):
+@pytest.fixture(scope="module")
+def rollout_of(golden):
+    """Imagines from the stored posteriors with an actor's parameters, compiled once for all."""
     states = golden.stored_state("out/observe/post")
     starts = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), states)
     is_terminal = golden.batch.is_terminal.reshape(-1)
-    ac = golden.agent.ac
-    noise = ac.draw_noise(jax.random.key(0), golden.agent.wm.rssm.latent, 21)
-    return roll_out(
-        ac, golden.agent.wm, golden.model, actor_params, golden.imported.slow_critic, starts,
-        is_terminal if terminal else jnp.zeros_like(is_terminal), noise, golden.hypers,
-        sample=take_mode,
-    )  # fmt: skip
+    ac, wm = golden.agent.ac, golden.agent.wm
+    noise = ac.draw_noise(jax.random.key(0), wm.rssm.latent, 21)
+
+    @jax.jit
+    def run(actor_params, is_terminal):
+        return roll_out(
+            ac, wm, golden.model, actor_params, golden.imported.slow_critic, starts, is_terminal,
+            noise, golden.hypers, sample=take_mode,
+        )  # fmt: skip
+
+    def rollout_of(actor_params, *, terminal=True):
+        return run(actor_params, is_terminal if terminal else jnp.zeros_like(is_terminal))
+
+    return rollout_of
 
 
-def test_imagination_and_target(golden):
-    rollout = rollout_of(golden, golden.imported.params["actor"])
+def test_imagination_and_target(golden, rollout_of):
+    rollout = rollout_of(golden.imported.params["actor"])
     trajectory = rollout.trajectory
     for ours, name in [
         (trajectory.state.deter, "imagine/deter"), (trajectory.state.stoch, "imagine/stoch"),
@@ -55,25 +65,26 @@ def test_imagination_and_target(golden):
     close(prior["logits"], golden["out/imagine/logit"][1:])
 
 
-def test_imagination_without_terminal_flags(golden):
+def test_imagination_without_terminal_flags(golden, rollout_of):
     # Without flags the original predicts the first discount too.
     wm = golden.agent.wm
-    rollout = rollout_of(golden, golden.imported.params["actor"], terminal=False)
+    rollout = rollout_of(golden.imported.params["actor"], terminal=False)
     predicted = wm.predict_discount(golden.model, rollout.trajectory.feat, 0.999)
     close(predicted, golden["out/imagine_noterm/discount"])
     close(imagination_weight(predicted), golden["out/imagine_noterm/weight"])
 
 
 @pytest.mark.parametrize("estimator", sorted(ACTOR_GRADS))
-def test_actor_loss(golden, estimator):
+def test_actor_loss(golden, rollout_of, estimator):
     ac = replace(golden.agent.ac, actor_grad=ACTOR_GRADS[estimator])
-    outside = rollout_of(golden, golden.imported.params["actor"])
+    outside = rollout_of(golden.imported.params["actor"])
 
     def loss(params):
-        inside = rollout_of(golden, params) if ac.actor_grad.through_dynamics else outside
+        inside = rollout_of(params) if ac.actor_grad.through_dynamics else outside
         return actor_loss(ac, params, inside, golden.hypers, jnp.zeros(()))
 
-    value, grads = jax.value_and_grad(loss, has_aux=True)(golden.imported.params["actor"])
+    grad = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    value, grads = grad(golden.imported.params["actor"])
     close(value[0], golden[f"out/actor_loss/{estimator}/loss"])
     check_metrics(value[1], golden.prefixed(f"out/actor_loss/{estimator}/metrics/"))
     check_grads({"actor": grads}, golden.prefixed(f"grad/actor_loss/{estimator}/"))
@@ -81,11 +92,12 @@ def test_actor_loss(golden, estimator):
     close(norm, golden[f"out/actor_loss/{estimator}/grad_norm"], GRADIENT)
 
 
-def test_critic_loss(golden):
-    rollout = rollout_of(golden, golden.imported.params["actor"])
-    (value, metrics), grads = jax.value_and_grad(
-        lambda p: critic_loss(golden.agent.ac, p, rollout), has_aux=True
-    )(golden.imported.params["critic"])
+def test_critic_loss(golden, rollout_of):
+    rollout = rollout_of(golden.imported.params["actor"])
+    grad = jax.jit(
+        jax.value_and_grad(lambda p: critic_loss(golden.agent.ac, p, rollout), has_aux=True)
+    )
+    (value, metrics), grads = grad(golden.imported.params["critic"])
     close(value, golden["out/critic_loss/loss"])
     check_metrics(metrics, golden.prefixed("out/critic_loss/metrics/"))
     check_grads({"critic": grads}, golden.prefixed("grad/critic_loss/"))
@@ -93,19 +105,21 @@ def test_critic_loss(golden):
 
 @pytest.mark.parametrize("mode", ["train", "eval"])
 def test_policy(golden, mode):
+    step = jax.jit(
+        partial(agent_lib.policy_step, golden.agent, greedy=mode == "eval", sample=take_mode)
+    )
     carry = agent_lib.init_policy(golden.agent, jax.random.key(0), 3)
     for call in range(2):
         obs = {"image": golden.batch.obs["image"][:, call]}
-        carry, action = agent_lib.policy_step(
-            golden.agent, golden.imported.params, carry, obs, golden.batch.is_first[:, call],
-            greedy=mode == "eval", sample=take_mode,
-        )  # fmt: skip
+        is_first = golden.batch.is_first[:, call]
+        carry, action = step(golden.imported.params, carry, obs, is_first)
         prefix = f"out/policy/{mode}/{call}"
         close(action, golden[prefix + "/action"])
         close(carry.state.deter, golden[prefix + "/latent/deter"])
         close(carry.state.stoch, golden[prefix + "/latent/stoch"])
 
 
+@pytest.mark.usefixtures("as_shipped")
 def test_three_whole_training_steps(golden):
     step = jax.jit(
         lambda state, start: agent_lib.train_step(

@@ -21,14 +21,6 @@ from dreamer_jax.names import UsageError
 
 
 @pytest.fixture(scope="module")
-def reference(tmp_path_factory):
-    """The work directory of a run that nothing happened to."""
-    workdir = tmp_path_factory.mktemp("runs") / "reference"
-    train(catch_config(), workdir)
-    return workdir
-
-
-@pytest.fixture(scope="module")
 def unfinished(tmp_path_factory):
     """The work directory of the same run, stopped in the middle."""
     workdir = tmp_path_factory.mktemp("runs") / "unfinished"
@@ -52,7 +44,7 @@ def checkpoints_of(workdir):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_stops_the_run_in_order(reference, tmp_path, number):
+def test_a_signal_stops_the_run_in_order(catch_run, tmp_path, number):
     config = catch_config(checkpoint_every=0)
     with Run(config, tmp_path / "run") as run:
         assert run.wait_until(lambda: run.records() > 100), run.text()
@@ -61,10 +53,10 @@ def test_a_signal_stops_the_run_in_order(reference, tmp_path, number):
     stopped = newest(tmp_path / "run")[1]
     assert 80 < stopped["env_step"] < 300
     assert train(config, tmp_path / "run")["finished"]
-    assert_same_run(tmp_path / "run", reference)
+    assert_same_run(tmp_path / "run", catch_run)
 
 
-def test_a_signal_stops_an_evaluation(reference, tmp_path, monkeypatch):
+def test_a_signal_stops_an_evaluation(catch_run, tmp_path, monkeypatch):
     """The evaluation is made after the resume, at the step that it belongs to."""
     calls = []
 
@@ -80,7 +72,7 @@ def test_a_signal_stops_an_evaluation(reference, tmp_path, monkeypatch):
     assert newest(tmp_path / "run")[1]["due"] == ["evaluation", "checkpoint"]
     assert train(catch_config(), tmp_path / "run")["finished"]
     assert len(calls) == 4
-    assert_same_run(tmp_path / "run", reference)
+    assert_same_run(tmp_path / "run", catch_run)
 
 
 @pytest.mark.slow
@@ -95,7 +87,7 @@ def test_a_second_signal_ends_the_process_at_once(tmp_path):
 # Checkpoints.
 
 
-def test_a_damaged_checkpoint_is_set_aside(reference, copy, capsys):
+def test_a_damaged_checkpoint_is_set_aside(catch_run, copy, capsys):
     newest_step, older = checkpoints_of(copy)[::-1]
     files = [path for path in (copy / "checkpoints" / str(newest_step)).rglob("*")]
     largest = max((path for path in files if path.is_file()), key=lambda path: path.stat().st_size)
@@ -107,14 +99,14 @@ def test_a_damaged_checkpoint_is_set_aside(reference, copy, capsys):
     assert f"checkpoint of env step {newest_step} is damaged" in printed
     assert f"resuming at env step {older}" in printed
     assert (copy / "checkpoints.damaged" / str(newest_step)).is_dir()
-    assert_same_run(copy, reference)
+    assert_same_run(copy, catch_run)
 
 
 @pytest.mark.slow
-def test_a_deleted_checkpoint_is_done_without(reference, copy):
+def test_a_deleted_checkpoint_is_done_without(catch_run, copy):
     shutil.rmtree(copy / "checkpoints" / str(checkpoints_of(copy)[-1]))
     assert train(catch_config(), copy)["finished"]
-    assert_same_run(copy, reference)
+    assert_same_run(copy, catch_run)
 
 
 def test_without_any_checkpoint_nothing_is_overwritten(copy):

@@ -8,10 +8,8 @@ from test_config_files import get_config
 from dreamer_jax import train
 
 
-def kill_and_resume(config, tmp_path, kills, seed=0):
+def kill_and_resume(config, reference, run, kills, seed=0):
     """Kill a run, the first and every third time while it writes a checkpoint, and compare it."""
-    run, reference = tmp_path / "run", tmp_path / "reference"
-    train(config, reference)
     rng = np.random.default_rng(seed)
     total = int(newest(reference)[1]["replay"]["written"][0][0])
     while_saving = 0
@@ -28,19 +26,27 @@ def kill_and_resume(config, tmp_path, kills, seed=0):
     assert_same_run(run, reference)
 
 
-def test_catch_killed_while_it_saves(tmp_path):
-    kill_and_resume(catch_config(steps=200), tmp_path, kills=1)
+def kill_and_resume_alone(config, tmp_path, **settings):
+    """The same with a reference of its own."""
+    train(config, tmp_path / "reference")
+    kill_and_resume(config, tmp_path / "reference", tmp_path / "run", **settings)
+
+
+def test_catch_killed_while_it_saves(catch_run, tmp_path):
+    kill_and_resume(catch_config(), catch_run, tmp_path / "run", kills=1)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
+@pytest.mark.usefixtures("as_shipped")
 def test_catch_killed_ten_times(tmp_path):
-    kill_and_resume(catch_config(steps=2_000), tmp_path, kills=10, seed=1)
+    kill_and_resume_alone(catch_config(steps=2_000), tmp_path, kills=10, seed=1)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(2400)
+@pytest.mark.usefixtures("as_shipped")
 def test_pong_killed_ten_times(tmp_path):
     config = get_config("atari", "pong,debug")
     config.update({"seeds": 2, "checkpoint_every": 50, "log_every": 100, "eval_every": 700})
-    kill_and_resume(config, tmp_path, kills=10)
+    kill_and_resume_alone(config, tmp_path, kills=10)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import make_tiny_config
+from conftest import SHALLOW, make_tiny_config
 from probe_env import Probe, probe_config
 
 from dreamer_jax import evaluate, load, train
@@ -12,7 +12,8 @@ from dreamer_jax.names import UsageError
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("runs") / "catch"
-    train(make_tiny_config(seeds=(4, 7), length=8, steps=80, checkpoint_every=60), workdir)
+    config = make_tiny_config(seeds=(4, 7), length=8, steps=80, checkpoint_every=60, **SHALLOW)
+    train(config, workdir)
     return workdir
 
 

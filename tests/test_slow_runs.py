@@ -7,7 +7,7 @@ from test_config_files import get_config
 from dreamer_jax import train
 from dreamer_jax.logger import read_metrics
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("as_shipped")]
 
 
 @pytest.mark.timeout(1500)

@@ -6,7 +6,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from conftest import make_tiny_config
+from conftest import SHALLOW, make_tiny_config
 from probe_env import Probe, probe_config
 
 from dreamer_jax import evaluate, train
@@ -16,11 +16,16 @@ from dreamer_jax.members import member_keys
 from dreamer_jax.names import UsageError
 
 
+def small_config(**changes):
+    """Two members of catch."""
+    return make_tiny_config(seeds=2, length=8, **SHALLOW, **changes)
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A finished run of two members on catch."""
     workdir = tmp_path_factory.mktemp("runs") / "catch"
-    config = make_tiny_config(seeds=2, length=8, video_every=100, eval_every=100)
+    config = small_config(video_every=100, eval_every=100)
     return config, workdir, train(config, workdir)
 
 
@@ -103,7 +108,7 @@ def test_pictures_change_nothing(tmp_path):
     """Not even those in the prefill, where the replay could be drawn from already."""
     found = []
     for every in (0, 20):
-        config = make_tiny_config(seeds=2, length=8, steps=120, video_every=every)
+        config = small_config(steps=120, video_every=every)
         train(config, tmp_path / str(every))
         found.append(comparable(tmp_path / str(every)))
     assert found[0] == found[1]
@@ -137,7 +142,7 @@ def test_a_run_without_its_replay_is_refused(finished, tmp_path):
 
 
 def test_a_replay_in_memory_is_not_resumed(tmp_path):
-    config = make_tiny_config(seeds=2, length=8, steps=60)
+    config = small_config(steps=60)
     config.replay.storage = "memory"
     result = train(config, tmp_path / "run")
     assert train(config, tmp_path / "run") == result
@@ -190,7 +195,7 @@ def test_images_and_vectors_and_continuous_actions(tmp_path):
 
 
 def test_cartpole(tmp_path):
-    config = make_tiny_config(task="gym:CartPole-v1", steps=100, eval_episodes=1)
+    config = make_tiny_config(task="gym:CartPole-v1", steps=100, eval_episodes=1, **SHALLOW)
     result = train(config, tmp_path / "run")
     assert result["members"][0]["eval_return"] >= 1
     rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
