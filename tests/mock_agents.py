@@ -11,6 +11,8 @@ from conftest import make_tiny_config
 from dreamer_jax import agent as agent_lib
 from dreamer_jax.build import ActionSpec, make_agent
 from dreamer_jax.config import member_hypers
+from dreamer_jax.model.distributions import from_noise
+from dreamer_jax.model.world_model import world_model_loss
 from dreamer_jax.train_state import TrainState
 from dreamer_jax.types import Batch
 
@@ -98,6 +100,32 @@ def mock_batch(obs="vector", action="discrete", b=2, t=4, seed=0):
         is_last=jnp.asarray(is_last),
         is_terminal=jnp.asarray(is_terminal),
     )
+
+
+def loss_gradients(agent, hypers, obs):
+    """Gradients of the world model's losses on a batch of `obs`, each by itself.
+
+    Returns:
+        loss -> part of the world model -> parameters.
+    """
+    params, batch = mock_state(agent, hypers).params["model"], mock_batch(obs)
+
+    def losses(params):
+        noise = agent.wm.rssm.latent.noise(jax.random.key(0), (4, 2))
+        start = agent.wm.rssm.initial((2,))
+        _, (_, metrics) = world_model_loss(
+            agent.wm, params, batch, noise, start, hypers, sample=from_noise
+        )
+        return {name: value for name, value in metrics.items() if name.endswith("_loss")}
+
+    return jax.device_get(fast_jit(jax.jacrev(losses))(params))
+
+
+def nonzero(tree):
+    """Names of the branches in which a gradient is not exactly zero."""
+    return {
+        name for name, branch in tree.items() if any(leaf.any() for leaf in jax.tree.leaves(branch))
+    }
 
 
 def assert_shapes(tree, expected, dtype=jnp.float32):

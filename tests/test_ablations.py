@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from mock_agents import fast_jit, mock_agent, mock_batch, mock_state
+from mock_agents import fast_jit, loss_gradients, mock_agent, nonzero
 from test_behavior import Case
 from test_config_files import CONFIGS, get_config
 
@@ -15,10 +15,8 @@ from dreamer_jax import agent as agent_lib
 from dreamer_jax import config as config_lib
 from dreamer_jax.behavior.actor_critic import ACTOR_GRADS, actor_loss
 from dreamer_jax.config_file import load_config_file
-from dreamer_jax.model.distributions import from_noise
 from dreamer_jax.model.kl import KL_LOSSES
 from dreamer_jax.model.latents import CategoricalLatent
-from dreamer_jax.model.world_model import world_model_loss
 
 ABLATIONS = load_config_file(CONFIGS / "ablations.py").ABLATIONS
 # The keys in which an ablation differs from configs/atari.py.
@@ -65,25 +63,7 @@ def test_the_sweep_has_all():
 def gradients(obs, ablation=None):
     """Gradients of the world model's losses, each by itself: loss -> part -> parameters."""
     agent, hypers = mock_agent(obs, kl_balance=0.8, **ABLATIONS.get(ablation, {}))
-    params = mock_state(agent, hypers).params["model"]
-    batch = mock_batch(obs)
-
-    def losses(params):
-        noise = agent.wm.rssm.latent.noise(jax.random.key(0), (4, 2))
-        start = agent.wm.rssm.initial((2,))
-        _, (_, metrics) = world_model_loss(
-            agent.wm, params, batch, noise, start, hypers, sample=from_noise
-        )
-        return {name: value for name, value in metrics.items() if name.endswith("_loss")}
-
-    return jax.device_get(fast_jit(jax.jacrev(losses))(params))
-
-
-def nonzero(tree):
-    """Names of the branches in which a gradient is not exactly zero."""
-    return {
-        name for name, branch in tree.items() if any(leaf.any() for leaf in jax.tree.leaves(branch))
-    }
+    return loss_gradients(agent, hypers, obs)
 
 
 def test_no_image_gradients():

@@ -7,14 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from mock_agents import fast_jit, mock_agent, mock_batch, mock_state
+from mock_agents import loss_gradients, mock_agent, mock_batch, nonzero
 
 from dreamer_jax import agent as agent_lib
 from dreamer_jax.behavior.returns import RETURNS
 from dreamer_jax.curves import PANELS
-from dreamer_jax.model.distributions import from_noise
 from dreamer_jax.model.objectives import info_nce
-from dreamer_jax.model.world_model import world_model_loss
 
 
 def test_info_nce_equals_a_loop():
@@ -46,24 +44,7 @@ def gradients(objective):
     """Gradients of the losses, each by itself: loss -> part of the world model -> parameters."""
     scales = {"state": 3.0, "reward": 0.0, "discount": 0.0}
     agent, hypers = mock_agent("vector", objective=objective, kl_scale=0.0, loss_scales=scales)
-    params, batch = mock_state(agent, hypers).params["model"], mock_batch("vector")
-
-    def losses(params):
-        noise = agent.wm.rssm.latent.noise(jax.random.key(0), (4, 2))
-        start = agent.wm.rssm.initial((2,))
-        _, (_, metrics) = world_model_loss(
-            agent.wm, params, batch, noise, start, hypers, sample=from_noise
-        )
-        return {name: value for name, value in metrics.items() if name.endswith("_loss")}
-
-    return jax.device_get(fast_jit(jax.jacrev(losses))(params))
-
-
-def nonzero(tree):
-    """Names of the parts in which a gradient is not exactly zero."""
-    return {
-        name for name, part in tree.items() if any(leaf.any() for leaf in jax.tree.leaves(part))
-    }
+    return loss_gradients(agent, hypers, "vector")
 
 
 def test_the_contrastive_objective_trains_states_and_the_state_model():
