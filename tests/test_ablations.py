@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from mock_agents import fast_jit, mock_agent, mock_batch, mock_state
+from mock_agents import mock_agent, mock_batch, mock_state
 from test_behavior import Case
 from test_config_files import CONFIGS, get_config
 
@@ -76,7 +76,7 @@ def gradients(obs, ablation=None):
         )
         return {name: value for name, value in metrics.items() if name.endswith("_loss")}
 
-    return jax.device_get(fast_jit(jax.jacrev(losses))(params))
+    return jax.device_get(jax.jit(jax.jacrev(losses))(params))
 
 
 def nonzero(tree):
@@ -206,7 +206,7 @@ def test_actor_gradients():
         }
 
     actor = case.params["actor"]
-    grads = jax.device_get(fast_jit(jax.jacrev(losses, (0, 1)))(actor, actor))
+    grads = jax.device_get(jax.jit(jax.jacrev(losses, (0, 1)))(actor, actor))
     (straight_through, nothing), (_, reinforce) = grads["no_policy_reinforce"], grads["base"]
     found = nonzero({"inside": straight_through, "outside": reinforce, "nowhere": nothing})
     assert found == {"inside", "outside"}

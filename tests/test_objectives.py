@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from mock_agents import fast_jit, mock_agent, mock_batch, mock_state
+from mock_agents import mock_agent, mock_batch, mock_state
 
 from dreamer_jax import agent as agent_lib
 from dreamer_jax.behavior.returns import RETURNS
@@ -56,7 +56,7 @@ def gradients(objective):
         )
         return {name: value for name, value in metrics.items() if name.endswith("_loss")}
 
-    return jax.device_get(fast_jit(jax.jacrev(losses))(params))
+    return jax.device_get(jax.jit(jax.jacrev(losses))(params))
 
 
 def nonzero(tree):
