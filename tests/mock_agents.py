@@ -1,4 +1,4 @@
-"""Tiny agents, made-up batches and quick compilation for the tests of the pure core."""
+"""Tiny agents and made-up batches for the tests of the pure core."""
 
 import functools
 
@@ -24,11 +24,6 @@ OBS = {
     "mixed": {**IMAGES, **VECTORS, "depth": ((64, 64, 2), "uint8"), "speed": ((2,), "float32")},
 }
 ACTIONS = {"discrete": ActionSpec(True, 3), "continuous": ActionSpec(False, 2)}
-
-
-def fast_jit(fn, **kwargs):
-    """`jax.jit` that compiles in half of the time, for programs that run only a few times."""
-    return jax.jit(fn, compiler_options={"xla_backend_optimization_level": 0}, **kwargs)
 
 
 def mock_agent(obs="vector", action="discrete", **changes):
@@ -72,7 +67,7 @@ def shared_agent():
     def step(state, batch, start):
         return agent_lib.train_step(agent, state, batch, start=start)
 
-    return agent, hypers, fast_jit(step)
+    return agent, hypers, jax.jit(step)
 
 
 def mock_batch(obs="vector", action="discrete", b=2, t=4, seed=0):
@@ -118,7 +113,7 @@ def loss_gradients(agent, hypers, obs):
         )
         return {name: value for name, value in metrics.items() if name.endswith("_loss")}
 
-    return jax.device_get(fast_jit(jax.jacrev(losses))(params))
+    return jax.device_get(jax.jit(jax.jacrev(losses))(params))
 
 
 def nonzero(tree):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from mock_agents import fast_jit, loss_gradients, mock_agent, nonzero
+from mock_agents import loss_gradients, mock_agent, nonzero
 from test_behavior import Case
 from test_config_files import CONFIGS, get_config
 
@@ -186,7 +186,7 @@ def test_actor_gradients():
         }
 
     actor = case.params["actor"]
-    grads = jax.device_get(fast_jit(jax.jacrev(losses, (0, 1)))(actor, actor))
+    grads = jax.device_get(jax.jit(jax.jacrev(losses, (0, 1)))(actor, actor))
     (straight_through, nothing), (_, reinforce) = grads["no_policy_reinforce"], grads["base"]
     found = nonzero({"inside": straight_through, "outside": reinforce, "nowhere": nothing})
     assert found == {"inside", "outside"}

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from mock_agents import (
-    fast_jit,
     largest_difference,
     mock_agent,
     mock_batch,
@@ -34,7 +33,7 @@ class Trained:
     def __init__(self):
         self.agent, hypers, self.run = shared_agent()
         self.hypers = hypers.replace(model_lr=3e-3, actor_lr=3e-3, critic_lr=3e-3)
-        init = fast_jit(functools.partial(agent_lib.init, self.agent))
+        init = jax.jit(functools.partial(agent_lib.init, self.agent))
         self.state = init(jax.random.key(0), self.hypers)
         self.batch = mock_batch("vector", b=4, t=6)
         self.states, self.metrics = [self.state], []
@@ -121,7 +120,7 @@ def likes_of(batch, sample=take_mode, **changes):
     params = mock_state(agent, hypers).params["model"]
     b, t = batch.reward.shape
 
-    @fast_jit
+    @jax.jit
     def run(batch):
         noise = jnp.zeros((t, b, 4))
         start = agent.wm.rssm.initial((b,))
@@ -225,7 +224,7 @@ class Reported:
         self.batch = mock_batch("mixed", t=6)
         is_first = jnp.zeros((2, 6), bool).at[:, 0].set(True)
         self.batch = self.batch.replace(is_first=is_first)
-        self.run = fast_jit(functools.partial(agent_lib.report, self.agent, context=3))
+        self.run = jax.jit(functools.partial(agent_lib.report, self.agent, context=3))
         self.pictures = self.run(self.params, self.batch, jax.random.key(0))
 
 
@@ -278,7 +277,7 @@ def test_a_report_sees_the_context_and_the_actions_alone(reported):
 def test_policy_steps_reset_with_the_episode_and_remember_within_it():
     agent, hypers = mock_agent("vector")
     params = mock_state(agent, hypers).params
-    step = fast_jit(functools.partial(agent_lib.policy_step, agent, sample=from_noise))
+    step = jax.jit(functools.partial(agent_lib.policy_step, agent, sample=from_noise))
     obs = {"position": jnp.ones((2, 3))}
     fresh = agent_lib.init_policy(agent, jax.random.key(0), 2)
     used = fresh.replace(

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from mock_agents import OBS, assert_shapes, fast_jit, mock_agent, mock_batch, mock_state
+from mock_agents import OBS, assert_shapes, mock_agent, mock_batch, mock_state
 
 from dreamer_jax import agent as agent_lib
 from dreamer_jax.behavior.actor_critic import actor_loss, critic_loss, roll_out
@@ -237,7 +237,7 @@ def small():
 )
 def test_compiled_and_eager_calls_agree(small, name):
     fn, key = getattr(small, name), jax.random.key(1)
-    eager, compiled = fn(small.state, key), fast_jit(fn)(small.state, key)
+    eager, compiled = fn(small.state, key), jax.jit(fn)(small.state, key)
     chex.assert_trees_all_equal_shapes_and_dtypes(eager, compiled)
     for one, two in zip(jax.tree.leaves(eager), jax.tree.leaves(compiled), strict=True):
         if jnp.issubdtype(one.dtype, jax.dtypes.prng_key):

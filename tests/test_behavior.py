@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from mock_agents import fast_jit, mock_agent, mock_state, random_like
+from mock_agents import mock_agent, mock_state, random_like
 
 from dreamer_jax.behavior.actor_critic import ACTOR_GRADS, actor_loss, critic_loss, roll_out
 from dreamer_jax.behavior.dreamer import update_actor_critic
@@ -65,7 +65,7 @@ def make_case(action="discrete", actor_grad="reinforce", **changes):
 @functools.cache
 def rollout_of(action="discrete"):
     case = make_case(action)
-    return fast_jit(case.roll_out)()
+    return jax.jit(case.roll_out)()
 
 
 def close(ours, expected):
@@ -82,7 +82,7 @@ def test_imagination_equals_a_loop(action):
     wm, ac = case.agent.wm, case.agent.ac
     model = case.params["model"]["rssm"]
 
-    @fast_jit
+    @jax.jit
     def step(state, noise):
         taken = from_noise(ac.act(case.params["actor"], wm.feature(state)), noise.action)
         after, _ = img_step(wm.rssm, model, state, taken, noise.latent, sample=from_noise)
@@ -105,11 +105,11 @@ def test_rollout_is_evaluated_where_it_was_reached():
     case, rollout = make_case(), rollout_of()
     wm, model = case.agent.wm, case.params["model"]
     feat = rollout.trajectory.feat
-    close(rollout.reward, fast_jit(wm.predict_reward)(model, feat))
-    close(rollout.slow_value, fast_jit(case.agent.ac.value)(case.slow_critic, feat))
+    close(rollout.reward, jax.jit(wm.predict_reward)(model, feat))
+    close(rollout.slow_value, jax.jit(case.agent.ac.value)(case.slow_critic, feat))
     # The first discount is known, not predicted: gamma, or zero at an end.
     close(rollout.discount[0], [0.999, 0.0, 0.999, 0.999, 0.999])
-    close(rollout.discount[1:], fast_jit(wm.predict_discount)(model, feat, 0.999)[1:])
+    close(rollout.discount[1:], jax.jit(wm.predict_discount)(model, feat, 0.999)[1:])
     close(rollout.weight, imagination_weight(rollout.discount))
     value = rollout.slow_value
     target = lambda_return(rollout.reward[:-1], value[:-1], rollout.discount[:-1], value[-1], 0.95)
@@ -131,7 +131,7 @@ def test_actor_loss_equals_a_loop(estimator):
     case, rollout = make_case("discrete", estimator), rollout_of()
     hypers = case.hypers.replace(actor_entropy=0.7, actor_entropy_final=0.7)
 
-    @fast_jit
+    @jax.jit
     def policy_terms(feat, action):
         policy = case.agent.ac.act(case.params["actor"], feat)
         return policy.log_prob(action), policy.entropy()
@@ -148,18 +148,18 @@ def test_actor_loss_equals_a_loop(estimator):
             "both": 0.3 * target + 0.7 * reinforced,
         }[estimator]
         total.append(np.asarray(rollout.weight[t]) * (objective + 0.7 * entropy))
-    loss = fast_jit(lambda r: case.actor_loss(r, hypers=hypers))(rollout)
+    loss = jax.jit(lambda r: case.actor_loss(r, hypers=hypers))(rollout)
     close(loss, -np.mean(total))
 
 
 def test_critic_loss_equals_a_loop():
     case, rollout = make_case(), rollout_of()
-    value = fast_jit(case.agent.ac.value)(case.params["critic"], rollout.trajectory.feat)
+    value = jax.jit(case.agent.ac.value)(case.params["critic"], rollout.trajectory.feat)
     total = []
     for t in range(H):
         error = 0.5 * np.square(value[t] - rollout.target[t]) + 0.9189385
         total.append(np.asarray(rollout.weight[t]) * error)
-    loss = fast_jit(lambda params: critic_loss(case.agent.ac, params, rollout)[0])
+    loss = jax.jit(lambda params: critic_loss(case.agent.ac, params, rollout)[0])
     close(loss(case.params["critic"]), np.mean(total))
 
 
@@ -169,7 +169,7 @@ def test_entropy_is_annealed():
         actor_entropy=1.0, actor_entropy_final=0.0, anneal_updates=10.0,
         actor_grad_mix=0.0, actor_grad_mix_final=1.0,
     )  # fmt: skip
-    loss = fast_jit(functools.partial(actor_loss, case.agent.ac))
+    loss = jax.jit(functools.partial(actor_loss, case.agent.ac))
     for update, scale in ((0, 1.0), (5, 0.5), (20, 0.0)):
         _, metrics = loss(case.params["actor"], rollout, hypers, jnp.int32(update))
         close(metrics["actor_entropy_scale"], scale)
@@ -182,14 +182,14 @@ def test_reinforce_gives_the_world_model_and_the_slow_critic_no_gradient():
     def loss(model, slow_critic):
         return case.actor_loss(case.roll_out(model=model, slow_critic=slow_critic))
 
-    grads = fast_jit(jax.grad(loss, (0, 1)))(case.params["model"], case.slow_critic)
+    grads = jax.jit(jax.grad(loss, (0, 1)))(case.params["model"], case.slow_critic)
     assert is_zero(grads)
 
 
 def test_critic_loss_trains_the_critic_alone():
     case, rollout = make_case(), rollout_of()
     loss = jax.grad(lambda p, r: critic_loss(case.agent.ac, p, r)[0], (0, 1))
-    grads = fast_jit(loss)(case.params["critic"], rollout)
+    grads = jax.jit(loss)(case.params["critic"], rollout)
     assert not is_zero(grads[0])
     # The weight is cut where it is made, in `imagination_weight`.
     assert is_zero(grads[1]._replace(weight=jnp.zeros(())))
@@ -209,7 +209,7 @@ def test_the_actor_gradient_passes_through_the_dynamics(estimator, action):
         return case.actor_loss(case.roll_out(actor=inside), outside, hypers)
 
     actor = case.params["actor"]
-    inside, outside = fast_jit(jax.grad(loss, (0, 1)))(actor, actor)
+    inside, outside = jax.jit(jax.grad(loss, (0, 1)))(actor, actor)
     assert not is_zero(inside)
     assert is_zero(outside) == (estimator == "dynamics")
     assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(inside))
@@ -221,7 +221,7 @@ def test_an_actor_without_value_does_not_read_the_critic():
     def loss(actor, slow_critic):
         return case.actor_loss(case.roll_out(actor=actor, slow_critic=slow_critic), actor)
 
-    grads = fast_jit(jax.grad(loss, (0, 1)))(case.params["actor"], case.slow_critic)
+    grads = jax.jit(jax.grad(loss, (0, 1)))(case.params["actor"], case.slow_critic)
     assert not is_zero(grads[0])
     assert is_zero(grads[1])
 
@@ -231,7 +231,7 @@ def test_reinforce_uses_only_the_log_probability():
     assert not case.agent.ac.actor_grad.through_dynamics
     hypers = case.hypers.replace(actor_entropy=0.0, actor_entropy_final=0.0)
     loss = jax.grad(lambda p: case.actor_loss(rollout, p, hypers))
-    grads = fast_jit(loss)(case.params["actor"])
+    grads = jax.jit(loss)(case.params["actor"])
 
     def by_hand(actor):
         feat, action = rollout.trajectory.feat, rollout.trajectory.action
@@ -239,7 +239,7 @@ def test_reinforce_uses_only_the_log_probability():
         advantage = rollout.target[1:] - rollout.slow_value[:-2]
         return -(rollout.weight[:-2] * advantage * log_prob).mean()
 
-    jax.tree.map(close, grads, fast_jit(jax.grad(by_hand))(case.params["actor"]))
+    jax.tree.map(close, grads, jax.jit(jax.grad(by_hand))(case.params["actor"]))
 
 
 def test_the_policy_reads_a_feature_without_gradient():
@@ -256,7 +256,7 @@ def test_the_policy_reads_a_feature_without_gradient():
         action, state = trajectory.action[1], trajectory.state.deter[1]
         return (action * weights).sum(), state.sum()
 
-    jacobian = fast_jit(jax.jacobian(step))
+    jacobian = jax.jit(jax.jacobian(step))
     through_action, through_state = jacobian(case.start.deter)
     assert is_zero(through_action)
     assert not is_zero(through_state)
@@ -269,7 +269,7 @@ def test_behavior_updates_leave_the_world_model_and_slow_critic_alone(estimator)
         update_actor_critic, case.agent.ac, case.agent.wm, case.agent.optimizers, sample=from_noise
     )
     args = case.state, case.state.slow_critic, case.start, case.is_terminal, jax.random.key(0)
-    state, metrics = fast_jit(update)(*args)
+    state, metrics = jax.jit(update)(*args)
     for before, after in (
         (case.state.params["model"], state.params["model"]),
         (case.state.opt_states["model"], state.opt_states["model"]),

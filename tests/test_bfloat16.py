@@ -5,7 +5,7 @@ import functools
 import jax
 import numpy as np
 import pytest
-from mock_agents import fast_jit, mock_agent, mock_batch, random_like
+from mock_agents import mock_agent, mock_batch, random_like
 
 from dreamer_jax import agent as agent_lib
 from dreamer_jax.model.world_model import world_model_loss
@@ -27,7 +27,7 @@ def losses():
             noise, start = wm.rssm.latent.noise(key, (T, B)), wm.rssm.initial((B,))
             return world_model_loss(wm, params, batch, noise, start, hypers)[1][1]
 
-        step = fast_jit(run)
+        step = jax.jit(run)
         batches = [mock_batch("image", b=B, t=T, seed=n) for n in range(BATCHES)]
         rows = [step(params, batch, jax.random.key(n)) for n, batch in enumerate(batches)]
         results[dtype] = {name: np.array([row[name] for row in rows]) for name in rows[0]}

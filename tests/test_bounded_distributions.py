@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from mock_agents import fast_jit
 
 from dreamer_jax.behavior.actor_critic import POLICIES
 from dreamer_jax.model.distributions import TanhNormal, TruncatedNormal
@@ -28,13 +27,13 @@ def test_truncated_normal_numbers():
     np.testing.assert_array_equal(outside.sample_mode(), [-1.0])
 
 
-@fast_jit
+@jax.jit
 def truncated_normal_numbers(loc, scale, x):
     dist = TruncatedNormal(loc, scale)
     return dist.log_prob(x), dist.entropy(), dist.mean()
 
 
-@fast_jit
+@jax.jit
 def truncated_normal_sample(loc, scale, noise):
     return TruncatedNormal(loc, scale).sample_from(noise)
 
@@ -102,7 +101,7 @@ def test_truncated_normal_sample_gradient(noise):
     def sample(loc, scale):
         return TruncatedNormal(loc, scale).sample_from(noise)[0]
 
-    value, grads = fast_jit(jax.value_and_grad(sample, (0, 1)))(loc, scale)
+    value, grads = jax.jit(jax.value_and_grad(sample, (0, 1)))(loc, scale)
     np.testing.assert_array_equal(grads[0], [1.0])
     np.testing.assert_allclose(grads[1], (value - loc) / scale, rtol=1e-5, atol=1e-5)
 
@@ -114,7 +113,7 @@ def test_truncated_normal_policy():
     np.testing.assert_allclose(dist.scale, [1.2973753, 1.1], rtol=1e-6)
 
 
-@fast_jit
+@jax.jit
 def tanh_normal_numbers(mean, std, y):
     dist = TanhNormal(mean, std)
     return dist.log_prob(y), dist.entropy()

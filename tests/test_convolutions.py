@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from mock_agents import fast_jit
 
 from dreamer_jax.model import matmul_convolutions
 from dreamer_jax.model.convolutions import FORMULATIONS, Conv, choose_formulation
@@ -37,7 +36,7 @@ def test_formulations_agree_in_values_and_gradients_over_members(operation, size
 
         return jax.grad(loss, (0, 1), has_aux=True)(images, kernels)
 
-    both = fast_jit(lambda *args: [values_and_gradients(f, *args) for f in FORMULATIONS.values()])
+    both = jax.jit(lambda *args: [values_and_gradients(f, *args) for f in FORMULATIONS.values()])
     results = both(*arrays(size, kernel, members=(3,)))
     for one, two in zip(*map(jax.tree.leaves, results), strict=True):
         assert one.shape == two.shape
@@ -94,7 +93,7 @@ LOOPS = {"conv": loop_conv, "conv_transpose": loop_conv_transpose}
 @pytest.mark.parametrize("formulation", sorted(FORMULATIONS))
 def test_every_formulation_equals_a_loop(formulation, operation, kernel, stride):
     images, kernels = arrays(6, kernel)
-    apply = fast_jit(getattr(FORMULATIONS[formulation], operation), static_argnums=2)
+    apply = jax.jit(getattr(FORMULATIONS[formulation], operation), static_argnums=2)
     expected = LOOPS[operation](np.asarray(images), np.asarray(kernels), stride)
     np.testing.assert_allclose(apply(images, kernels, stride), expected, rtol=0, atol=1e-4)
 

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from mock_agents import fast_jit
 
 from dreamer_jax.model.distributions import (
     Gaussian,
@@ -80,7 +79,7 @@ def test_one_hot_values_are_exact(dtype, rule):
     rng = np.random.default_rng(0)
     logits = jnp.asarray(4 * rng.normal(size=(500, 7)), dtype)
     noise = jnp.asarray(rng.uniform(size=500), jnp.float32)
-    value = fast_jit(lambda x, u: rule(OneHot(x), u))(logits, noise)
+    value = jax.jit(lambda x, u: rule(OneHot(x), u))(logits, noise)
     assert value.dtype == jnp.float32
     np.testing.assert_array_equal(np.sort(value, -1), np.tile(np.eye(7)[6], (500, 1)))
 
@@ -88,7 +87,7 @@ def test_one_hot_values_are_exact(dtype, rule):
 def test_inverse_cdf_in_the_last_class_survives_rounding():
     # Probabilities of 999 classes sum to a little less or more than 1 in float32.
     logits = jnp.asarray(np.random.default_rng(1).normal(size=(50, 999)), jnp.float32)
-    value = fast_jit(lambda x, u: OneHot(x).sample_from(u))(logits, jnp.full(50, ALMOST_ONE))
+    value = jax.jit(lambda x, u: OneHot(x).sample_from(u))(logits, jnp.full(50, ALMOST_ONE))
     np.testing.assert_array_equal(value.sum(-1), np.ones(50))
 
 
@@ -104,14 +103,14 @@ def test_one_hot_frequencies():
 @pytest.mark.parametrize("rule", [from_noise, take_mode])
 def test_straight_through_gradient_is_that_of_the_probabilities(rule):
     logits = jnp.array([0.3, -1.0, 0.8])
-    ours = fast_jit(jax.jacobian(lambda x: rule(OneHot(x), jnp.float32(0.4))))(logits)
+    ours = jax.jit(jax.jacobian(lambda x: rule(OneHot(x), jnp.float32(0.4))))(logits)
     p = np.asarray(jax.nn.softmax(logits))
     np.testing.assert_allclose(ours, np.diag(p) - np.outer(p, p), atol=1e-6)
 
 
 def test_one_hot_log_prob_gradients():
     logits, value = jnp.array([0.3, -1.0, 0.8]), jnp.array([0.0, 1.0, 0.0])
-    grads = fast_jit(jax.grad(lambda x, y: OneHot(x).log_prob(y), (0, 1)))(logits, value)
+    grads = jax.jit(jax.grad(lambda x, y: OneHot(x).log_prob(y), (0, 1)))(logits, value)
     np.testing.assert_allclose(grads[0], value - jax.nn.softmax(logits), atol=1e-6)
     np.testing.assert_array_equal(grads[1], np.zeros(3))
 

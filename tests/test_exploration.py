@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import make_tiny_config
-from mock_agents import fast_jit, mock_agent, mock_state
+from mock_agents import mock_agent, mock_state
 
 from dreamer_jax import agent as agent_lib
 from dreamer_jax import run as run_lib
@@ -77,11 +77,11 @@ class Acting:
 
     def policy(self):
         step = functools.partial(agent_lib.policy_step, self.agent)
-        return fast_jit(step)(self.params, self.carry, *self.args)
+        return jax.jit(step)(self.params, self.carry, *self.args)
 
     def explore(self, update=0):
         step = functools.partial(agent_lib.explore_step, self.agent)
-        return fast_jit(step)(self.params, self.carry, *self.args, jnp.int32(update))
+        return jax.jit(step)(self.params, self.carry, *self.args, jnp.int32(update))
 
 
 def test_exploring_without_noise_is_the_policy():

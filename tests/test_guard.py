@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from mock_agents import fast_jit, mock_agent, mock_batch, mock_state
+from mock_agents import mock_agent, mock_batch, mock_state
 
 from dreamer_jax import agent as agent_lib
 from dreamer_jax.guard import CHECKED, is_frozen, keep_finite
@@ -24,7 +24,7 @@ def program():
         return keep_finite(state, new, metrics, agent.max_nonfinite)
 
     states = [mock_state(agent, hypers, seed) for seed in range(MEMBERS)]
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *states), fast_jit(jax.vmap(step))
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *states), jax.jit(jax.vmap(step))
 
 
 def batches(update, poison):

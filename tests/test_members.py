@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from conftest import optimized_programs
 from mock_agents import (
-    fast_jit,
     largest_difference,
     mock_agent,
     mock_batch,
@@ -80,7 +79,7 @@ def sweep(fns):
         state, _, metrics = train_step(state, batch, start)
         return state, metrics
 
-    return Sweep("vector", agent, hypers, fast_jit(fns.train_step), alone)
+    return Sweep("vector", agent, hypers, jax.jit(fns.train_step), alone)
 
 
 @pytest.fixture(scope="module")
@@ -133,8 +132,8 @@ def test_members_differ_as_their_seeds_and_hyperparameters_do(sweep):
 
 
 def test_init_is_that_of_one_agent_with_each_members_key(sweep, fns):
-    together = fast_jit(fns.init)(member_keys(SEEDS, use=0), stack_hypers(sweep.hypers))
-    init = fast_jit(functools.partial(agent_lib.init, sweep.agent))
+    together = jax.jit(fns.init)(member_keys(SEEDS, use=0), stack_hypers(sweep.hypers))
+    init = jax.jit(functools.partial(agent_lib.init, sweep.agent))
     for k, seed in enumerate(SEEDS):
         key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), 0)
         one, among = init(key, sweep.hypers[k]), member(together, k)
@@ -145,7 +144,7 @@ def test_init_is_that_of_one_agent_with_each_members_key(sweep, fns):
 
 def test_policy_steps_draw_from_each_members_own_key(sweep, fns):
     obs = {"position": np.random.default_rng(0).normal(size=(3, 3, 2, 3)).astype(np.float32)}
-    policy_step, policies = fast_jit(fns.policy_step), []
+    policy_step, policies = jax.jit(fns.policy_step), []
     for which in ([0, 1, 2], [1]):
         params = jax.tree.map(lambda x, which=which: x[jnp.array(which)], sweep.initial.params)
         carry = fns.init_policy(member_keys([SEEDS[k] for k in which], use=1), 2)
@@ -176,7 +175,7 @@ def test_greedy_steps_take_the_mode_whatever_the_key(sweep, fns):
     obs, is_first = {"position": jnp.ones((3, 2, 3))}, jnp.ones((3, 2), bool)
     actions = []
     for fn in (fns.greedy_step, fns.policy_step):
-        step = fast_jit(fn)
+        step = jax.jit(fn)
         for seeds in ([0, 1, 2], [3, 4, 5], [6, 7, 8]):
             carry = fns.init_policy(member_keys(seeds, use=1), 2)
             actions.append(step(params, carry, obs, is_first)[1])

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from mock_agents import fast_jit, mock_agent, mock_batch, mock_state, random_like
+from mock_agents import mock_agent, mock_batch, mock_state, random_like
 
 from dreamer_jax import agent as agent_lib
 from dreamer_jax.behavior.interface import Replayed
@@ -45,8 +45,8 @@ class Case:
         self.replayed = Replayed(states(B, T), actions(B, T), is_first, ends)
         imagined = states(H + 1, N)
         self.trajectory = Trajectory(imagined, self.wm.feature(imagined), actions(H + 1, N))
-        self.loss = fast_jit(functools.partial(ensemble_loss, self.explorer, self.wm))
-        self.disagreement = fast_jit(functools.partial(disagreement, self.explorer))
+        self.loss = jax.jit(functools.partial(ensemble_loss, self.explorer, self.wm))
+        self.disagreement = jax.jit(functools.partial(disagreement, self.explorer))
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,7 @@ def test_disagreement_falls_where_the_ensemble_is_trained(case):
     optimizer, ensemble = case.agent.optimizers["ensemble"], case.ensemble
     opt_state = optimizer.init(ensemble)
 
-    @fast_jit
+    @jax.jit
     def step(ensemble, opt_state):
         grads = jax.grad(lambda p: ensemble_loss(case.explorer, case.wm, p, case.replayed))(
             ensemble
@@ -130,7 +130,7 @@ def learn(case, intrinsic, extrinsic):
 @pytest.fixture(scope="module")
 def learned(case):
     """(weight of disagreement, weight of the task's reward) -> the state and metrics after."""
-    run = fast_jit(functools.partial(learn, case))
+    run = jax.jit(functools.partial(learn, case))
     return {weights: run(*weights) for weights in ((1.0, 0.0), (0.0, 1.0), (2.0, 0.5))}
 
 
@@ -159,7 +159,7 @@ def test_the_explorer_acts_in_training_and_the_task_beside_it(case):
     carry, shift = agent_lib.init_policy(agent, jax.random.key(0), 2), {}
     steps = {"policy": agent_lib.policy_step, "explore": agent_lib.explore_step}
     for name, step in steps.items():
-        fn = fast_jit(functools.partial(step, agent))
+        fn = jax.jit(functools.partial(step, agent))
         extra = (jnp.int32(0),) if name == "explore" else ()
         base = fn(case.state.params, carry, obs, first, *extra)[1]
         for group in ("actor", "expl_actor"):

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from mock_agents import fast_jit, mock_agent, mock_batch, mock_state
+from mock_agents import mock_agent, mock_batch, mock_state
 
 from dreamer_jax import agent as agent_lib
 from dreamer_jax.behavior.planet import CEM, imagined_reward
@@ -50,7 +50,7 @@ def test_cem_finds_the_linear_quadratic_optimum():
     optimum = linear_quadratic_optimum()
     assert np.abs(optimum).max() < 1  # else the limits of actions would bind
     cem = CEM(horizon=H, iterations=20, candidates=500, elites=50)
-    plan = fast_jit(lambda key: cem(lambda plans, key: rewards(plans), key, 2))(jax.random.key(0))
+    plan = jax.jit(lambda key: cem(lambda plans, key: rewards(plans), key, 2))(jax.random.key(0))
     np.testing.assert_allclose(plan, optimum, atol=2e-3)
     best, found = (rewards(jnp.asarray(p, jnp.float32)[:, None])[0] for p in (optimum, plan))
     np.testing.assert_allclose(found, best, atol=1e-5)
@@ -88,11 +88,11 @@ def test_imagined_rewards_equal_a_loop():
     start = jax.tree.map(lambda x: x[0] + 0.3, wm.rssm.initial((1,)))
     plans = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (3, 4, 2)), jnp.float32)
     key = jax.random.key(5)
-    ours = fast_jit(functools.partial(imagined_reward, wm))(model, start, plans, key)
+    ours = jax.jit(functools.partial(imagined_reward, wm))(model, start, plans, key)
     noise, expected = wm.rssm.latent.noise(key, (3, 4)), np.zeros(4)
     now = jax.tree.map(lambda x: jnp.broadcast_to(x, (4, *x.shape)), start)
 
-    @fast_jit
+    @jax.jit
     def step(now, action, noise):
         now, _ = rssm_lib.img_step(wm.rssm, model["rssm"], now, action, noise, sample=from_noise)
         return now, wm.predict_reward(model, wm.feature(now))
@@ -123,12 +123,12 @@ def test_every_member_and_environment_has_a_plan_of_its_own():
     carry = fns.init_policy(keys, 3)
     obs = {"position": jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 3)), jnp.float32)}
     is_first = jnp.ones((2, 3), bool)
-    _, action = fast_jit(fns.greedy_step)(params, carry, obs, is_first)
+    _, action = jax.jit(fns.greedy_step)(params, carry, obs, is_first)
     assert action.shape == (2, 3, 2) and np.abs(action).max() <= 1
     assert len({tuple(row) for row in np.asarray(action).reshape(6, 2)}) == 6
     # Member 1 alone plans what it plans beside member 0.
     alone = jax.tree.map(lambda x: x[1:], (params, carry, obs, is_first))
-    _, again = fast_jit(fns.greedy_step)(*alone)
+    _, again = jax.jit(fns.greedy_step)(*alone)
     np.testing.assert_allclose(again[0], action[1], atol=1e-5)
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from mock_agents import fast_jit, random_like
+from mock_agents import random_like
 
 from dreamer_jax.model import rssm as rssm_lib
 from dreamer_jax.model.distributions import from_noise
@@ -41,7 +41,7 @@ class Case:
             stoch = jax.nn.one_hot((stoch * latent.classes).astype(int), latent.classes)
         self.start = RSSMState(deter=random_like(jnp.zeros((B, D)), seed=1), stoch=stoch)
         self.is_first = jnp.zeros((B, T), bool)
-        self.observe = fast_jit(self._observe)
+        self.observe = jax.jit(self._observe)
 
     def _observe(self, start, embed, action, is_first):
         args = (embed, action, is_first, self.noise, start)
@@ -102,7 +102,7 @@ def test_observe_equals_a_loop_of_obs_step(case):
     is_first = case.is_first.at[0, 2].set(True)
     states, posterior, prior = case.observe(case.start, case.embed, case.action, is_first)
 
-    @fast_jit
+    @jax.jit
     def step(state, embed, action, is_first, noise):
         projected = case.rssm.apply({"params": case.params}, embed, method="project_embed")
         args = (action, projected, is_first, noise)
@@ -120,14 +120,14 @@ def test_observe_equals_a_loop_of_obs_step(case):
 
 def test_open_loop_equals_a_loop_of_img_step(case):
     is_first = case.is_first.at[1, 3].set(True)
-    run = fast_jit(
+    run = jax.jit(
         lambda start: rssm_lib.open_loop(
             case.rssm, case.params, case.action, is_first, case.noise, start, sample=from_noise
         )
     )
     states, prior = run(case.start)
 
-    @fast_jit
+    @jax.jit
     def step(state, action, first, noise):
         args = (*rssm_lib.reset_where(first, state, action), noise)
         return rssm_lib.img_step(case.rssm, case.params, *args, sample=from_noise)
@@ -211,20 +211,20 @@ def kl_and_grads(fn, logits, **kwargs):
     def loss(post, prior):
         return fn(latent, {"logits": post}, {"logits": prior}, **kwargs)
 
-    return fast_jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(*logits)
+    return jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(*logits)
 
 
 def test_balanced_kl_is_the_kl_with_shares_of_its_gradient(logits):
     (loss, kl), grads = kl_and_grads(balanced_kl, logits, balance=0.8, free_nats=0.0)
     np.testing.assert_allclose(kl, kl_of(*logits), rtol=1e-5)
     np.testing.assert_allclose(loss, kl.mean(), rtol=1e-6)
-    whole = fast_jit(jax.grad(lambda *args: kl_of(*args).mean(), (0, 1)))(*logits)
+    whole = jax.jit(jax.grad(lambda *args: kl_of(*args).mean(), (0, 1)))(*logits)
     np.testing.assert_allclose(grads[0], 0.2 * whole[0], atol=1e-7)
     np.testing.assert_allclose(grads[1], 0.8 * whole[1], atol=1e-7)
 
 
 def test_plain_kl_has_its_whole_gradient_whatever_the_balance(logits):
-    whole = fast_jit(jax.grad(lambda *args: kl_of(*args).mean(), (0, 1)))(*logits)
+    whole = jax.jit(jax.grad(lambda *args: kl_of(*args).mean(), (0, 1)))(*logits)
     for balance in (0.5, 0.8):
         (loss, kl), grads = kl_and_grads(plain_kl, logits, balance=balance, free_nats=0.0)
         np.testing.assert_allclose(loss, kl_of(*logits).mean(), rtol=1e-5)
@@ -260,7 +260,7 @@ def test_gaussian_kl_balance_has_the_value_of_the_kl():
     outs = random_like(jnp.zeros((2, 4, 6)), scale=1)
     post, prior = latent.stats(outs[0]), latent.stats(outs[1])
     kl_loss = functools.partial(balanced_kl, latent, balance=0.8, free_nats=0.0)
-    loss, kl = fast_jit(kl_loss)(post, prior)
+    loss, kl = jax.jit(kl_loss)(post, prior)
     ratio = (post["std"] / prior["std"]) ** 2
     shift = ((post["mean"] - prior["mean"]) / prior["std"]) ** 2
     np.testing.assert_allclose(kl, 0.5 * (ratio + shift - 1 - jnp.log(ratio)).sum(-1), rtol=1e-4)

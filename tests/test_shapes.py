@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from mock_agents import assert_shapes, fast_jit, random_like
+from mock_agents import assert_shapes, random_like
 
 from dreamer_jax.behavior import returns
 from dreamer_jax.behavior.actor_critic import POLICIES
@@ -27,7 +27,7 @@ B, T = 2, 4
 @pytest.fixture(params=["eager", "jit"])
 def variant(request):
     """Turns a function into the one that is called."""
-    return fast_jit if request.param == "jit" else lambda fn: fn
+    return jax.jit if request.param == "jit" else lambda fn: fn
 
 
 def inputs(*shapes):
@@ -196,8 +196,8 @@ def module_inputs(shapes):
 def test_modules(name, variant):
     make, shapes, expected, always_float32 = MODULES[name]
     args = module_inputs(shapes)
-    dtype = BF16 if variant is fast_jit else F32
-    module = make({"act": nn.elu, "norm": variant is fast_jit, "dtype": dtype})
+    dtype = BF16 if variant is jax.jit else F32
+    module = make({"act": nn.elu, "norm": variant is jax.jit, "dtype": dtype})
     params = jax.eval_shape(module.init, jax.random.key(0), *args)
     chex.assert_type(jax.tree.leaves(params), F32)
     result = variant(module.apply)(random_like(params), *args)
@@ -208,7 +208,7 @@ def test_convolutions_and_dense_layers_have_activations_of_their_own():
     encoder = coder(networks.Encoder, CHANNELS, SIZES, {"act": nn.elu, "norm": False, "dtype": F32})
     args = module_inputs([IMAGES | VECTORS])
     params = random_like(jax.eval_shape(encoder.init, jax.random.key(0), *args)["params"])
-    embed = fast_jit(encoder.apply)({"params": params}, *args)
+    embed = jax.jit(encoder.apply)({"params": params}, *args)
     assert embed[..., :64].min() == 0  # ReLU
     assert -1 < embed[..., 64:].min() < 0  # ELU
 
@@ -221,7 +221,7 @@ def test_mixed_decoders_cut_their_output_in_the_order_of_their_keys():
         "kernel": jnp.zeros_like(params["conv_3"]["kernel"]), "bias": jnp.arange(3.0)
     }  # fmt: skip
     params["out"] = {"kernel": jnp.zeros_like(params["out"]["kernel"]), "bias": jnp.arange(7.0)}
-    means = fast_jit(decoder.apply)({"params": params}, feat)
+    means = jax.jit(decoder.apply)({"params": params}, feat)
     np.testing.assert_array_equal(means["a"][0, 5, 6], [0])
     np.testing.assert_array_equal(means["b"][0, 5, 6], [1, 2])
     np.testing.assert_array_equal(means["v"][0], [0, 1, 2])
@@ -260,7 +260,7 @@ def rssm_functions(latent, rssm, params, embed, action, is_first, noise):
 def test_rssm_functions(kind, variant):
     rssm = rssm_lib.RSSM(
         latent=kind, deter=8, hidden=6, action_size=3, embed_size=7, act=nn.elu,
-        norm=variant is fast_jit, gru_norm=True, dtype=F32,
+        norm=variant is jax.jit, gru_norm=True, dtype=F32,
     )  # fmt: skip
     embed, action = inputs((B, T, 7), (B, T, 3))
     init = functools.partial(rssm.init, method="init_all")
