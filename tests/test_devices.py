@@ -67,11 +67,9 @@ def test_what_cannot_be_spread_is_explained(eight_accelerators, members, batch, 
         place(members, batch, devices)
 
 
-@pytest.mark.parametrize(("members", "count"), [(1, 1), (2, 2), (3, 3), (5, 5), (7, 7), (8, 8)])
+@pytest.mark.parametrize(("members", "count"), [(1, 1), (3, 3), (8, 8), (10, 5), (11, 1), (24, 8)])
 def test_every_core_of_a_cpu_has_members_of_its_own(eight, members, count):
     assert place(members, 50, 0) == Placement((jax.local_devices()[0],) * count)
-    assert place(2 * members, 50, 0).data == 1
-    assert len(place(11, 50, 0).devices) == 1  # 11 divide by no other number up to 8
 
 
 def test_a_run_that_cannot_be_spread_is_refused_before_it_is_built(eight, tmp_path):
