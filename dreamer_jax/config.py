@@ -7,8 +7,10 @@ from typing import Any
 from ml_collections import ConfigDict, FieldReference
 
 from dreamer_jax.grid import (
+    OF_WORLD_MODEL,
     given_seeds,
     grid_errors,
+    listed,
     member_configs,
     member_hypers,
     member_seeds,
@@ -106,6 +108,12 @@ def _combination_errors(config: ConfigDict) -> Iterator[str]:
             f"config.planet.elites is {config.planet.elites}; allowed: at most "
             f"config.planet.candidates = {config.planet.candidates}."
         )
+    if config.behavior == "planet" and config.expl.behavior == "task":
+        for name in set(listed(config)) - set(OF_WORLD_MODEL):
+            yield (
+                f"config.members.{name} makes members that do not differ, since config.behavior "
+                f"'planet' learns no actor; allowed: {', '.join(OF_WORLD_MODEL)}."
+            )
     if 0 < config.expl.until <= config.prefill:
         yield (
             f"config.expl.until is {config.expl.until}; allowed: 0 for all steps, or more than "

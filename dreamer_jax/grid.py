@@ -16,6 +16,8 @@ from dreamer_jax.rows import HYPER
 from dreamer_jax.types import Hypers
 
 NAMES = tuple(Hypers.__dataclass_fields__)
+# What the world model alone is trained with; the others are of actors and critics.
+OF_WORLD_MODEL = ("model_lr", "kl_scale", "kl_balance", "free_nats", "discount")
 ANNEALED = ("actor_entropy", "actor_grad_mix")
 
 

@@ -61,6 +61,19 @@ def test_epsilon_is_a_probability(name):
     config_lib.validate(config)
 
 
+def test_lists_of_what_no_member_uses_are_refused():
+    config = config_lib.default_config()
+    config.behavior = "planet"
+    with config.ignore_type():
+        config.members.model_lr = (1e-3, 1e-4)
+        config_lib.validate(config)
+        config.members.actor_lr = (1e-3, 1e-4)
+    with pytest.raises(UsageError, match="members.actor_lr .* do not differ.*allowed: model_lr"):
+        config_lib.validate(config)
+    config.expl.behavior = "plan2explore"  # has an actor
+    config_lib.validate(config)
+
+
 def test_unknown_and_missing_keys():
     config = config_lib.default_config().unlock()
     config.batchsize = 3
