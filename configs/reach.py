@@ -13,14 +13,14 @@ from dreamer_jax.names import lookup
 # What every agent has on this task: small networks, and a batch that fits short episodes.
 SMALL = {
     "seeds": 2,
-    "steps": 12_000,
+    "steps": 6_000,
     "batch": 8,
     "length": 12,
-    "log_every": 500,
-    "eval_every": 2_000,
+    "log_every": 300,
+    "eval_every": 1_000,
     "eval_episodes": 50,
-    "video_every": 5_000,
-    "checkpoint_every": 2_500,
+    "video_every": 3_000,
+    "checkpoint_every": 2_000,
     "horizon": 8,
     "cnn_depth": 4,
     "rssm": {"deter": 64, "hidden": 64},
@@ -28,7 +28,7 @@ SMALL = {
     "actor": {"layers": 2, "units": 64},
     "critic": {"layers": 2, "units": 64},
     "discount": 0.95,
-    "replay": {"sampling": "time", "capacity": 100_000},
+    "replay": {"sampling": "time", "capacity": 10_000},
 }
 DREAMER_V2 = {
     "prefill": 1_000,

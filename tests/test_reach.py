@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 
 from dreamer_jax.envs import make_env
-from dreamer_jax.envs.reach import HIGH, LOW, STEPS, Reach
+from dreamer_jax.envs.reach import HIGH, LOW, STEPS, TARGET, Reach
 from dreamer_jax.envs.snapshot import restore, snapshot
 
-BEST = 26.179  # as the docstring says
+BEST = 28.097  # as the docstring says
 
 
-def started(dot, target):
+def started(dot):
     env = Reach()
     env.reset(seed=0)
-    env.set_state(env.get_state() | {"dot": dot, "target": target})
+    env.set_state(env.get_state() | {"dot": dot})
     return env
 
 
@@ -29,7 +29,7 @@ def play(env, policy):
 
 def straight(state):
     """Close both distances as fast as they can be closed."""
-    return np.clip(np.subtract(state["target"], state["dot"]) / 3.0, -1.0, 1.0)
+    return np.clip(np.subtract(TARGET, state["dot"]) / 3.0, -1.0, 1.0)
 
 
 def best_return(dx, dy):
@@ -39,11 +39,9 @@ def best_return(dx, dy):
 
 
 def test_best_mean_return_over_all_starts_is_as_stated():
-    points = np.arange(LOW, HIGH + 1)
-    gaps, counts = np.unique(np.abs(points[:, None] - points), return_counts=True)
-    chances = counts / counts.sum()  # of a gap, on either axis
-    returns = np.array([[best_return(dx, dy) for dx in gaps] for dy in gaps])
-    assert chances @ returns @ chances == pytest.approx(BEST, abs=5e-4)
+    gaps = np.abs(np.arange(LOW, HIGH + 1) - TARGET[0])
+    returns = [best_return(dx, dy) for dx in gaps for dy in gaps]
+    assert np.mean(returns) == pytest.approx(BEST, abs=5e-4)
     assert f"return {BEST};" in " ".join(Reach.__doc__.split())
 
 
@@ -57,7 +55,7 @@ def test_no_policy_does_better_from_a_start_by_brute_force():
         gaps = (gaps[:, None] - 3.0 * actions).reshape(-1, 2)
         rewards = np.maximum(1.0 - np.linalg.norm(gaps, axis=-1) / 24.0, 0.0)
         returns = returns.repeat(len(actions)) + rewards
-    env = started(dot=(20.0, 30.0), target=(27.5, 34.0))
+    env = started(dot=(24.5, 28.0))
     env.set_state(env.get_state() | {"step": STEPS - 4})
     closed = play(env, straight)
     assert closed >= returns.max() - 1e-12
@@ -71,7 +69,7 @@ def test_the_straight_policy_gets_the_best_return_from_random_starts():
     for _ in range(20):
         env.reset()
         state = env.get_state()
-        dx, dy = np.abs(np.subtract(state["target"], state["dot"]))
+        dx, dy = np.abs(np.subtract(TARGET, state["dot"]))
         assert play(env, straight) == pytest.approx(best_return(dx, dy))
 
 
@@ -82,16 +80,18 @@ def test_random_play_is_far_below_the_best():
         env.reset()
         returns.append(sum(env.step(rng.uniform(-1.0, 1.0, 2))[1] for _ in range(STEPS)))
     error = np.std(returns) / np.sqrt(len(returns))
-    assert np.mean(returns) == pytest.approx(5.4, abs=4 * error)
-    assert np.mean(returns) < 0.25 * BEST
+    assert np.mean(returns) == pytest.approx(7.3, abs=4 * error)
+    assert np.mean(returns) < 0.3 * BEST
     assert min(returns) >= 0.0
 
 
 def test_moves_are_in_pixels_and_end_at_the_bounds():
-    env = started(dot=(10.0, 54.0), target=(34.0, 54.0))
+    env = started(dot=(10.0, 54.0))
     _, reward, *_ = env.step(np.array([0.5, -0.25], np.float32))
     assert env.get_state()["dot"] == (11.5, 53.25)
-    assert reward == pytest.approx(1.0 - np.hypot(22.5, 0.75) / 24.0)
+    assert reward == 0.0  # 29.5 pixels away
+    _, reward, *_ = started(dot=(26.0, 33.0)).step(np.array([0.5, -0.25], np.float32))
+    assert reward == pytest.approx(1.0 - np.hypot(4.5, 0.25) / 24.0)
     for _ in range(3):
         _, reward, *_ = env.step(np.array([-1.0, 1.0], np.float32))
     assert env.get_state()["dot"] == (8.0, 56.0)
@@ -99,27 +99,21 @@ def test_moves_are_in_pixels_and_end_at_the_bounds():
 
 
 def test_draws_what_its_docstring_says():
-    image = started(dot=(20.0, 40.0), target=(50.0, 9.0)).step(np.zeros(2))[0]
-    env = Reach()
-    assert env.observation_space.contains(image)
+    image = started(dot=(20.0, 40.0)).step(np.zeros(2))[0]
+    assert Reach().observation_space.contains(image)
     y, x = np.mgrid[:64, :64] + 0.5
-    for channel, (left, top) in enumerate([(50, 9), (20, 40), (20, 40)]):
-        distance = np.hypot(x - left, y - top)
-        assert (image[distance <= 5.5, channel] == 255).all()
-        assert (image[distance >= 6.5, channel] == 0).all()
-        edge = (distance > 5.6) & (distance < 6.4)
-        assert ((image[edge, channel] > 0) & (image[edge, channel] < 255)).all()
-    np.testing.assert_array_equal(image[40, 13:27, 1], image[40, 13:27, 1][::-1])
+    for channel, (left, top) in enumerate([TARGET, (20, 40), (20, 40)]):
+        spot = np.exp(-((x - left) ** 2 + (y - top) ** 2) / (2 * 8.0**2))
+        np.testing.assert_allclose(image[..., channel], 128 + 127 * spot, rtol=0, atol=0.5 + 1e-9)
 
 
 def test_moves_of_a_tenth_of_a_pixel_are_seen_everywhere():
-    corners = [(LOW, LOW), (HIGH, HIGH), (LOW, HIGH), (33.3, 21.7)]
-    for corner in corners:
-        env = started(dot=corner, target=(30.0, 30.0))
+    for corner in [(LOW, LOW), (HIGH, HIGH), (LOW, HIGH), (33.3, 21.7)]:
+        env = started(dot=corner)
         inwards = np.sign(32.0 - np.asarray(corner)) / 30.0
         first, second = env.step(np.zeros(2))[0], env.step(inwards)[0]
+        assert (first[..., 0] == second[..., 0]).all()
         assert (first != second).any()
-        assert abs(int(first[..., 1].sum()) - int(second[..., 1].sum())) < 600  # grey levels
 
 
 def test_starts_cover_the_whole_range_and_the_end_is_the_end():
@@ -128,7 +122,7 @@ def test_starts_cover_the_whole_range_and_the_end_is_the_end():
     starts = []
     for _ in range(500):
         env.reset()
-        starts.append((*env.get_state()["dot"], *env.get_state()["target"]))
+        starts.append(env.get_state()["dot"])
     assert (np.min(starts, 0) == LOW).all() and (np.max(starts, 0) == HIGH).all()
     assert play(env, lambda state: np.zeros(2)) >= 0.0
     with pytest.raises(ValueError, match="episode is over"):
