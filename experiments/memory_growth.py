@@ -1,6 +1,6 @@
-"""Train a config with many log lines, and print the memory of the process along the way as JSON.
+"""Train a config with many log lines, and keep the memory of the process along the way as JSON.
 
-python experiments/memory_growth.py --config=configs/catch.py --intervals=1000
+python experiments/memory_growth.py --config=configs/catch.py --intervals=1000 --json=memory.json
 
 The run is the config's own, with its evaluations, videos and checkpoints; only `log_every` is made
 so small that there are as many log lines as asked for. Linux only. `anonymous_mib` is what the
@@ -22,7 +22,8 @@ from dreamer_jax.workdir import WorkDir
 CONFIG = cli.config_flag()
 INTERVALS = flags.DEFINE_integer("intervals", 1000, "Log lines per member.", lower_bound=20)
 SAMPLES = flags.DEFINE_integer("samples", 20, "Samples of the memory.", lower_bound=2)
-flags.mark_flag_as_required("config")
+JSON = flags.DEFINE_string("json", None, "File for the samples.")
+flags.mark_flags_as_required(["config", "json"])
 
 
 def main() -> None:
@@ -39,7 +40,8 @@ def main() -> None:
         watch = Watch(work.metrics, INTERVALS.value * len(parts.seeds) // SAMPLES.value)
         with watch:
             train(config, work.path)
-    print(json.dumps(about | {"intervals": INTERVALS.value, "samples": watch.samples}, indent=2))
+    row = about | {"intervals": INTERVALS.value, "samples": watch.samples}
+    Path(JSON.value).write_text(json.dumps(row, indent=2) + "\n")
 
 
 class Watch(threading.Thread):
