@@ -3,6 +3,8 @@
 import contextlib
 import functools
 import gc
+import os
+from pathlib import Path
 
 import jax
 import pytest
@@ -30,9 +32,13 @@ gc.set_threshold(100_000)
 
 @pytest.fixture(scope="session", autouse=True)
 def compilation_cache(tmp_path_factory):
-    """Tests that compile the same program compile it once, also where JAX is told a directory."""
-    if jax.config.jax_compilation_cache_dir is None:
-        jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("jax_cache")))
+    """Tests that compile the same program compile it once, also where JAX is told a directory.
+
+    Processes that test side by side have one each: JAX does not write its files at a stroke.
+    """
+    given = jax.config.jax_compilation_cache_dir or tmp_path_factory.mktemp("jax_cache")
+    directory = Path(given) / os.environ.get("PYTEST_XDIST_WORKER", "")
+    jax.config.update("jax_compilation_cache_dir", str(directory))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
