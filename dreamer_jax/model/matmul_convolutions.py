@@ -7,6 +7,7 @@ of a CPU, or within a share of an accelerator's memory.
 
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -59,26 +60,37 @@ def _conv_transpose_backward(
 conv_transpose_matmul.defvjp(_conv_transpose_forward, _conv_transpose_backward)
 
 
+class _Tap(NamedTuple):
+    """A piece of the kernel: where among the pieces it is, and how many rows and columns it has."""
+
+    u: int
+    v: int
+    rows: int
+    columns: int
+
+
 def _correlate(images: Array, kernel: Array, stride: int) -> Array:
     """y[i, j] = sum_{u, v} x[s*i + u, s*j + v] k[u, v]: space-to-depth, and a sum over taps.
 
-    Blocks of stride x stride pixels become channels, so that the kernel has (k/s)^2 taps; each
-    multiplies one shifted slice of the blocks.
+    Blocks of stride x stride pixels become channels, and the kernel is cut into taps of as many;
+    each multiplies one shifted slice of the blocks.
     """
     size, k, outputs = images.shape[1], kernel.shape[0], kernel.shape[3]
     if size == k:
         flat = images.reshape(images.shape[0], -1) @ kernel.reshape(-1, outputs)
         return flat[:, None, None]
-    out, taps = (size - k) // stride + 1, -(-k // stride)
-    weights = _tap_major(kernel, stride).reshape(-1, outputs)
+    out, taps = (size - k) // stride + 1, _taps(k, stride)
+    weights = [_piece(kernel, tap, stride).reshape(-1, outputs) for tap in taps]
+    narrow = _is_narrow(images, stride)
+    if narrow:
+        weights = [jnp.concatenate(weights)]
 
     def some(images: Array) -> Array:
-        parts = _shifted(images, out, taps, stride)
-        kernels = jnp.split(weights, len(parts))
-        products = (x.reshape(-1, x.shape[-1]) @ w for x, w in zip(parts, kernels, strict=True))
+        parts = _shifted(images, out, taps, stride, narrow)
+        products = (x.reshape(-1, x.shape[-1]) @ w for x, w in zip(parts, weights, strict=True))
         return sum(products).reshape(-1, out, out, outputs)
 
-    return _map_slices(some, images, out**2 * _width(stride**2 * images.shape[3], taps))
+    return _map_slices(some, images, out**2 * _width(images, k, stride))
 
 
 def _scatter(images: Array, kernel: Array, stride: int) -> Array:
@@ -88,18 +100,21 @@ def _scatter(images: Array, kernel: Array, stride: int) -> Array:
     if size == 1:
         flat = images.reshape(n, channels) @ kernel.transpose(2, 0, 1, 3).reshape(channels, -1)
         return flat.reshape(n, k, k, outputs)
-    taps, side = -(-k // stride), (size - 1) * stride + k
-    width = stride**2 * outputs
-    weights = _tap_major(kernel, stride).transpose(2, 0, 1, 3).reshape(channels, -1)
+    taps, side = _taps(k, stride), (size - 1) * stride + k
+    pieces = [_piece(kernel, tap, stride).transpose(2, 0, 1, 3) for tap in taps]
+    weights = jnp.concatenate([piece.reshape(channels, -1) for piece in pieces], -1)
+    last = taps[-1]
 
     def some(images: Array) -> Array:
         columns = images @ weights
+        widths = [tap.rows * tap.columns * outputs for tap in taps]
         total = 0.0
-        for tap, column in enumerate(jax.lax.split(columns, [width] * taps**2, axis=3)):
-            u, v = divmod(tap, taps)
-            after = taps - 1 - u, taps - 1 - v
-            total += jnp.pad(column, ((0, 0), (u, after[0]), (v, after[1]), (0, 0)))
-        return _depth_to_space(total, side, stride)
+        for tap, column in zip(taps, jax.lax.split(columns, widths, axis=3), strict=True):
+            column = column.reshape(*column.shape[:3], tap.rows, tap.columns, outputs)
+            shifts = (tap.u, last.u - tap.u), (tap.v, last.v - tap.v)
+            rest = (0, stride - tap.rows), (0, stride - tap.columns)
+            total += jnp.pad(column, ((0, 0), *shifts, *rest, (0, 0)))
+        return _depth_to_space(total, side)
 
     return _map_slices(some, images, size**2 * weights.shape[1])
 
@@ -110,32 +125,63 @@ def _kernel_grad(images: Array, grad: Array, k: int, stride: int) -> Array:
     if size == k:
         flat = images.reshape(images.shape[0], -1).T @ grad.reshape(-1, outputs)
         return flat.reshape(k, k, channels, outputs)
-    taps = -(-k // stride)
+    taps, narrow = _taps(k, stride), _is_narrow(images, stride)
 
     def some(images: Array, grad: Array) -> Array:
         # In this order the gradient is transposed once, and none of the parts is.
         grad = grad.reshape(-1, outputs).T
-        parts = _shifted(images, out, taps, stride)
+        parts = _shifted(images, out, taps, stride, narrow)
         return jnp.concatenate([grad @ part.reshape(-1, part.shape[-1]) for part in parts], -1)
 
-    unfolded = out**2 * _width(stride**2 * channels, taps)
-    return _tap_minor(_sum_slices(some, images, grad, unfolded).T, k, stride)
+    weights = _sum_slices(some, images, grad, out**2 * _width(images, k, stride)).T
+    return _join(weights, taps, k, channels)
 
 
-def _shifted(images: Array, out: int, taps: int, stride: int) -> list[Array]:
+def _taps(k: int, stride: int) -> list[_Tap]:
+    """A kernel in pieces of stride x stride, the last ones smaller where that does not divide k."""
+    lengths = [min(stride, k - start) for start in range(0, k, stride)]
+    cuts = list(enumerate(lengths))
+    return [_Tap(u, v, rows, columns) for u, rows in cuts for v, columns in cuts]
+
+
+def _piece(kernel: Array, tap: _Tap, stride: int) -> Array:
+    """[k, k, I, O] -> [rows, columns, I, O]."""
+    top, left = tap.u * stride, tap.v * stride
+    return kernel[top : top + tap.rows, left : left + tap.columns]
+
+
+def _join(weights: Array, taps: list[_Tap], k: int, channels: int) -> Array:
+    """The pieces of all taps, one after the other [k * k * I, O] -> [k, k, I, O]."""
+    widths = [tap.rows * tap.columns * channels for tap in taps]
+    pieces = [
+        piece.reshape(tap.rows, tap.columns, channels, -1)
+        for tap, piece in zip(taps, jax.lax.split(weights, widths), strict=True)
+    ]
+    across = taps[-1].v + 1
+    rows = [pieces[i : i + across] for i in range(0, len(pieces), across)]
+    return jnp.concatenate([jnp.concatenate(row, 1) for row in rows])
+
+
+def _shifted(images: Array, out: int, taps: list[_Tap], stride: int, narrow: bool) -> list[Array]:
     """What the taps multiply, each [n, out, out, channels], or one array of all if they are narrow.
 
     They are made one after the other, so that a slice unfolds no more than one.
     """
-    blocks = _space_to_depth(images, out + taps - 1, stride)
-    slices = [blocks[:, u : u + out, v : v + out] for u in range(taps) for v in range(taps)]
-    channels = blocks.shape[-1]
-    return slices if _width(channels, taps) == channels else [jnp.concatenate(slices, -1)]
+    blocks = _space_to_depth(images, out + taps[-1].u, stride)
+    slices = []
+    for u, v, rows, columns in taps:
+        window = blocks[:, u : u + out, v : v + out, :rows, :columns]
+        slices.append(window.reshape(-1, out, out, rows * columns * images.shape[3]))
+    return [jnp.concatenate(slices, -1)] if narrow else slices
 
 
-def _width(channels: int, taps: int) -> int:
+def _is_narrow(images: Array, stride: int) -> bool:
+    return stride**2 * images.shape[3] < NARROW
+
+
+def _width(images: Array, k: int, stride: int) -> int:
     """Channels of what is multiplied at once: of one tap, or of all."""
-    return channels if channels >= NARROW else taps**2 * channels
+    return (k if _is_narrow(images, stride) else stride) ** 2 * images.shape[3]
 
 
 def _map_slices(fn: Callable[[Array], Array], images: Array, unfolded: int) -> Array:
@@ -189,33 +235,14 @@ def _fit(images: Array, side: int) -> Array:
 
 
 def _space_to_depth(images: Array, blocks: int, stride: int) -> Array:
-    """[n, h, w, c] -> [n, blocks, blocks, stride^2 * c]; the border is cut or padded."""
-    n, channels = images.shape[0], images.shape[-1]
+    """[n, h, w, c] -> [n, blocks, blocks, stride, stride, c]; the border is cut or padded."""
     images = _fit(images, blocks * stride)
-    images = images.reshape(n, blocks, stride, blocks, stride, channels)
-    return images.transpose(0, 1, 3, 2, 4, 5).reshape(n, blocks, blocks, -1)
+    images = images.reshape(-1, blocks, stride, blocks, stride, images.shape[-1])
+    return images.swapaxes(2, 3)
 
 
-def _depth_to_space(blocks: Array, side: int, stride: int) -> Array:
-    """[n, b, b, stride^2 * c] -> [n, side, side, c], the rest of the border cut."""
-    n, count = blocks.shape[:2]
-    images = blocks.reshape(n, count, count, stride, stride, -1)
-    images = images.transpose(0, 1, 3, 2, 4, 5)
-    return images.reshape(n, count * stride, count * stride, -1)[:, :side, :side]
-
-
-def _tap_major(kernel: Array, stride: int) -> Array:
-    """[k, k, I, O] -> [taps^2, stride^2, I, O], zero where k is not a multiple of the stride."""
-    k, _, inputs, outputs = kernel.shape
-    taps = -(-k // stride)
-    extra = taps * stride - k
-    kernel = jnp.pad(kernel, ((0, extra), (0, extra), (0, 0), (0, 0)))
-    kernel = kernel.reshape(taps, stride, taps, stride, inputs, outputs)
-    return kernel.transpose(0, 2, 1, 3, 4, 5).reshape(taps**2, stride**2, inputs, outputs)
-
-
-def _tap_minor(weights: Array, k: int, stride: int) -> Array:
-    """The inverse of `_tap_major`: [taps^2, stride^2 * I, O] -> [k, k, I, O]."""
-    taps, outputs = -(-k // stride), weights.shape[-1]
-    weights = weights.reshape(taps, taps, stride, stride, -1, outputs).transpose(0, 2, 1, 3, 4, 5)
-    return weights.reshape(taps * stride, taps * stride, -1, outputs)[:k, :k]
+def _depth_to_space(blocks: Array, side: int) -> Array:
+    """[n, b, b, stride, stride, c] -> [n, side, side, c], the rest of the border cut."""
+    n, count, _, stride, _, channels = blocks.shape
+    images = blocks.swapaxes(2, 3).reshape(n, count * stride, count * stride, channels)
+    return images[:, :side, :side]
