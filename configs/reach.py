@@ -13,13 +13,13 @@ from dreamer_jax.names import lookup
 # What every agent has on this task: small networks, and a batch that fits short episodes.
 SMALL = {
     "seeds": 2,
-    "steps": 6_000,
+    "steps": 4_000,
     "batch": 8,
     "length": 12,
-    "log_every": 300,
+    "log_every": 200,
     "eval_every": 1_000,
     "eval_episodes": 50,
-    "video_every": 3_000,
+    "video_every": 2_000,
     "checkpoint_every": 2_000,
     "horizon": 8,
     "cnn_depth": 4,
