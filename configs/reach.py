@@ -3,8 +3,11 @@
 Command:   python experiments/train.py --config=configs/reach.py --workdir=runs/reach
 Variant:   :debug (a few updates, to see every part work; does not learn)
 What:      two seeds of DreamerV2 for continuous control move a dot to a target in 64x64 pixels.
-           The best possible mean return is 26.2, random actions get 5.4.
+           The best possible mean return is 28.1, random actions get 7.3.
            Others on the same task: configs/dreamer_v1.py:reach and configs/planet.py:reach.
+Expected:  26.3 and 26.4 (seeds 0 and 1) after 4,000 steps, 25.6 after 2,000:
+           experiments/results/reach.md.
+Runtime:   6 minutes on two CPU cores, with compilation, other work running.
 """
 
 from dreamer_jax.config import default_config

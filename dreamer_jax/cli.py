@@ -10,7 +10,7 @@ from dreamer_jax.atomic import DISK_FULL
 from dreamer_jax.config import KEYS
 from dreamer_jax.envs import TooManyFaults
 from dreamer_jax.names import UsageError, suggest
-from dreamer_jax.runtime import cache_compilations, keep_memory, use_cores
+from dreamer_jax.runtime import cache_compilations, collect_rarely, keep_memory, use_cores
 
 
 def config_flag() -> flags.FlagHolder:
@@ -26,6 +26,7 @@ def run(main: Callable[[], None]) -> None:
     def guarded(argv: Sequence[str]) -> None:
         if len(argv) > 1:
             _fail(f"unexpected arguments {list(argv[1:])}; flags are --name=value")
+        collect_rarely()
         cache_compilations()
         use_cores()
         keep_memory()

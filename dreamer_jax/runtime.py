@@ -1,6 +1,7 @@
 """Settings of the whole process, made by the command line before JAX computes."""
 
 import ctypes
+import gc
 import os
 from pathlib import Path
 
@@ -34,6 +35,15 @@ def use_cores() -> None:
     told = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     if jax.config.jax_num_cpu_devices < 0 and not told:
         jax.config.update("jax_num_cpu_devices", count_cores())
+
+
+def collect_rarely() -> None:
+    """Look for cycles among Python's objects less often.
+
+    Tracing a program makes millions of objects that stay; to look through them every few hundred
+    costs a tenth of the time until the first update.
+    """
+    gc.set_threshold(100_000)
 
 
 def keep_memory() -> None:

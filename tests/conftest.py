@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import gc
 import os
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 from dreamer_jax import config as config_lib
 from dreamer_jax import recorder
 from dreamer_jax.curves import draw_curves
+from dreamer_jax.runtime import collect_rarely
 
 # Networks of one layer, for tests of what is around the networks.
 SHALLOW = {
@@ -25,9 +25,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # Most programs run only a few times: they compile in half of the time without optimisations.
 jax.config.update("jax_disable_most_optimizations", True)
 
-# To look for cycles among the many objects of traced programs as often as Python does takes a sixth
-# of a run's time.
-gc.set_threshold(100_000)
+collect_rarely()
 
 
 @pytest.fixture(scope="session", autouse=True)
