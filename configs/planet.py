@@ -7,7 +7,9 @@ Tasks:     :reach            the embedded task, with small networks and fewer ca
 Variants:  :<task>,contrastive, :<task>,reward_only and :<task>,debug as in configs/dreamer_v1.py
 What:      5M frames, action repeat 2, as configs/dreamer_v1.py.
 Expected:  the paper's scores on DeepMind Control, on average 333. Not reproduced at full length.
-Runtime:   every action takes 10,000 imagined rollouts of 12 steps.
+           :reach 26.7 and 26.9 of 28.1, in 9 minutes on two CPU cores:
+           experiments/results/reach.md.
+Runtime:   every action takes 10,000 imagined rollouts of 12 steps; on :reach 1,000 of 8.
 """
 
 from dreamer_jax.config_file import sibling
