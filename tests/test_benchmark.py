@@ -147,6 +147,14 @@ def test_matmul_rate_is_that_of_some_computer():
     assert 1e7 < peaks.matmul_rate(256, repeats=1) < 1e16
 
 
+def test_between_repetitions_something_else_is_done():
+    calls = []
+    timing.time_calls(
+        lambda: calls.append("call"), repeats=2, at_least=0.0, between=lambda: calls.append("else")
+    )
+    assert calls == ["call", "call", "else", "call", "else", "call"]
+
+
 def test_members_that_fit():
     assert plan.members_that_fit(10, 4, 22) == 4
     assert plan.members_that_fit(10, 4, 21) == 3
@@ -203,7 +211,7 @@ def test_batches(task, synthetic):
 
 
 def test_rows(monkeypatch):
-    monkeypatch.setattr(suite, "matmul_rate", lambda: 1e12)
+    monkeypatch.setattr(update, "matmul_rate", lambda repeats: 1e12)
     configs = suite.variants(small_config(), members=[1, 2])
     options = {"repeats": 1, "updates": 4, "parts": True, "loop": True}
     one, two = suite.benchmark(configs[:1], name="tiny", **options), suite.benchmark(
@@ -240,7 +248,7 @@ def test_a_row_that_does_not_fit_says_so(monkeypatch):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 byte")
 
     monkeypatch.setattr(update, "compile_update", too_large)
-    monkeypatch.setattr(suite, "matmul_rate", lambda: 1e12)
+    monkeypatch.setattr(update, "matmul_rate", lambda repeats: 1e12)
     rows = list(suite.benchmark([make_tiny_config()], name="tiny", parts=True, loop=True))
     assert rows[0]["error"] == "out of memory" and rows[0]["ms_per_update"] is None
     assert rows[0]["flops_per_update"] > 0

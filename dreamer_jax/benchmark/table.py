@@ -49,6 +49,7 @@ UPDATE = (
     Column("member updates/s", number("member_updates_per_s", 2)),
     Column("imagined/s", number("imagined_states_per_s", 0)),
     *RATES,
+    Column("matmul GFLOP/s", number("matmul_flops_per_s", 1, 1e9)),
     Column("GiB", number("peak_bytes", 2, GIB)),
     Column("", lambda row: row["error"] or ""),
 )
@@ -86,10 +87,12 @@ def format_table(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]]) -
 def format_report(rows: Sequence[Mapping[str, Any]]) -> str:
     """All that rows of `benchmark` hold: the updates, then the parts and the loop of each."""
     first = rows[0]
-    peak = f"{first['peak_flops_per_s'] / 1e9:,.0f} GFLOP/s ({first['peak_from']})"
+    peak = "matmul"
+    if first["peak_from"] == "published":
+        peak = number("peak_flops_per_s", 0, 1e9)(first) + " GFLOP/s"
     blocks = [
         f"{first['config']} on {first['device']}, {first['cpus']} CPUs, JAX {first['jax']}; "
-        f"peak {peak}, matmul {first['matmul_flops_per_s'] / 1e9:,.0f} GFLOP/s",
+        f"peak: {peak}",
         format_table(UPDATE, rows),
     ]
     for row in rows:

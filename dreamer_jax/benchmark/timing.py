@@ -12,15 +12,26 @@ import jax
 AT_LEAST = 0.2  # seconds that are timed at once
 
 
-def time_calls(call: Callable[[], Any], *, repeats: int, at_least: float = AT_LEAST) -> list[float]:
+def time_calls(
+    call: Callable[[], Any],
+    *,
+    repeats: int,
+    at_least: float = AT_LEAST,
+    between: Callable[[], Any] = lambda: None,
+) -> list[float]:
     """Seconds per call, `repeats` times, each until the device has finished.
 
     A call that is shorter than `at_least` seconds is made as often as takes that long before the
-    device is waited for, as training does not wait for it either.
+    device is waited for, as training does not wait for it either. `between` is called in front of
+    each repetition, and not timed.
     """
     _seconds(call, 1)  # the first call may compile and allocate
     count = max(1, math.ceil(at_least / _seconds(call, 1)))
-    return [_seconds(call, count) / count for _ in range(repeats)]
+    times = []
+    for _ in range(repeats):
+        between()
+        times.append(_seconds(call, count) / count)
+    return times
 
 
 def milliseconds(seconds: list[float]) -> dict[str, float]:

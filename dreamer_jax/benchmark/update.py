@@ -1,5 +1,6 @@
 """One update of all members: how long its program takes to compile and to run, and its memory."""
 
+import statistics
 import time
 from typing import Any
 
@@ -7,6 +8,7 @@ import jax
 
 from dreamer_jax.benchmark.batches import batch_shapes, make_batch
 from dreamer_jax.benchmark.flops import update_flops
+from dreamer_jax.benchmark.peaks import matmul_rate
 from dreamer_jax.benchmark.timing import device_peak, milliseconds, program_bytes, time_calls
 from dreamer_jax.run import Parts
 
@@ -22,6 +24,7 @@ KEYS = (
     "imagined_states_per_s",
     "flops_per_update",
     "flops_per_s",
+    "matmul_flops_per_s",
     "peak_bytes",
     "peak_bytes_from",
     "error",
@@ -83,9 +86,18 @@ def _measure(parts: Parts, repeats: int, synthetic: bool) -> dict[str, Any]:
         state, metrics = compiled(state, batch)
         return state, metrics
 
-    times |= milliseconds(time_calls(update, repeats=repeats))
+    memory: list[int | None] = []
+    rates: list[float] = []
+
+    def between():
+        memory.append(device_peak())
+        # On a machine that others use too, both rates change within a minute: so they take turns.
+        rates.append(matmul_rate(repeats=1))
+
+    times |= milliseconds(time_calls(update, repeats=repeats, between=between))
+    times["matmul_flops_per_s"] = statistics.median(rates)
     # A process's peak only grows: it is this program's only if it grew.
-    peak = device_peak()
+    peak = memory[0]
     if peak is not None and peak > before:
         return times | {"peak_bytes": peak, "peak_bytes_from": "device"}
     return times | {"peak_bytes": program_bytes(compiled), "peak_bytes_from": "compiled"}
