@@ -161,6 +161,9 @@ def make_config(name: str, arg: str, allowed: Mapping[str, Mapping[str, Any]]):
         config.task = task
         config.update(reach.SMALL)
         config.update(REACH)
+    elif "_" not in task:
+        tasks = "reach, or <domain>_<task> such as walker_walk"
+        raise UsageError(f"task of configs/{name}.py is {task!r}; allowed: {tasks}")
     else:
         config.task = f"dmc:{task}"
         config.update(CONTROL)

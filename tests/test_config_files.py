@@ -184,6 +184,7 @@ def test_variants_change_what_they_say():
         ("ablations", "pong", "needs a game and an ablation"),
         ("ablations", "pong,no_layernorm", "no_layer_norm"),
         ("dreamer_v1", "", "needs a task"),
+        ("dreamer_v1", "reachh", "is 'reachh'; allowed: reach, or <domain>_<task>"),
         ("dreamer_v1", "atari:pnog", "pong"),
         ("dreamer_v1", "reach,debgu", "debug"),
     ],
