@@ -109,7 +109,7 @@ def _combination_errors(config: ConfigDict) -> Iterator[str]:
             f"config.planet.candidates = {config.planet.candidates}."
         )
     if config.behavior == "planet" and config.expl.behavior == "task":
-        for name in set(listed(config)) - set(OF_WORLD_MODEL):
+        for name in (name for name in listed(config) if name not in OF_WORLD_MODEL):
             yield (
                 f"config.members.{name} makes members that do not differ, since config.behavior "
                 f"'planet' learns no actor; allowed: {', '.join(OF_WORLD_MODEL)}."

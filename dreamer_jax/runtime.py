@@ -40,8 +40,8 @@ def use_cores() -> None:
 def collect_rarely() -> None:
     """Look for cycles among Python's objects less often.
 
-    Tracing a program makes millions of objects that stay; to look through them every few hundred
-    costs a tenth of the time until the first update.
+    Tracing a program makes very many objects that stay, and to look through them every few hundred
+    delays the first update.
     """
     gc.set_threshold(100_000)
 
