@@ -1,7 +1,7 @@
 """Time updates of a config and print a table: milliseconds, FLOP/s, memory.
 
 python experiments/benchmark.py --config=configs/atari.py:pong --members=1,5,10 [--parts] [--loop]
-python experiments/benchmark.py --config=configs/atari.py:pong --conv=matmul,lax --json=out.json
+python experiments/benchmark.py --config=configs/atari.py:pong --conv=winograd,lax --json=out.json
 python experiments/benchmark.py --config=configs/atari.py:pong --plan
 
 docs/performance.md says what is measured and counted.

@@ -1,4 +1,4 @@
-"""The two formulations of convolutions against each other and against loops."""
+"""The formulations of convolutions against each other and against loops."""
 
 import itertools
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dreamer_jax.model import matmul_convolutions
+from dreamer_jax.model import matmul_convolutions, winograd
 from dreamer_jax.model.convolutions import FORMULATIONS, Conv, choose_formulation
 from dreamer_jax.model.networks import DECODER_KERNELS, ENCODER_KERNELS
 
@@ -17,15 +17,20 @@ DECODER = list(zip((1, 5, 13, 30), DECODER_KERNELS, (5, 13, 30, 64), strict=True
 LAYERS = [("conv", *row) for row in ENCODER] + [("conv_transpose", *row) for row in DECODER]
 
 
-def arrays(size, kernel, members=()):
+def arrays(size, kernel, members=(), channels=2, outputs=3):
     rng = np.random.default_rng(size)
-    shapes = (*members, 2, size, size, 2), (*members, kernel, kernel, 2, 3)
+    images = (*members, 2, size, size, channels)
+    shapes = images, (*members, kernel, kernel, channels, outputs)
     return [jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes]
 
 
+@pytest.mark.parametrize("channels", [2, 32])  # few, that winograd leaves to matmul, and enough
 @pytest.mark.parametrize(("operation", "size", "kernel", "out"), LAYERS)
-def test_formulations_agree_in_values_and_gradients_over_members(operation, size, kernel, out):
-    weights = jnp.asarray(np.random.default_rng(9).normal(size=(3, 2, out, out, 3)), jnp.float32)
+def test_formulations_agree_in_values_and_gradients_over_members(
+    operation, size, kernel, out, channels
+):
+    shape = (3, 2, out, out, channels)
+    weights = jnp.asarray(np.random.default_rng(9).normal(size=shape), jnp.float32)
 
     def values_and_gradients(formulation, images, kernels):
         apply = jax.vmap(lambda x, k: getattr(formulation, operation)(x, k, 2))
@@ -36,28 +41,34 @@ def test_formulations_agree_in_values_and_gradients_over_members(operation, size
 
         return jax.grad(loss, (0, 1), has_aux=True)(images, kernels)
 
-    both = jax.jit(lambda *args: [values_and_gradients(f, *args) for f in FORMULATIONS.values()])
-    results = both(*arrays(size, kernel, members=(3,)))
-    for one, two in zip(*map(jax.tree.leaves, results), strict=True):
-        assert one.shape == two.shape
-        np.testing.assert_allclose(one, two, rtol=0, atol=1e-5 * np.abs(two).max())
+    every = jax.jit(lambda *args: [values_and_gradients(f, *args) for f in FORMULATIONS.values()])
+    first, *others = map(jax.tree.leaves, every(*arrays(size, kernel, (3,), channels, channels)))
+    for other in others:
+        for one, two in zip(first, other, strict=True):
+            assert one.shape == two.shape
+            np.testing.assert_allclose(one, two, rtol=0, atol=1e-5 * np.abs(one).max())
 
 
 @pytest.mark.parametrize("channels", [3, 80])  # taps of one multiplication, and of one each
-@pytest.mark.parametrize(("operation", "kernel"), [("conv", 4), ("conv_transpose", 5)])
-def test_slices_of_images_change_nothing(monkeypatch, operation, kernel, channels):
+@pytest.mark.parametrize(
+    ("operation", "kernel"), [("conv", 4), ("conv_transpose", 5), ("conv_transpose", 6)]
+)
+@pytest.mark.parametrize("formulation", ["matmul", "winograd"])
+def test_slices_of_images_change_nothing(monkeypatch, formulation, operation, kernel, channels):
     """Seven images in three slices, the last filled up, or in seven, against all at once."""
+    monkeypatch.setattr(winograd, "WIDE", 0)
     rng = np.random.default_rng(channels)
     images = jnp.asarray(rng.normal(size=(7, 6, 6, channels)), jnp.float32)
     kernels = jnp.asarray(rng.normal(size=(kernel, kernel, channels, 2)), jnp.float32)
     results = {}
     for budget in (2**30, 2**11):
-        monkeypatch.setattr(matmul_convolutions, "CPU_SLICE", budget)
+        for module in (matmul_convolutions, winograd):
+            monkeypatch.setattr(module, "CPU_SLICE", budget)
 
         def values_and_gradients(images, kernels):
-            apply = getattr(FORMULATIONS["matmul"], operation)
+            apply = getattr(FORMULATIONS[formulation], operation)
             values, pull = jax.vjp(lambda x, k: apply(x, k, 2), images, kernels)
-            return values, pull(jnp.cos(values))
+            return values, pull(jnp.cos(jnp.arange(values.size)).reshape(values.shape))
 
         program = jax.jit(values_and_gradients)
         loops = "while" in program.lower(images, kernels).as_text()
@@ -98,6 +109,52 @@ def test_every_formulation_equals_a_loop(formulation, operation, kernel, stride)
     np.testing.assert_allclose(apply(images, kernels, stride), expected, rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("taps", [2, 3])
+@pytest.mark.parametrize("more", [2, 3])  # outputs along an axis: whole tiles, and half a tile
+@pytest.mark.parametrize("operation", sorted(LOOPS))
+def test_winograd_equals_a_loop(monkeypatch, operation, more, taps, stride):
+    """However few channels there are; also where the kernel does not reach the images' border."""
+    monkeypatch.setattr(winograd, "WIDE", 0)
+    kernel = taps * stride
+    size = more if operation == "conv_transpose" else kernel + more * stride - 1
+    images, kernels = arrays(size, kernel)
+    apply = jax.jit(getattr(FORMULATIONS["winograd"], operation), static_argnums=2)
+    expected = LOOPS[operation](np.asarray(images), np.asarray(kernels), stride)
+    np.testing.assert_allclose(apply(images, kernels, stride), expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("operation", "size", "kernel", "fewer"),
+    # 9 products for 16, and 16 for 36 less half a tile of 13 pixels; the rest is the sums.
+    [("conv", 14, 4, 9 / 16), ("conv_transpose", 13, 6, 16 / 36 * (14 / 13) ** 2)],
+)
+def test_winograd_computes_as_much_less_as_it_says(monkeypatch, operation, size, kernel, fewer):
+    for module in (matmul_convolutions, winograd):
+        monkeypatch.setattr(module, "CPU_SLICE", 2**40)  # a loop's body would count once
+    images, kernels = arrays(size, kernel, channels=256, outputs=256)
+    images = jnp.concatenate([images] * 16)  # the sums of the kernel are made once for all
+
+    def flops(name):
+        apply = getattr(FORMULATIONS[name], operation)
+
+        def gradients(images, kernels):
+            values, pull = jax.vjp(lambda x, k: apply(x, k, 2), images, kernels)
+            return values, pull(values)
+
+        return jax.jit(gradients).lower(images, kernels).cost_analysis()["flops"]
+
+    assert fewer < flops("winograd") / flops("matmul") < 1.2 * fewer
+
+
+def test_winograd_leaves_bfloat16_alone():
+    """Its sums would lose digits: the results are those of `matmul`, bit for bit."""
+    images, kernels = (x.astype(jnp.bfloat16) for x in arrays(6, 4, channels=32))
+    results = [FORMULATIONS[name].conv(images, kernels, 2) for name in ("winograd", "matmul")]
+    assert results[0].dtype == jnp.bfloat16
+    np.testing.assert_array_equal(*(np.asarray(x, np.float32) for x in results))
+
+
 def test_one_pixel_by_hand():
     """A 2x2 kernel of 1, 2, 3, 4 on a single pixel, and back."""
     kernel = jnp.array([[1.0, 2.0], [3.0, 4.0]])[..., None, None]
@@ -124,7 +181,7 @@ def test_layer_adds_its_bias_and_computes_in_its_dtype():
     np.testing.assert_allclose(difference, np.broadcast_to([1, 2, 3], (2, 2, 2, 3)), atol=0.05)
 
 
-@pytest.mark.parametrize(("backend", "name"), [("cpu", "matmul"), ("gpu", "lax"), ("tpu", "lax")])
+@pytest.mark.parametrize(("backend", "name"), [("cpu", "winograd"), ("gpu", "lax"), ("tpu", "lax")])
 def test_auto_chooses_by_backend(monkeypatch, backend, name):
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     assert choose_formulation("auto") is FORMULATIONS[name]
@@ -133,5 +190,5 @@ def test_auto_chooses_by_backend(monkeypatch, backend, name):
 
 
 def test_unknown_formulation_is_refused_with_the_choices():
-    with pytest.raises(ValueError, match="'matmull'.*lax, matmul.*Did you mean 'matmul'"):
+    with pytest.raises(ValueError, match="'matmull'.*lax, matmul, winograd.*Did you mean 'matmul'"):
         choose_formulation("matmull")

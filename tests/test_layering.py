@@ -10,7 +10,9 @@ PACKAGE = Path(__file__).parents[1] / "dreamer_jax"
 # From the top down. A module may import from the lines above its own and from its own line.
 ROOMS = [
     ["types", "names", "settings", "atomic", "rows"],
-    ["model.distributions", "model.matmul_convolutions"],
+    ["compiling", "model.distributions", "model.image_slices"],
+    ["model.matmul_convolutions"],
+    ["model.winograd"],
     ["model.convolutions"],
     ["model.latents", "model.networks"],
     ["model.rssm", "model.objectives", "model.kl"],

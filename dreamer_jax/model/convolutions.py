@@ -1,18 +1,20 @@
-"""Strided convolutions in two formulations: XLA's own, and matrix multiplications.
+"""Strided convolutions in three formulations: XLA's own, and two of matrix multiplications.
 
 Under `vmap` a convolution with per-member weights becomes a grouped convolution, which is slow
-forward and backward; a matrix multiplication becomes a batched one. `FORMULATIONS` holds both.
+forward and backward; a matrix multiplication becomes a batched one. `FORMULATIONS` holds all.
 All are VALID and square; images are [..., height, width, channels].
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from dreamer_jax.model.matmul_convolutions import conv_matmul, conv_transpose_matmul
+from dreamer_jax.model import matmul_convolutions, winograd
+from dreamer_jax.model.image_slices import fit
 from dreamer_jax.names import lookup
 from dreamer_jax.types import Array
 
@@ -44,9 +46,50 @@ def conv_transpose_lax(images: Array, kernel: Array, stride: int) -> Array:
     )
 
 
+def from_operations(
+    correlate: Callable[[Array, Array, int], Array],
+    scatter: Callable[[Array, Array, int], Array],
+    kernel_grad: Callable[[Array, Array, int, int], Array],
+) -> Formulation:
+    """A formulation whose gradients are the same three operations.
+
+    Differentiated, an operation would keep all that it unfolds, and add padded gradients.
+
+    Args:
+        correlate, scatter, kernel_grad: as in `matmul_convolutions`.
+    """
+
+    @partial(jax.custom_vjp, nondiff_argnums=(2,))
+    def conv(images: Array, kernel: Array, stride: int) -> Array:
+        return correlate(images, kernel, stride)
+
+    def conv_grad(stride: int, saved: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
+        images, kernel = saved
+        grad_images = fit(scatter(grad, kernel.swapaxes(2, 3), stride), images.shape[1])
+        return grad_images, kernel_grad(images, grad, kernel.shape[0], stride)
+
+    @partial(jax.custom_vjp, nondiff_argnums=(2,))
+    def conv_transpose(images: Array, kernel: Array, stride: int) -> Array:
+        return scatter(images, kernel, stride)
+
+    def conv_transpose_grad(
+        stride: int, saved: tuple[Array, Array], grad: Array
+    ) -> tuple[Array, Array]:
+        images, kernel = saved
+        grad_images = correlate(grad, kernel.swapaxes(2, 3), stride)
+        return grad_images, kernel_grad(grad, images, kernel.shape[0], stride).swapaxes(2, 3)
+
+    conv.defvjp(lambda *args: (conv(*args), args[:2]), conv_grad)
+    conv_transpose.defvjp(lambda *args: (conv_transpose(*args), args[:2]), conv_transpose_grad)
+    return Formulation(conv, conv_transpose)
+
+
 FORMULATIONS = {
     "lax": Formulation(conv_lax, conv_transpose_lax),
-    "matmul": Formulation(conv_matmul, conv_transpose_matmul),
+    "matmul": from_operations(
+        matmul_convolutions.correlate, matmul_convolutions.scatter, matmul_convolutions.kernel_grad
+    ),
+    "winograd": from_operations(winograd.correlate, winograd.scatter, winograd.kernel_grad),
 }
 
 
@@ -57,7 +100,7 @@ def choose_formulation(name: str) -> Formulation:
         ValueError: unknown name.
     """
     if name == "auto":
-        name = "matmul" if jax.default_backend() == "cpu" else "lax"
+        name = "winograd" if jax.default_backend() == "cpu" else "lax"
     return lookup(FORMULATIONS, name, "model.conv")
 
 
