@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec
 
 from dreamer_jax import agent as agent_lib
 from dreamer_jax.agent import Agent
+from dreamer_jax.compiling import compiler_options
 from dreamer_jax.guard import keep_finite
 from dreamer_jax.placement import MEMBER, Placement
 from dreamer_jax.train_state import TrainState
@@ -54,6 +55,8 @@ def make_members(agent: Agent, placement: Placement | None = None) -> MemberFns:
         return compiled_report(params, batch, keys)
 
     compile_ = partial(_compile, placement)
+    devices = 1 if placement is None else len(placement.devices)
+    update = {"donate_argnums": 0, "compiler_options": compiler_options(devices)}
     policy, greedy = (partial(agent_lib.policy_step, agent, greedy=g) for g in (False, True))
     compiled_report = compile_(partial(agent_lib.report, agent), 3)
     return MemberFns(
@@ -62,7 +65,7 @@ def make_members(agent: Agent, placement: Placement | None = None) -> MemberFns:
         policy_step=compile_(policy, 4),
         greedy_step=compile_(greedy, 4),
         explore_step=compile_(partial(agent_lib.explore_step, agent), 5),
-        train_step=compile_(step, 2, batch_argument=1, donate_argnums=0),
+        train_step=compile_(step, 2, batch_argument=1, **update),
         report=report,
     )
 
@@ -84,7 +87,7 @@ def _compile(
     Args:
         arguments: how many `fn` takes; batch_argument: which of them is a batch.
     """
-    fn = jax.vmap(fn)
+    fn = over_members(fn)
     if placement is None or placement.mesh is None:
         return jax.jit(fn, **options)
     spec = PartitionSpec(MEMBER)
@@ -97,6 +100,23 @@ def _compile(
     return jax.jit(
         sharded, in_shardings=tuple(shardings), out_shardings=placement.by_member, **options
     )
+
+
+def over_members(fn: Callable) -> Callable:
+    """`fn` of one member -> of M members, whose arrays have a leading axis M.
+
+    Of a single member, as a device of a CPU often has, the axis is taken off: `vmap` would make
+    batches of one matrix of all multiplications, and XLA's CPU backend multiplies transposed
+    matrices as they are, but copies transposed batches first.
+    """
+
+    def of_members(*args):
+        if len(jax.tree.leaves(args)[0]) > 1:
+            return jax.vmap(fn)(*args)
+        results = fn(*jax.tree.map(lambda x: x[0], args))
+        return jax.tree.map(lambda x: x[None], results)
+
+    return of_members
 
 
 def member_keys(seeds: Sequence[int], use: int) -> Array:

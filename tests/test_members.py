@@ -79,7 +79,7 @@ def sweep(fns):
         state, _, metrics = train_step(state, batch, start)
         return state, metrics
 
-    return Sweep("vector", agent, hypers, jax.jit(fns.train_step), alone)
+    return Sweep("vector", agent, hypers, fns.train_step, alone)
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,14 @@
-"""Settings of the process."""
+"""Settings of the process, and of the compiler."""
 
 import os
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import pytest
 
+from dreamer_jax import compiling
 from dreamer_jax.runtime import count_cores
 
 CHILD = """
@@ -52,3 +55,16 @@ def test_every_core_is_a_device_unless_jax_is_told_otherwise(told, devices):
         text=True,
     )
     assert output.stdout.count("CpuDevice") == devices, output.stderr
+
+
+def test_options_of_the_compiler_are_those_that_it_knows(monkeypatch):
+    options = compiling.compiler_options(devices=1)
+    program = jax.jit(jnp.matmul, compiler_options=options).lower(*[jnp.zeros((512, 512))] * 2)
+    assert "ynn" not in program.compile().as_text()
+    assert compiling.compiler_options(devices=2) == {}
+    compiling._known.cache_clear()
+    monkeypatch.setattr(compiling, "EIGEN", {"xla_cpu_no_such_option": ""})
+    assert compiling.compiler_options(devices=1) == {}
+    compiling._known.cache_clear()
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert compiling.compiler_options(devices=1) == {}

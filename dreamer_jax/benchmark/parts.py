@@ -11,6 +11,8 @@ from dreamer_jax.behavior.actor_critic import Rollout, actor_loss, critic_loss, 
 from dreamer_jax.benchmark.batches import make_batch
 from dreamer_jax.benchmark.flops import Flops, update_flops
 from dreamer_jax.benchmark.timing import milliseconds, time_calls
+from dreamer_jax.compiling import compiler_options
+from dreamer_jax.members import over_members
 from dreamer_jax.model import rssm as rssm_lib
 from dreamer_jax.model.distributions import from_noise
 from dreamer_jax.model.world_model import prepare_action, prepare_obs
@@ -61,12 +63,13 @@ def measure_parts(parts: Parts, *, repeats: int, synthetic: bool) -> list[dict[s
     """
     config, members = parts.config, len(parts.seeds)
     counted = update_flops(parts.agent, batch=config.batch, length=config.length)
-    inputs = jax.jit(jax.vmap(lambda s, b: make_inputs(parts.agent, s, b)))(
+    inputs = jax.jit(over_members(lambda s, b: make_inputs(parts.agent, s, b)))(
         parts.init_state(), make_batch(parts, synthetic=synthetic)
     )
     rows = []
     for name, fn in part_functions(parts.agent).items():
-        compiled = jax.jit(jax.vmap(fn)).lower(inputs).compile()
+        program = jax.jit(over_members(fn), compiler_options=compiler_options(devices=1))
+        compiled = program.lower(inputs).compile()
         seconds = time_calls(lambda compiled=compiled: compiled(inputs), repeats=repeats)
         row = {"part": name, **milliseconds(seconds)}
         flops: Flops | None = counted.get(name)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from dreamer_jax.benchmark.timing import time_calls
+from dreamer_jax.compiling import compiler_options
 
 # Dense peaks in TFLOP/s, (float32, bfloat16), by a pattern of JAX's device_kind; the first that
 # matches holds. For float32 it is what XLA's default precision computes with: TF32 on NVIDIA
@@ -50,8 +51,12 @@ def published_peak(device_kind: str, compute_dtype: str) -> float | None:
 
 
 def matmul_rate(size: int | None = None, *, repeats: int = 5) -> float:
-    """FLOP/s of a large float32 matrix multiplication on the default device, best of several."""
+    """FLOP/s of a large float32 matrix multiplication on the default device, best of several.
+
+    Compiled as an update on one device is.
+    """
     size = size or SIZES.get(jax.default_backend(), LARGE)
     # Not zeros or ones: a device clocks higher on them.
     left, right = jax.random.normal(jax.random.key(0), (2, size, size), jnp.float32)
-    return 2 * size**3 / min(time_calls(lambda: jnp.matmul(left, right), repeats=repeats))
+    multiply = jax.jit(jnp.matmul, compiler_options=compiler_options(devices=1))
+    return 2 * size**3 / min(time_calls(lambda: multiply(left, right), repeats=repeats))
