@@ -22,11 +22,11 @@ from dreamer_jax.behavior.interface import Behavior
 from dreamer_jax.behavior.plan2explore import Plan2Explore
 from dreamer_jax.behavior.planet import CEM, Planner
 from dreamer_jax.behavior.returns import RETURNS
+from dreamer_jax.model.activations import ACTIVATIONS
 from dreamer_jax.model.convolutions import choose_formulation
 from dreamer_jax.model.kl import KL_LOSSES
 from dreamer_jax.model.latents import STD_ACTS, CategoricalLatent, GaussianLatent, Latent
 from dreamer_jax.model.networks import (
-    ACTIVATIONS,
     ENCODER_KERNELS,
     IMAGE_SIZE,
     MLP,

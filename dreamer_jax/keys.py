@@ -7,10 +7,10 @@ decision of the agent in one environment; 'agent steps' are summed over a member
 from dreamer_jax.behavior.actor_critic import ACTOR_GRADS, POLICIES
 from dreamer_jax.behavior.exploration import NOISES
 from dreamer_jax.behavior.returns import RETURNS
+from dreamer_jax.model.activations import ACTIVATIONS
 from dreamer_jax.model.convolutions import FORMULATIONS
 from dreamer_jax.model.kl import KL_LOSSES
 from dreamer_jax.model.latents import STD_ACTS
-from dreamer_jax.model.networks import ACTIVATIONS
 from dreamer_jax.model.objectives import OBJECTIVES
 from dreamer_jax.model.world_model import REWARD_TRANSFORMS
 from dreamer_jax.settings import (

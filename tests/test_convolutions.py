@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from dreamer_jax.model import matmul_convolutions, winograd
+from dreamer_jax.model.activations import ACTIVATIONS, LINEAR
 from dreamer_jax.model.convolutions import FORMULATIONS, Conv, choose_formulation
 from dreamer_jax.model.networks import DECODER_KERNELS, ENCODER_KERNELS
 
@@ -32,17 +33,20 @@ def test_formulations_agree_in_values_and_gradients_over_members(
     shape = (3, 2, out, out, channels)
     weights = jnp.asarray(np.random.default_rng(9).normal(size=shape), jnp.float32)
 
-    def values_and_gradients(formulation, images, kernels):
-        apply = jax.vmap(lambda x, k: getattr(formulation, operation)(x, k, 2))
+    def values_and_gradients(formulation, images, kernels, biases):
+        layer, act = getattr(formulation, operation), ACTIVATIONS["elu"]
+        apply = jax.vmap(lambda x, k, b: layer(x, k, 2, b, act))
 
-        def loss(images, kernels):
-            values = apply(images, kernels)
+        def loss(*args):
+            values = apply(*args)
             return (weights * values).sum(), values
 
-        return jax.grad(loss, (0, 1), has_aux=True)(images, kernels)
+        return jax.grad(loss, (0, 1, 2), has_aux=True)(images, kernels, biases)
 
     every = jax.jit(lambda *args: [values_and_gradients(f, *args) for f in FORMULATIONS.values()])
-    first, *others = map(jax.tree.leaves, every(*arrays(size, kernel, (3,), channels, channels)))
+    biases = jnp.linspace(-1, 1, 3 * channels).reshape(3, channels)
+    args = *arrays(size, kernel, (3,), channels, channels), biases
+    first, *others = map(jax.tree.leaves, every(*args))
     for other in others:
         for one, two in zip(first, other, strict=True):
             assert one.shape == two.shape
@@ -65,17 +69,25 @@ def test_slices_of_images_change_nothing(monkeypatch, formulation, operation, ke
         for module in (matmul_convolutions, winograd):
             monkeypatch.setattr(module, "CPU_SLICE", budget)
 
-        def values_and_gradients(images, kernels):
-            apply = getattr(FORMULATIONS[formulation], operation)
-            values, pull = jax.vjp(lambda x, k: apply(x, k, 2), images, kernels)
+        def values_and_gradients(images, kernels, bias):
+            layer, act = getattr(FORMULATIONS[formulation], operation), ACTIVATIONS["relu"]
+            values, pull = jax.vjp(lambda x, k, b: layer(x, k, 2, b, act), images, kernels, bias)
             return values, pull(jnp.cos(jnp.arange(values.size)).reshape(values.shape))
 
-        program = jax.jit(values_and_gradients)
-        loops = "while" in program.lower(images, kernels).as_text()
+        program, args = jax.jit(values_and_gradients), (images, kernels, jnp.array([0.5, -0.5]))
+        loops = "while" in program.lower(*args).as_text()
         assert loops == (budget < 2**30)
-        results[budget] = program(images, kernels)
+        results[budget] = program(*args)
     for one, two in zip(*map(jax.tree.leaves, results.values()), strict=True):
         np.testing.assert_allclose(one, two, rtol=0, atol=1e-5 * np.abs(two).max())
+
+
+@pytest.mark.parametrize("name", sorted(ACTIVATIONS))
+def test_slope_of_an_activation_is_its_derivative(name):
+    act, x = ACTIVATIONS[name], jnp.array([-30.0, -2.0, -0.1, -1e-6, 0.1, 3.0])
+    expected = jax.vmap(jax.grad(act.apply))(x)
+    np.testing.assert_allclose(act.slope(act(x)), expected, rtol=0, atol=1e-6)
+    assert act.slope(act(x).astype(jnp.bfloat16)).dtype == jnp.bfloat16
 
 
 def loop_conv(images, kernels, stride):
@@ -166,7 +178,7 @@ def test_one_pixel_by_hand():
 
 
 def test_layer_adds_its_bias_and_computes_in_its_dtype():
-    conv = Conv(3, 4, 2, FORMULATIONS["matmul"].conv, jnp.bfloat16)
+    conv = Conv(3, 4, 2, FORMULATIONS["matmul"].conv, LINEAR, jnp.bfloat16)
     images, _ = arrays(6, 4)
     params = conv.init(jax.random.key(0), images)["params"]
     assert {k: (v.shape, v.dtype) for k, v in params.items()} == {

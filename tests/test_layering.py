@@ -10,7 +10,13 @@ PACKAGE = Path(__file__).parents[1] / "dreamer_jax"
 # From the top down. A module may import from the lines above its own and from its own line.
 ROOMS = [
     ["types", "names", "settings", "atomic", "rows"],
-    ["compiling", "model.distributions", "model.image_slices"],
+    [
+        "compiling",
+        "model.distributions",
+        "model.activations",
+        "model.image_slices",
+        "model.recurrence",
+    ],
     ["model.matmul_convolutions"],
     ["model.winograd"],
     ["model.convolutions"],

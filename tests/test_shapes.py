@@ -14,6 +14,7 @@ from dreamer_jax.behavior import returns
 from dreamer_jax.behavior.actor_critic import POLICIES
 from dreamer_jax.model import distributions, latents, networks, objectives, world_model
 from dreamer_jax.model import rssm as rssm_lib
+from dreamer_jax.model.activations import ACTIVATIONS, LINEAR
 from dreamer_jax.model.convolutions import FORMULATIONS, Conv
 from dreamer_jax.model.kl import KL_LOSSES
 from dreamer_jax.optimizer import apply_gradients, make_optimizer
@@ -142,7 +143,7 @@ def coder(cls, images, vectors, shared):
     """Encoder or decoder of the given entries."""
     if cls is networks.Encoder:
         images, vectors = tuple(images), tuple(vectors)
-    return cls(images, vectors, **CONVOLUTIONAL, cnn_act=nn.relu, **shared)
+    return cls(images, vectors, **CONVOLUTIONAL, cnn_act=ACTIVATIONS["relu"], **shared)
 
 
 # Name -> module of the shared arguments (act, norm, dtype), shapes of its arguments, shapes of its
@@ -152,7 +153,9 @@ MODULES = {
     "LayerNorm32": (lambda shared: networks.LayerNorm32(shared["dtype"]), [(2, 3)], (2, 3), False),
     "dense": (lambda shared: networks.dense(5, shared["dtype"]), [(2, 3)], (2, 5), False),
     "Conv": (
-        lambda shared: Conv(5, 4, 2, FORMULATIONS["matmul"].conv, shared["dtype"]),
+        lambda shared: Conv(
+            5, 4, 2, FORMULATIONS["matmul"].conv, LINEAR, shared["dtype"]
+        ),
         [(2, 6, 6, 3)], (2, 2, 2, 5), False,
     ),
     "ConcatDense": (

@@ -4,7 +4,8 @@ What is unfolded for a multiplication should stay in the cache of a CPU, or with
 accelerator's memory, so the images are worked through in slices.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,38 +16,44 @@ from dreamer_jax.types import Array
 DEVICE_SLICE = 2**29
 
 
-def map_slices(fn: Callable[[Array], Array], images: Array, unfolded: int, cpu_slice: int) -> Array:
-    """`fn` of images [N, ...] -> [N, ...], slice by slice.
+class Operation(NamedTuple):
+    """What is computed of images, and in what slices."""
+
+    compute: Callable[[Array], Array]  # images [n, ...] -> [n, ...]
+    unfolded: int  # numbers that it keeps per image
+    cpu_slice: int  # bytes that a slice may unfold on a CPU
+
+
+def map_slices(
+    fn: Callable[..., tuple[Array, Any]], arrays: Sequence[Array], operation: Operation
+) -> tuple[Array, Any]:
+    """Apply `fn` to arrays [N, ...] in slices that are good for an operation.
 
     Args:
-        unfolded: numbers that `fn` keeps per image; cpu_slice: bytes of a slice on a CPU.
+        fn: slices [n, ...] -> a result [n, ...], and a tree of sums over the slice, to which rows
+            of zeros must add nothing.
+
+    Returns:
+        The results [N, ...], and the sums over all slices, added up in float32.
     """
-    count = _count_slices(images, unfolded, cpu_slice)
+    n = arrays[0].shape[0]
+    count = _count_slices(n, operation, arrays[0].dtype.itemsize)
     if count == 1:
-        return fn(images)
-    # Without the barrier the last computation of a slice is fused with the copy into the result,
-    # which XLA's CPU backend does on one core.
-    results = jax.lax.map(lambda x: jax.lax.optimization_barrier(fn(x)), _cut(images, count))
-    return results.reshape(-1, *results.shape[2:])[: images.shape[0]]
+        return fn(*arrays)
 
+    def step(totals: Any, entries: Sequence[Array]) -> tuple[Any, Array]:
+        result, sums = fn(*entries)
+        totals = jax.tree.map(lambda total, x: total + x.astype(total.dtype), totals, sums)
+        # Without the barrier the last computation of a slice is fused with the copy into the
+        # result, which XLA's CPU backend does on one core.
+        return totals, jax.lax.optimization_barrier(result)
 
-def sum_slices(
-    fn: Callable[[Array, Array], Array], images: Array, grad: Array, unfolded: int, cpu_slice: int
-) -> Array:
-    """The sum of `fn` over slices of images and gradients [N, ...], in float32 between slices.
-
-    Arguments as of `map_slices`; zeros must add nothing to the sum.
-    """
-    count = _count_slices(images, unfolded, cpu_slice)
-    if count == 1:
-        return fn(images, grad)
-
-    def add(total: Array, entry: tuple[Array, Array]) -> tuple[Array, None]:
-        return total + fn(*entry).astype(total.dtype), None
-
-    shape = jax.eval_shape(fn, images[:1], grad[:1]).shape
-    total, _ = jax.lax.scan(add, jnp.zeros(shape), (_cut(images, count), _cut(grad, count)))
-    return total.astype(images.dtype)
+    slices = [_cut(array, count) for array in arrays]
+    shapes = jax.eval_shape(fn, *(x[0] for x in slices))[1]
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape), shapes)
+    totals, results = jax.lax.scan(step, zeros, slices)
+    sums = jax.tree.map(lambda total, x: total.astype(x.dtype), totals, shapes)
+    return results.reshape(-1, *results.shape[2:])[:n], sums
 
 
 def fit(images: Array, side: int) -> Array:
@@ -74,11 +81,10 @@ def depth_to_space(blocks: Array, side: int) -> Array:
     return images[:, :side, :side]
 
 
-def _count_slices(images: Array, unfolded: int, cpu_slice: int) -> int:
+def _count_slices(n: int, operation: Operation, itemsize: int) -> int:
     """As few slices as keep to the budget, or somewhat more where the images then divide."""
-    budget = cpu_slice if jax.default_backend() == "cpu" else DEVICE_SLICE
-    n = images.shape[0]
-    fewest = max(1, -(-n * unfolded * images.dtype.itemsize // budget))
+    budget = operation.cpu_slice if jax.default_backend() == "cpu" else DEVICE_SLICE
+    fewest = max(1, -(-n * operation.unfolded * itemsize // budget))
     some_more = range(min(fewest, n), min(2 * fewest, n + 1))
     return next((count for count in some_more if n % count == 0), min(fewest, n))
 

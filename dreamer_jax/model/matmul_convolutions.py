@@ -10,12 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dreamer_jax.model.image_slices import (
-    depth_to_space,
-    map_slices,
-    space_to_depth,
-    sum_slices,
-)
+from dreamer_jax.model.image_slices import Operation, depth_to_space, space_to_depth
 from dreamer_jax.types import Array
 
 # Bytes that one slice may unfold on a CPU: what stays in the cache is 2 to 3 times as fast as all
@@ -33,53 +28,59 @@ class _Tap(NamedTuple):
     columns: int
 
 
-def correlate(images: Array, kernel: Array, stride: int) -> Array:
+def correlate(kernel: Array, stride: int, size: int) -> Operation:
     """y[i, j] = sum_{u, v} x[s*i + u, s*j + v] k[u, v]: a sum over taps.
 
     Args:
-        images: [N, h, h, I]; kernel: [k, k, I, O].
+        kernel: [k, k, I, O]; size: h of the images.
 
     Returns:
-        [N, out, out, O] of `(h - k) // stride + 1` places along each axis.
+        Images [n, h, h, I] -> [n, out, out, O] of `(h - k) // stride + 1` places along each axis.
     """
-    size, k, outputs = images.shape[1], kernel.shape[0], kernel.shape[3]
+    k, _, channels, outputs = kernel.shape
     if size == k:
-        flat = images.reshape(images.shape[0], -1) @ kernel.reshape(-1, outputs)
-        return flat[:, None, None]
+        flat = kernel.reshape(-1, outputs)
+        return Operation(
+            lambda images: (images.reshape(-1, flat.shape[0]) @ flat)[:, None, None], 0, CPU_SLICE
+        )
     out, taps = (size - k) // stride + 1, _taps(k, stride)
     weights = [_piece(kernel, tap, stride).reshape(-1, outputs) for tap in taps]
-    narrow = _is_narrow(images, stride)
+    narrow = _is_narrow(channels, stride)
     if narrow:
         weights = [jnp.concatenate(weights)]
 
-    def some(images: Array) -> Array:
+    def compute(images: Array) -> Array:
         parts = _shifted(images, out, taps, stride, narrow)
         products = (x.reshape(-1, x.shape[-1]) @ w for x, w in zip(parts, weights, strict=True))
         return sum(products).reshape(-1, out, out, outputs)
 
-    return map_slices(some, images, out**2 * _width(images, k, stride), CPU_SLICE)
+    width = (k if narrow else stride) ** 2 * channels  # of what is multiplied at once
+    return Operation(compute, out**2 * width, CPU_SLICE)
 
 
-def scatter(images: Array, kernel: Array, stride: int) -> Array:
+def scatter(kernel: Array, stride: int, size: int) -> Operation:
     """y[s*i + u, s*j + v] += x[i, j] k[u, v]: one multiplication, and an overlap-add of blocks.
 
     Args:
-        images: [N, h, h, I]; kernel: [k, k, I, O].
+        kernel: [k, k, I, O]; size: h of the images.
 
     Returns:
-        [N, side, side, O] of `(h - 1) * stride + k` pixels along each axis.
+        Images [n, h, h, I] -> [n, side, side, O] of `(h - 1) * stride + k` pixels along each axis.
     """
-    n, size, _, channels = images.shape
-    k, outputs = kernel.shape[0], kernel.shape[3]
+    k, _, channels, outputs = kernel.shape
     if size == 1:
-        flat = images.reshape(n, channels) @ kernel.transpose(2, 0, 1, 3).reshape(channels, -1)
-        return flat.reshape(n, k, k, outputs)
+        flat = kernel.transpose(2, 0, 1, 3).reshape(channels, -1)
+        return Operation(
+            lambda images: (images.reshape(-1, channels) @ flat).reshape(-1, k, k, outputs),
+            0,
+            CPU_SLICE,
+        )
     taps, side = _taps(k, stride), (size - 1) * stride + k
     pieces = [_piece(kernel, tap, stride).transpose(2, 0, 1, 3) for tap in taps]
     weights = jnp.concatenate([piece.reshape(channels, -1) for piece in pieces], -1)
     last = taps[-1]
 
-    def some(images: Array) -> Array:
+    def compute(images: Array) -> Array:
         columns = images @ weights
         widths = [tap.rows * tap.columns * outputs for tap in taps]
         total = 0.0
@@ -90,14 +91,14 @@ def scatter(images: Array, kernel: Array, stride: int) -> Array:
             total += jnp.pad(column, ((0, 0), *shifts, *rest, (0, 0)))
         return depth_to_space(total, side)
 
-    return map_slices(some, images, size**2 * weights.shape[1], CPU_SLICE)
+    return Operation(compute, size**2 * weights.shape[1], CPU_SLICE)
 
 
 def kernel_grad(images: Array, grad: Array, k: int, stride: int) -> Array:
     """dk[u, v] = sum_{n, i, j} x[s*i + u, s*j + v] g[i, j], the gradient of `correlate`'s kernel.
 
     Args:
-        images: [N, h, h, I]; grad: [N, out, out, O] of its result.
+        images: [n, h, h, I]; grad: [n, out, out, O] of its result.
 
     Returns:
         [k, k, I, O].
@@ -106,16 +107,12 @@ def kernel_grad(images: Array, grad: Array, k: int, stride: int) -> Array:
     if size == k:
         flat = images.reshape(images.shape[0], -1).T @ grad.reshape(-1, outputs)
         return flat.reshape(k, k, channels, outputs)
-    taps, narrow = _taps(k, stride), _is_narrow(images, stride)
-
-    def some(images: Array, grad: Array) -> Array:
-        # In this order the gradient is transposed once, and none of the parts is.
-        grad = grad.reshape(-1, outputs).T
-        parts = _shifted(images, out, taps, stride, narrow)
-        return jnp.concatenate([grad @ part.reshape(-1, part.shape[-1]) for part in parts], -1)
-
-    weights = sum_slices(some, images, grad, out**2 * _width(images, k, stride), CPU_SLICE).T
-    return _join(weights, taps, k, channels)
+    taps, narrow = _taps(k, stride), _is_narrow(channels, stride)
+    # In this order the gradient is transposed once, and none of the parts is.
+    grad = grad.reshape(-1, outputs).T
+    parts = _shifted(images, out, taps, stride, narrow)
+    weights = jnp.concatenate([grad @ part.reshape(-1, part.shape[-1]) for part in parts], -1)
+    return _join(weights.T, taps, k, channels)
 
 
 def _taps(k: int, stride: int) -> list[_Tap]:
@@ -156,10 +153,5 @@ def _shifted(images: Array, out: int, taps: list[_Tap], stride: int, narrow: boo
     return [jnp.concatenate(slices, -1)] if narrow else slices
 
 
-def _is_narrow(images: Array, stride: int) -> bool:
-    return stride**2 * images.shape[3] < NARROW
-
-
-def _width(images: Array, k: int, stride: int) -> int:
-    """Channels of what is multiplied at once: of one tap, or of all."""
-    return (k if _is_narrow(images, stride) else stride) ** 2 * images.shape[3]
+def _is_narrow(channels: int, stride: int) -> bool:
+    return stride**2 * channels < NARROW

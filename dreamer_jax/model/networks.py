@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 import jax.numpy as jnp
 from flax import linen as nn
 
+from dreamer_jax.model.activations import LINEAR, Activation
 from dreamer_jax.model.convolutions import Conv, Formulation
 from dreamer_jax.types import Array
 
-ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"elu": nn.elu, "relu": nn.relu}
 ENCODER_KERNELS = (4, 4, 4, 4)
 DECODER_KERNELS = (5, 5, 6, 6)
 IMAGE_SIZE = 64  # pixels; what these kernels map to 2x2 and back
@@ -76,7 +76,7 @@ class Encoder(nn.Module):
     mlp_layers: int
     mlp_units: int
     act: Callable[[Array], Array]
-    cnn_act: Callable[[Array], Array]
+    cnn_act: Activation
     norm: bool
     formulation: Formulation
     dtype: jnp.dtype
@@ -96,12 +96,12 @@ class Encoder(nn.Module):
     def _images(self, images: Array) -> Array:
         lead, hidden = images.shape[:-3], images.reshape(-1, *images.shape[-3:])
         for i, kernel in enumerate(ENCODER_KERNELS):
-            conv = self.formulation.conv
-            layer = Conv(self.depth * 2**i, kernel, 2, conv, self.dtype, name=f"conv_{i}")
-            hidden = layer(hidden)
+            # A layer norm comes between the convolution and its activation.
+            act = LINEAR if self.norm else self.cnn_act
+            args = (self.depth * 2**i, kernel, 2, self.formulation.conv, act, self.dtype)
+            hidden = Conv(*args, name=f"conv_{i}")(hidden)
             if self.norm:
-                hidden = LayerNorm32(self.dtype, name=f"conv_norm_{i}")(hidden)
-            hidden = self.cnn_act(hidden)
+                hidden = self.cnn_act(LayerNorm32(self.dtype, name=f"conv_norm_{i}")(hidden))
         return hidden.reshape(*lead, -1)
 
 
@@ -117,7 +117,7 @@ class Decoder(nn.Module):
     mlp_layers: int
     mlp_units: int
     act: Callable[[Array], Array]
-    cnn_act: Callable[[Array], Array]
+    cnn_act: Activation
     norm: bool
     formulation: Formulation
     dtype: jnp.dtype
@@ -142,12 +142,12 @@ class Decoder(nn.Module):
         hidden = hidden.reshape(math.prod(lead), 1, 1, 32 * self.depth)
         depths = (4 * self.depth, 2 * self.depth, self.depth, channels)
         for i, (features, kernel) in enumerate(zip(depths, DECODER_KERNELS, strict=True)):
-            conv = self.formulation.conv_transpose
-            hidden = Conv(features, kernel, 2, conv, self.dtype, name=f"conv_{i}")(hidden)
-            if i < len(depths) - 1:
-                if self.norm:
-                    hidden = LayerNorm32(self.dtype, name=f"conv_norm_{i}")(hidden)
-                hidden = self.cnn_act(hidden)
+            last = i == len(depths) - 1
+            act = LINEAR if self.norm or last else self.cnn_act
+            args = (features, kernel, 2, self.formulation.conv_transpose, act, self.dtype)
+            hidden = Conv(*args, name=f"conv_{i}")(hidden)
+            if self.norm and not last:
+                hidden = self.cnn_act(LayerNorm32(self.dtype, name=f"conv_norm_{i}")(hidden))
         return hidden.reshape(*lead, IMAGE_SIZE, IMAGE_SIZE, channels)
 
 

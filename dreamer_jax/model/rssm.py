@@ -5,6 +5,7 @@ head are one matrix multiplication over all steps, before and after the scan.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import chex
 import jax
@@ -14,6 +15,7 @@ from flax import linen as nn
 from dreamer_jax.model.distributions import SampleFn
 from dreamer_jax.model.latents import Latent, flatten_stoch
 from dreamer_jax.model.networks import LayerNorm32, dense
+from dreamer_jax.model.recurrence import multiply, scan_steps
 from dreamer_jax.types import Array, LatentStats, Params, RSSMState
 
 
@@ -31,9 +33,7 @@ class ConcatDense(nn.Module):
 
     def part(self, index: int, inputs: Array) -> Array:
         """Input number `index`'s share of the output, without bias: [..., size] -> [..., units]."""
-        start = sum(self.sizes[:index])
-        kernel = self.kernel[start : start + self.sizes[index]]
-        return inputs.astype(self.dtype) @ kernel.astype(self.dtype)
+        return multiply(self, inputs.astype(self.dtype), self.kernel, sum(self.sizes[:index]))
 
     def add_bias(self, product: Array) -> Array:
         """[..., units] -> [..., units]."""
@@ -41,7 +41,7 @@ class ConcatDense(nn.Module):
 
     def __call__(self, *inputs: Array) -> Array:
         joined = jnp.concatenate([x.astype(self.dtype) for x in inputs], -1)
-        return self.add_bias(joined @ self.kernel.astype(self.dtype))
+        return self.add_bias(multiply(self, joined, self.kernel))
 
 
 class GRU(nn.Module):
@@ -57,8 +57,8 @@ class GRU(nn.Module):
 
     @nn.compact
     def __call__(self, inputs: Array, state: Array) -> Array:
-        joined = jnp.concatenate([inputs.astype(self.dtype), state.astype(self.dtype)], -1)
-        gates = dense(3 * self.units, self.dtype, "dense")(joined)
+        sizes = inputs.shape[-1], state.shape[-1]
+        gates = ConcatDense(sizes, 3 * self.units, self.dtype, name="dense")(inputs, state)
         if self.norm:
             gates = LayerNorm32(jnp.float32, name="norm")(gates)
         reset, candidate, update = jnp.split(gates.astype(jnp.float32), 3, -1)
@@ -91,7 +91,7 @@ class RSSM(nn.Module):
         self.prior_in = dense(self.hidden, self.dtype)
         self.prior_out = dense(self.latent.stats_size, self.dtype)
         self.posterior_in = ConcatDense((self.deter, self.embed_size), self.hidden, self.dtype)
-        self.posterior_out = dense(self.latent.stats_size, self.dtype)
+        self.posterior_out = ConcatDense((self.hidden,), self.latent.stats_size, self.dtype)
         if self.norm:
             self.img_norm = LayerNorm32(self.dtype)
             self.prior_norm = LayerNorm32(self.dtype)
@@ -127,6 +127,23 @@ class RSSM(nn.Module):
         if self.norm:
             hidden = self.posterior_norm(hidden)
         return self.latent.stats(self.posterior_out(self.act(hidden)))
+
+    def obs_step(
+        self,
+        state: RSSMState,
+        action: Array,
+        projected: Array,
+        is_first: Array,
+        noise: Array,
+        *,
+        sample: SampleFn,
+    ) -> tuple[RSSMState, LatentStats]:
+        """As the function `obs_step` below."""
+        state, action = reset_where(is_first, state, action)
+        deter = self.step_deter(state, action)
+        posterior = self.posterior(deter, projected)
+        stoch = sample(self.latent.dist(posterior), noise)
+        return RSSMState(deter=deter, stoch=stoch), posterior
 
     def init_all(self, action: Array, embed: Array) -> tuple[LatentStats, LatentStats]:
         """Touch every layer, for `init`: action [..., A], embed [..., X]."""
@@ -187,11 +204,16 @@ def obs_step(
     Returns:
         The new state [...] with its latent drawn from the posterior, and its parameters.
     """
-    variables = {"params": params}
-    state, action = reset_where(is_first, state, action)
-    deter = rssm.apply(variables, state, action, method="step_deter")
-    posterior = rssm.apply(variables, deter, projected, method="posterior")
-    return RSSMState(deter=deter, stoch=sample(rssm.latent.dist(posterior), noise)), posterior
+    return rssm.apply(
+        {"params": params},
+        state,
+        action,
+        projected,
+        is_first,
+        noise,
+        sample=sample,
+        method="obs_step",
+    )
 
 
 def observe(
@@ -223,12 +245,9 @@ def observe(
     variables = {"params": params}
     projected = rssm.apply(variables, embed, method="project_embed")
 
-    def step(state, inputs):
-        state, posterior = obs_step(rssm, params, state, *inputs, sample=sample)
-        return state, (state, posterior)
-
     inputs = jax.tree.map(_swap, (action, projected, is_first))
-    _, (states, posterior) = jax.lax.scan(step, start, (*inputs, noise))
+    apply = partial(rssm.apply, sample=sample, method="obs_step")
+    states, posterior = scan_steps(apply, params, start, (*inputs, noise))
     states, posterior = jax.tree.map(_swap, (states, posterior))
     return states, posterior, rssm.apply(variables, states.deter, method="prior")
 

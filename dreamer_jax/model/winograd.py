@@ -20,13 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dreamer_jax.model import matmul_convolutions as direct
-from dreamer_jax.model.image_slices import (
-    depth_to_space,
-    fit,
-    map_slices,
-    space_to_depth,
-    sum_slices,
-)
+from dreamer_jax.model.image_slices import Operation, depth_to_space, fit, space_to_depth
 from dreamer_jax.types import Array
 
 # Bytes that one slice may unfold on a CPU. More than for one multiplication per tap: each of the
@@ -59,38 +53,36 @@ _FILTERS = {
 }
 
 
-def correlate(images: Array, kernel: Array, stride: int) -> Array:
+def correlate(kernel: Array, stride: int, size: int) -> Operation:
     """`matmul_convolutions.correlate` with fewer multiplications."""
-    size, (k, _, channels, outputs) = images.shape[1], kernel.shape
-    if size == k or not _applies(k, stride, channels, images.dtype):
-        return direct.correlate(images, kernel, stride)
+    k, _, channels, outputs = kernel.shape
+    if size == k or not _applies(k, stride, channels, kernel.dtype):
+        return direct.correlate(kernel, stride, size)
     taps, out = k // stride, (size - k) // stride + 1
     sums, tiles = _FILTERS[taps], -(-out // 2)
     weights = _kernel_sums(kernel, stride)
 
-    def some(images: Array) -> Array:
+    def compute(images: Array) -> Array:
         blocks = _blocks(images, 2 * tiles + taps - 1, stride)
         return _products(blocks, weights, sums.inputs, sums.outputs)[:, :out, :out]
 
-    unfolded = _unfolded(tiles, taps, stride**2 * channels, outputs)
-    return map_slices(some, images, unfolded, CPU_SLICE)
+    return Operation(compute, _unfolded(tiles, taps, stride**2 * channels, outputs), CPU_SLICE)
 
 
-def scatter(images: Array, kernel: Array, stride: int) -> Array:
+def scatter(kernel: Array, stride: int, size: int) -> Operation:
     """`matmul_convolutions.scatter` with fewer multiplications."""
-    size, (k, _, channels, outputs) = images.shape[1], kernel.shape
-    if size == 1 or not _applies(k, stride, outputs, images.dtype):
-        return direct.scatter(images, kernel, stride)
+    k, _, channels, outputs = kernel.shape
+    if size == 1 or not _applies(k, stride, outputs, kernel.dtype):
+        return direct.scatter(kernel, stride, size)
     taps, side = k // stride, (size - 1) * stride + k
     sums, tiles = _FILTERS[taps], -(-size // 2)
     weights = _kernel_sums(kernel.swapaxes(2, 3), stride).swapaxes(2, 3)
 
-    def some(images: Array) -> Array:
+    def compute(images: Array) -> Array:
         blocks = _products(fit(images, 2 * tiles), weights, sums.outputs, sums.inputs)
         return depth_to_space(blocks.reshape(*blocks.shape[:3], stride, stride, outputs), side)
 
-    unfolded = _unfolded(tiles, taps, channels, stride**2 * outputs)
-    return map_slices(some, images, unfolded, CPU_SLICE)
+    return Operation(compute, _unfolded(tiles, taps, channels, stride**2 * outputs), CPU_SLICE)
 
 
 def kernel_grad(images: Array, grad: Array, k: int, stride: int) -> Array:
@@ -101,20 +93,15 @@ def kernel_grad(images: Array, grad: Array, k: int, stride: int) -> Array:
     taps, tiles = k // stride, -(-out // 2)
     sums = _FILTERS[taps]
 
-    def some(images: Array, grad: Array) -> Array:
-        rows = _split(_blocks(images, 2 * tiles + taps - 1, stride), sums.inputs, 1)
-        grad_rows = _split(fit(grad, 2 * tiles), sums.outputs, 1)
-        products = []
-        for row, grad_row in zip(rows, grad_rows, strict=True):
-            parts = _split(row, sums.inputs, 2), _split(grad_row, sums.outputs, 2)
-            for part, grad_part in zip(*parts, strict=True):
-                flat = part.reshape(-1, part.shape[-1])
-                products.append(grad_part.reshape(-1, outputs).T @ flat)
-        return jnp.stack(products)
-
-    unfolded = _unfolded(tiles, taps, stride**2 * channels, outputs)
-    products = sum_slices(some, images, grad, unfolded, CPU_SLICE)
-    products = products.reshape(taps + 1, taps + 1, outputs, -1)
+    rows = _split(_blocks(images, 2 * tiles + taps - 1, stride), sums.inputs, 1)
+    grad_rows = _split(fit(grad, 2 * tiles), sums.outputs, 1)
+    products = []
+    for row, grad_row in zip(rows, grad_rows, strict=True):
+        parts = _split(row, sums.inputs, 2), _split(grad_row, sums.outputs, 2)
+        for part, grad_part in zip(*parts, strict=True):
+            flat = part.reshape(-1, part.shape[-1])
+            products.append(grad_part.reshape(-1, outputs).T @ flat)
+    products = jnp.stack(products).reshape(taps + 1, taps + 1, outputs, -1)
     both = np.asarray(sums.kernel, products.dtype)
     blocks = jnp.einsum("pu,qv,pqoi->uvio", both, both, products)
     blocks = blocks.reshape(taps, taps, stride, stride, channels, outputs)
