@@ -52,7 +52,7 @@ ROOMS = [
     ["membership"],
     ["benchmark.timing", "benchmark.batches", "benchmark.clock", "benchmark.table"],
     ["runtime", "benchmark.peaks", "benchmark.update", "benchmark.parts", "benchmark.loop"],
-    ["benchmark.plan"],
+    ["benchmark.plan", "benchmark.choices"],
     ["benchmark.suite"],
     ["cli"],
 ]

@@ -73,6 +73,17 @@ PLAN = (
     Column("limit GiB", number("bytes_limit", 1, GIB)),
     Column("members that fit", text("members_that_fit")),
 )
+CHOICES = (
+    Column("choice", text("choice")),
+    Column("chosen", text("chosen")),
+    Column("other", text("other")),
+    Column("part", text("part")),
+    Column("ms", number("ms")),
+    Column("other ms", number("other_ms")),
+    Column("other / chosen", number("ratio", 2)),
+    Column("min", number("ratio_min", 2)),
+    Column("max", number("ratio_max", 2)),
+)
 
 
 def format_table(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]]) -> str:

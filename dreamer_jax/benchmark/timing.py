@@ -25,21 +25,30 @@ def time_calls(
     device is waited for, as training does not wait for it either. `between` is called in front of
     each repetition, and not timed.
     """
-    _seconds(call, 1)  # the first call may compile and allocate
-    count = max(1, math.ceil(at_least / _seconds(call, 1)))
+    seconds(call, 1)  # the first call may compile and allocate
+    count = max(1, math.ceil(at_least / seconds(call, 1)))
     times = []
     for _ in range(repeats):
         between()
-        times.append(_seconds(call, count) / count)
+        times.append(seconds(call, count) / count)
     return times
 
 
-def milliseconds(seconds: list[float]) -> dict[str, float]:
+def seconds(call: Callable[[], Any], count: int = 1) -> float:
+    """Seconds of `count` calls, until the device has finished."""
+    start = time.perf_counter()
+    for _ in range(count):
+        result = call()
+    jax.block_until_ready(result)
+    return time.perf_counter() - start
+
+
+def milliseconds(times: list[float]) -> dict[str, float]:
     """`ms_per_update` (median), `ms_min` and `ms_max`."""
     return {
-        "ms_per_update": 1e3 * statistics.median(seconds),
-        "ms_min": 1e3 * min(seconds),
-        "ms_max": 1e3 * max(seconds),
+        "ms_per_update": 1e3 * statistics.median(times),
+        "ms_min": 1e3 * min(times),
+        "ms_max": 1e3 * max(times),
     }
 
 
@@ -63,11 +72,3 @@ def memory_limit() -> int:
     stats = jax.devices()[0].memory_stats() or {}
     host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return stats.get("bytes_limit", host)
-
-
-def _seconds(call: Callable[[], Any], count: int) -> float:
-    start = time.perf_counter()
-    for _ in range(count):
-        result = call()
-    jax.block_until_ready(result)
-    return time.perf_counter() - start
