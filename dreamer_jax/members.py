@@ -1,5 +1,5 @@
-"""Turns one member's functions into M members': vmap over the leading axis, jit with donation, and
-over a mesh of devices where there is one."""
+"""Turns one member's functions into M members': mapped over the leading axis, jit with donation,
+and over a mesh of devices where there is one."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -31,7 +31,9 @@ class MemberFns(NamedTuple):
     report: Callable  # (params, batch, keys [M]) -> {key: (truth, prediction)}
 
 
-def make_members(agent: Agent, placement: Placement | None = None) -> MemberFns:
+def make_members(
+    agent: Agent, placement: Placement | None = None, *, together: bool | None = None
+) -> MemberFns:
     """Vectorise and compile an agent's functions.
 
     Keys are threefry: `vmap` then gives each member the stream it would have alone, which the
@@ -39,6 +41,7 @@ def make_members(agent: Agent, placement: Placement | None = None) -> MemberFns:
 
     Args:
         placement: where arguments are and results stay; None for wherever JAX puts them.
+        together: as of `over_members`.
     """
 
     def step(state, batch):
@@ -54,9 +57,8 @@ def make_members(agent: Agent, placement: Placement | None = None) -> MemberFns:
         batch = batch if placement is None else placement.put(batch)
         return compiled_report(params, batch, keys)
 
-    compile_ = partial(_compile, placement)
-    devices = 1 if placement is None else len(placement.devices)
-    update = {"donate_argnums": 0, "compiler_options": compiler_options(devices)}
+    compile_ = partial(_compile, placement, together)
+    update = {"donate_argnums": 0, "compiler_options": compiler_options()}
     policy, greedy = (partial(agent_lib.policy_step, agent, greedy=g) for g in (False, True))
     compiled_report = compile_(partial(agent_lib.report, agent), 3)
     return MemberFns(
@@ -72,6 +74,7 @@ def make_members(agent: Agent, placement: Placement | None = None) -> MemberFns:
 
 def _compile(
     placement: Placement | None,
+    together: bool | None,
     fn: Callable,
     arguments: int,
     *,
@@ -87,7 +90,7 @@ def _compile(
     Args:
         arguments: how many `fn` takes; batch_argument: which of them is a batch.
     """
-    fn = over_members(fn)
+    fn = over_members(fn, together=together)
     if placement is None or placement.mesh is None:
         return jax.jit(fn, **options)
     spec = PartitionSpec(MEMBER)
@@ -102,17 +105,22 @@ def _compile(
     )
 
 
-def over_members(fn: Callable) -> Callable:
+def over_members(fn: Callable, *, together: bool | None = None) -> Callable:
     """`fn` of one member -> of M members, whose arrays have a leading axis M.
 
-    Of a single member, as a device of a CPU often has, the axis is taken off: `vmap` would make
-    batches of one matrix of all multiplications, and XLA's CPU backend multiplies transposed
-    matrices as they are, but copies transposed batches first.
+    Args:
+        together: by `vmap`, all members in every operation, which fills an accelerator; else one
+            member after the other. None: what the default backend is faster with. On a CPU `vmap`
+            makes batches of small matrices, which XLA's CPU backend multiplies more slowly, and
+            copies first where they are transposed; and the temporaries of all members are there
+            at once.
     """
 
     def of_members(*args):
-        if len(jax.tree.leaves(args)[0]) > 1:
+        if together or (together is None and jax.default_backend() != "cpu"):
             return jax.vmap(fn)(*args)
+        if len(jax.tree.leaves(args)[0]) > 1:
+            return jax.lax.map(lambda own: fn(*own), args)
         results = fn(*jax.tree.map(lambda x: x[0], args))
         return jax.tree.map(lambda x: x[None], results)
 

@@ -12,7 +12,11 @@ _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 
 
 def cache_compilations() -> None:
-    """Keep compiled programs between runs, unless JAX is told where already."""
+    """Keep compiled programs between runs, unless JAX is told where already.
+
+    Small ones too, which JAX would compile anew each time: there are many before a first update.
+    """
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     if jax.config.jax_compilation_cache_dir is None:
         root = os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(Path(root) / "dreamer_jax"))

@@ -23,7 +23,8 @@ COLLECTIVES = r"\b(all-gather|all-reduce|all-to-all|collective-permute|reduce-sc
 def play(placement, members):
     """Train, act and predict. Returns: results on the host, and what is where."""
     agent, hypers = mock_agent(slow_critic_every=3, horizon=2, **SHALLOW)
-    fns = make_members(agent, placement)
+    # Several devices as accelerators are, one as a CPU is.
+    fns = make_members(agent, placement, together=len(placement.devices) > 1)
     seeds = [5 + member for member in range(members)]
     each = [hypers.replace(kl_scale=0.1 * (1 + member)) for member in range(members)]
     state = fns.init(member_keys(seeds, 1), stack_hypers(each))

@@ -65,9 +65,10 @@ class Sweep:
         return jax.tree.map(jnp.copy, self.initial)
 
 
-@pytest.fixture(scope="module")
-def fns():
-    return make_members(shared_agent()[0])
+@pytest.fixture(scope="module", params=[True, False], ids=["together", "one by one"])
+def fns(request):
+    """As accelerators map over members, and as CPUs do."""
+    return make_members(shared_agent()[0], together=request.param)
 
 
 @pytest.fixture(scope="module")

@@ -43,7 +43,7 @@ class Choice(NamedTuple):
     instead: Callable[[], AbstractContextManager] = nullcontext
     change: Callable[[Agent], Agent] = lambda agent: agent
     map_members: Callable[[Callable], Callable] = over_members
-    options: Callable[[], dict[str, str]] = lambda: compiler_options(devices=1)
+    options: Callable[[], dict[str, str]] = compiler_options
 
 
 def _scan_with(change: Callable) -> Callable[[], AbstractContextManager]:
@@ -186,8 +186,8 @@ CHOICES = {
     "reinforce": Choice(
         "imagination outside of the gradient", "inside", "update", change=_through_imagination
     ),
-    "one_member": Choice(
-        "one member is no batch of one", "vmap over it", "update", map_members=jax.vmap
+    "vmap": Choice(
+        "members one after the other", "vmap over them", "update", map_members=jax.vmap
     ),
     "eigen": Choice("Eigen multiplies", "YNNPACK", "update", options=dict),
 }  # fmt: skip

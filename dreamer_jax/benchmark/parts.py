@@ -68,7 +68,7 @@ def measure_parts(parts: Parts, *, repeats: int, synthetic: bool) -> list[dict[s
     )
     rows = []
     for name, fn in part_functions(parts.agent).items():
-        program = jax.jit(over_members(fn), compiler_options=compiler_options(devices=1))
+        program = jax.jit(over_members(fn), compiler_options=compiler_options())
         compiled = program.lower(inputs).compile()
         seconds = time_calls(lambda compiled=compiled: compiled(inputs), repeats=repeats)
         row = {"part": name, **milliseconds(seconds)}

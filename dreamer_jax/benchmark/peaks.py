@@ -53,10 +53,10 @@ def published_peak(device_kind: str, compute_dtype: str) -> float | None:
 def matmul_rate(size: int | None = None, *, repeats: int = 5) -> float:
     """FLOP/s of a large float32 matrix multiplication on the default device, best of several.
 
-    Compiled as an update on one device is.
+    Compiled as an update is.
     """
     size = size or SIZES.get(jax.default_backend(), LARGE)
     # Not zeros or ones: a device clocks higher on them.
     left, right = jax.random.normal(jax.random.key(0), (2, size, size), jnp.float32)
-    multiply = jax.jit(jnp.matmul, compiler_options=compiler_options(devices=1))
+    multiply = jax.jit(jnp.matmul, compiler_options=compiler_options())
     return 2 * size**3 / min(time_calls(lambda: multiply(left, right), repeats=repeats))
