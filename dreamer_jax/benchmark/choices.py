@@ -19,7 +19,7 @@ from dreamer_jax import agent as agent_lib
 from dreamer_jax.agent import Agent
 from dreamer_jax.benchmark.batches import make_batch
 from dreamer_jax.benchmark.parts import PartFn, make_inputs, part_functions
-from dreamer_jax.benchmark.timing import seconds
+from dreamer_jax.benchmark.timing import program_bytes, seconds
 from dreamer_jax.compiling import compiler_options
 from dreamer_jax.members import over_members
 from dreamer_jax.model import matmul_convolutions, networks, recurrence, winograd
@@ -186,8 +186,8 @@ CHOICES = {
     "reinforce": Choice(
         "imagination outside of the gradient", "inside", "update", change=_through_imagination
     ),
-    "vmap": Choice(
-        "members one after the other", "vmap over them", "update", map_members=jax.vmap
+    "one_member": Choice(
+        "one member is no batch of one", "vmap over it", "update", map_members=jax.vmap
     ),
     "eigen": Choice("Eigen multiplies", "YNNPACK", "update", options=dict),
 }  # fmt: skip
@@ -213,7 +213,8 @@ def measure_choices(parts: Parts, names: list[str], *, repeats: int) -> Iterator
 
     Yields:
         Per choice what it is, its `part`, the median milliseconds of it (`ms`) and of the other
-        (`other_ms`), and the median, least and largest `ratio` of pairs, other by chosen.
+        (`other_ms`), the median, least and largest `ratio` of pairs, other by chosen, and what
+        memory the programs need, as XLA plans it (`bytes`, `other_bytes`).
 
     Raises:
         ValueError: a name that is not in `CHOICES`.
@@ -240,4 +241,6 @@ def measure_choices(parts: Parts, names: list[str], *, repeats: int) -> Iterator
             "ratio": statistics.median(ratios),
             "ratio_min": min(ratios),
             "ratio_max": max(ratios),
+            "bytes": program_bytes(programs[0]),
+            "other_bytes": program_bytes(programs[1]),
         }

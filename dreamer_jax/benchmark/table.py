@@ -83,6 +83,8 @@ CHOICES = (
     Column("other / chosen", number("ratio", 2)),
     Column("min", number("ratio_min", 2)),
     Column("max", number("ratio_max", 2)),
+    Column("GiB", number("bytes", 2, GIB)),
+    Column("other GiB", number("other_bytes", 2, GIB)),
 )
 
 

@@ -34,8 +34,8 @@ def _product(inputs: Array, kernel: Array) -> Array:
 
 
 def _save_product(inputs: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    # Transposed here, which is once before a scan: XLA's CPU backend takes two to eight times as
-    # long for a few rows with a transposed kernel.
+    # Transposed here, which is once before a scan: XLA's CPU backend is slow at a few rows times a
+    # transposed kernel.
     return inputs @ kernel, (inputs, jax.lax.optimization_barrier(kernel.T))
 
 
