@@ -107,15 +107,17 @@ def benchmark(
 def plan(
     configs: Sequence[ConfigDict], *, name: str, make_env: MakeEnv | None = None
 ) -> Iterator[Row]:
-    """How many members of each config fit on this device; compiles, and runs nothing.
+    """How many members of each config fit on one device; compiles, and runs nothing.
 
     Args:
-        configs: their number of members is not looked at.
+        configs: their numbers of members and of devices are not looked at.
     """
     for config in configs:
 
         def build(members: int, config: ConfigDict = config) -> Parts:
-            return run_lib.build(config_lib.with_seeds(config, range(members)), make_env)
+            variant = config_lib.with_seeds(config, range(members))
+            variant.devices = 1
+            return run_lib.build(variant, make_env)
 
         row = describe(build(1), name) | plan_members(build)
         del row["members"]
