@@ -18,6 +18,13 @@ DECODER = list(zip((1, 5, 13, 30), DECODER_KERNELS, (5, 13, 30, 64), strict=True
 LAYERS = [("conv", *row) for row in ENCODER] + [("conv_transpose", *row) for row in DECODER]
 
 
+@pytest.fixture(autouse=True)
+def few_are_many(request, monkeypatch):
+    """Winograd's sums for the few images of these tests too."""
+    if "for_many_images" not in request.node.name:
+        monkeypatch.setattr(winograd, "MANY", 0)
+
+
 def arrays(size, kernel, members=(), channels=2, outputs=3):
     rng = np.random.default_rng(size)
     images = (*members, 2, size, size, channels)
@@ -165,6 +172,21 @@ def test_winograd_leaves_bfloat16_alone():
     results = [FORMULATIONS[name].conv(images, kernels, 2) for name in ("winograd", "matmul")]
     assert results[0].dtype == jnp.bfloat16
     np.testing.assert_array_equal(*(np.asarray(x, np.float32) for x in results))
+
+
+@pytest.mark.parametrize("operation", ["conv", "conv_transpose"])
+def test_winograd_is_for_many_images(monkeypatch, operation):
+    """An acting policy has one per environment, for which the kernel's sums would take longest."""
+    for module in (matmul_convolutions, winograd):
+        monkeypatch.setattr(module, "CPU_SLICE", 2**40)  # a loop's body would count once
+
+    def flops(name, n):
+        images, kernels = jnp.zeros((n, 14, 14, 128)), jnp.zeros((4, 4, 128, 128))
+        layer = jax.jit(getattr(FORMULATIONS[name], operation), static_argnums=2)
+        return layer.lower(images, kernels, 2).cost_analysis()["flops"]
+
+    assert flops("winograd", 1) == flops("matmul", 1)
+    assert flops("winograd", 64) < flops("matmul", 64)
 
 
 def test_one_pixel_by_hand():

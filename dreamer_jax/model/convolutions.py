@@ -15,7 +15,7 @@ from flax import linen as nn
 
 from dreamer_jax.model import matmul_convolutions, winograd
 from dreamer_jax.model.activations import LINEAR, Activation
-from dreamer_jax.model.image_slices import Operation, fit, map_slices
+from dreamer_jax.model.image_slices import Operation, Shape, fit, map_slices
 from dreamer_jax.names import lookup
 from dreamer_jax.types import Array
 
@@ -73,7 +73,7 @@ def _sum_rows(grad: Array) -> Array:
 
 
 KernelGrad = Callable[[Array, Array, int, int], Array]  # images, gradient, k, stride
-MakeOperation = Callable[[Array, int, int], Operation]  # kernel, stride, size of the images
+MakeOperation = Callable[[Array, int, Shape], Operation]  # kernel, stride, shape of the images
 
 
 def from_operations(
@@ -107,7 +107,7 @@ def _make_layer(forward: MakeOperation, backward: MakeOperation, kernel_grad: Ke
 
     @partial(jax.custom_vjp, nondiff_argnums=(2, 4))
     def layer(images, kernel, stride, bias=None, act=LINEAR):
-        operation = forward(kernel, stride, images.shape[1])
+        operation = forward(kernel, stride, images.shape)
 
         def some(images: Array) -> tuple[Array, None]:
             return act(_add_bias(operation.compute(images), bias)), None
@@ -120,7 +120,7 @@ def _make_layer(forward: MakeOperation, backward: MakeOperation, kernel_grad: Ke
 
     def grads(stride, act, saved, grad):
         images, kernel, bias, values = saved
-        operation = backward(kernel.swapaxes(2, 3), stride, values.shape[1])
+        operation = backward(kernel.swapaxes(2, 3), stride, values.shape)
 
         def some(images: Array, values: Array, grad: Array) -> tuple[Array, tuple[Array, Array]]:
             # The barrier, as each of its readers would compute it again.

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 
 from dreamer_jax.types import Array
 
+Shape = tuple[int, ...]  # of images, [N, h, w, c]
+
 # Bytes that one slice may unfold on an accelerator, where large multiplications count, and memory.
 DEVICE_SLICE = 2**29
 

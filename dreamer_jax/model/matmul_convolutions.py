@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dreamer_jax.model.image_slices import Operation, depth_to_space, space_to_depth
+from dreamer_jax.model.image_slices import Operation, Shape, depth_to_space, space_to_depth
 from dreamer_jax.types import Array
 
 # Bytes that one slice may unfold on a CPU: what stays in the cache is 2 to 3 times as fast as all
@@ -28,16 +28,16 @@ class _Tap(NamedTuple):
     columns: int
 
 
-def correlate(kernel: Array, stride: int, size: int) -> Operation:
+def correlate(kernel: Array, stride: int, shape: Shape) -> Operation:
     """y[i, j] = sum_{u, v} x[s*i + u, s*j + v] k[u, v]: a sum over taps.
 
     Args:
-        kernel: [k, k, I, O]; size: h of the images.
+        kernel: [k, k, I, O]; shape: of all images, [N, h, h, I].
 
     Returns:
         Images [n, h, h, I] -> [n, out, out, O] of `(h - k) // stride + 1` places along each axis.
     """
-    k, _, channels, outputs = kernel.shape
+    size, (k, _, channels, outputs) = shape[1], kernel.shape
     if size == k:
         flat = kernel.reshape(-1, outputs)
         return Operation(
@@ -58,16 +58,16 @@ def correlate(kernel: Array, stride: int, size: int) -> Operation:
     return Operation(compute, out**2 * width, CPU_SLICE)
 
 
-def scatter(kernel: Array, stride: int, size: int) -> Operation:
+def scatter(kernel: Array, stride: int, shape: Shape) -> Operation:
     """y[s*i + u, s*j + v] += x[i, j] k[u, v]: one multiplication, and an overlap-add of blocks.
 
     Args:
-        kernel: [k, k, I, O]; size: h of the images.
+        kernel: [k, k, I, O]; shape: of all images, [N, h, h, I].
 
     Returns:
         Images [n, h, h, I] -> [n, side, side, O] of `(h - 1) * stride + k` pixels along each axis.
     """
-    k, _, channels, outputs = kernel.shape
+    size, (k, _, channels, outputs) = shape[1], kernel.shape
     if size == 1:
         flat = kernel.transpose(2, 0, 1, 3).reshape(channels, -1)
         return Operation(

@@ -20,13 +20,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from dreamer_jax.model import matmul_convolutions as direct
-from dreamer_jax.model.image_slices import Operation, depth_to_space, fit, space_to_depth
+from dreamer_jax.model.image_slices import Operation, Shape, depth_to_space, fit, space_to_depth
 from dreamer_jax.types import Array
 
 # Bytes that one slice may unfold on a CPU. More than for one multiplication per tap: each of the
 # (r + 1)^2 must be worth its start.
 CPU_SLICE = 32 * 2**20
 WIDE = 128  # channels of a block below which products are too cheap for sums in their place
+MANY = 256  # tiles of all images, with fewer of which the kernel's sums cost more than they save
 
 Rows = Sequence[Sequence[float]]
 
@@ -53,12 +54,13 @@ _FILTERS = {
 }
 
 
-def correlate(kernel: Array, stride: int, size: int) -> Operation:
+def correlate(kernel: Array, stride: int, shape: Shape) -> Operation:
     """`matmul_convolutions.correlate` with fewer multiplications."""
-    k, _, channels, outputs = kernel.shape
-    if size == k or not _applies(k, stride, channels, kernel.dtype):
-        return direct.correlate(kernel, stride, size)
-    taps, out = k // stride, (size - k) // stride + 1
+    size, (k, _, channels, outputs) = shape[1], kernel.shape
+    out = (size - k) // stride + 1
+    if size == k or not _applies(k, stride, channels, shape[0], out, kernel.dtype):
+        return direct.correlate(kernel, stride, shape)
+    taps = k // stride
     sums, tiles = _FILTERS[taps], -(-out // 2)
     weights = _kernel_sums(kernel, stride)
 
@@ -69,11 +71,11 @@ def correlate(kernel: Array, stride: int, size: int) -> Operation:
     return Operation(compute, _unfolded(tiles, taps, stride**2 * channels, outputs), CPU_SLICE)
 
 
-def scatter(kernel: Array, stride: int, size: int) -> Operation:
+def scatter(kernel: Array, stride: int, shape: Shape) -> Operation:
     """`matmul_convolutions.scatter` with fewer multiplications."""
-    k, _, channels, outputs = kernel.shape
-    if size == 1 or not _applies(k, stride, outputs, kernel.dtype):
-        return direct.scatter(kernel, stride, size)
+    size, (k, _, channels, outputs) = shape[1], kernel.shape
+    if size == 1 or not _applies(k, stride, outputs, shape[0], size, kernel.dtype):
+        return direct.scatter(kernel, stride, shape)
     taps, side = k // stride, (size - 1) * stride + k
     sums, tiles = _FILTERS[taps], -(-size // 2)
     weights = _kernel_sums(kernel.swapaxes(2, 3), stride).swapaxes(2, 3)
@@ -88,7 +90,7 @@ def scatter(kernel: Array, stride: int, size: int) -> Operation:
 def kernel_grad(images: Array, grad: Array, k: int, stride: int) -> Array:
     """`matmul_convolutions.kernel_grad` with fewer multiplications."""
     (size, channels), (out, outputs) = images.shape[2:], grad.shape[2:]
-    if size == k or not _applies(k, stride, channels, images.dtype):
+    if size == k or not _applies(k, stride, channels, images.shape[0], out, images.dtype):
         return direct.kernel_grad(images, grad, k, stride)
     taps, tiles = k // stride, -(-out // 2)
     sums = _FILTERS[taps]
@@ -108,9 +110,11 @@ def kernel_grad(images: Array, grad: Array, k: int, stride: int) -> Array:
     return blocks.swapaxes(1, 2).reshape(k, k, channels, outputs)
 
 
-def _applies(k: int, stride: int, channels: int, dtype: jnp.dtype) -> bool:
+def _applies(k: int, stride: int, channels: int, n: int, side: int, dtype: jnp.dtype) -> bool:
+    """Whether sums pay for kernels of so many channels and n images of side x side places."""
     whole = k % stride == 0 and k // stride in _FILTERS
-    return whole and stride**2 * channels >= WIDE and dtype == jnp.float32
+    many = n * (-(-side // 2)) ** 2 >= MANY
+    return whole and many and stride**2 * channels >= WIDE and dtype == jnp.float32
 
 
 def _unfolded(tiles: int, taps: int, inputs: int, outputs: int) -> int:
