@@ -85,16 +85,6 @@ def _observe_inside(rssm, params, embed, action, is_first, noise, start, *, samp
     return jax.tree.map(lambda x: x.swapaxes(0, 1), results)
 
 
-def _scan_plainly(apply, params, start, inputs):
-    """`recurrence.scan_steps` with the gradient that JAX makes of a scan."""
-
-    def step(state, entry):
-        state, outputs = apply({"params": params}, state, *entry)
-        return state, (state, outputs)
-
-    return jax.lax.scan(step, start, inputs)[1]
-
-
 def _multiply_apart(layer, *inputs):
     return layer.add_bias(sum(layer.part(i, x) for i, x in enumerate(inputs)))
 
@@ -140,7 +130,7 @@ CHOICES = {
     ),
     "kernel_grads": Choice(
         "gradient of recurrent kernels over all steps at once", "summed step by step", "observe",
-        _patch(rssm_lib, "scan_steps", _scan_plainly),
+        _patch(rssm_lib, "scan_steps", recurrence.scan_plainly),
     ),
     "transposed": Choice(
         "recurrent kernels transposed before the scan", "in every step", "observe",

@@ -53,6 +53,16 @@ def _kernel_grad(inputs: Array, grad: Array) -> Array:
     return jnp.einsum("ni,no->io", *flat, preferred_element_type=jnp.float32)
 
 
+def scan_plainly(apply: Callable, params: Params, start: Any, inputs: Any) -> tuple[Any, Any]:
+    """`scan_steps` with the gradient that JAX makes of a scan."""
+
+    def step(state, entry):
+        state, outputs = apply({"params": params}, state, *entry)
+        return state, (state, outputs)
+
+    return jax.lax.scan(step, start, inputs)[1]
+
+
 def scan_steps(apply: Callable, params: Params, start: Any, inputs: Any) -> tuple[Any, Any]:
     """`lax.scan` over the steps of a module.
 
@@ -71,13 +81,6 @@ def scan_steps(apply: Callable, params: Params, start: Any, inputs: Any) -> tupl
     Returns:
         states [T, ...] and outputs [T, ...].
     """
-
-    def run(params: Params, start: Any, inputs: Any) -> tuple[Any, Any]:
-        def step(state, entry):
-            state, outputs = apply({"params": params}, state, *entry)
-            return state, (state, outputs)
-
-        return jax.lax.scan(step, start, inputs)[1]
 
     def run_nudged(params: Params, start: Any, inputs: Any, nudges: Any) -> tuple[Any, Any]:
         def step(state, entry):
@@ -111,6 +114,6 @@ def scan_steps(apply: Callable, params: Params, start: Any, inputs: Any) -> tupl
             grad_params[kernel] = grad_params[kernel].at[row : row + len(late)].add(late)
         return traverse_util.unflatten_dict(grad_params), grad_start, grad_inputs
 
-    scan = jax.custom_vjp(run)
+    scan = jax.custom_vjp(partial(scan_plainly, apply))
     scan.defvjp(save, grads)
     return scan(params, start, inputs)
