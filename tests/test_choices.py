@@ -52,7 +52,13 @@ def as_chosen(parts, inputs):
     return of
 
 
-@pytest.mark.parametrize("name", choices.CHOICES)
+NAMES = [
+    pytest.param(name, marks=pytest.mark.slow if choice.part == "update" else ())
+    for name, choice in choices.CHOICES.items()
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_the_other_way_is_another_program_with_the_same_results(parts, inputs, as_chosen, name):
     choice = choices.CHOICES[name]
     program, results = as_chosen(choice.part)
@@ -85,3 +91,9 @@ def test_rows_say_how_both_ways_compare(parts):
 def test_an_unknown_choice_is_refused_before_anything_is_compiled(parts):
     with pytest.raises(UsageError, match="'gruu'.*Did you mean 'gru'"):
         next(choices.measure_choices(parts, ["gruu"], repeats=1))
+
+
+def test_an_agent_without_an_actor_is_refused():
+    planet = run_lib.build(make_tiny_config(seeds=1, behavior="planet", task="reach"))
+    with pytest.raises(UsageError, match="config.behavior 'dreamer'"):
+        next(choices.measure_choices(planet, ["gru"], repeats=1))

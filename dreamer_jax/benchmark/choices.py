@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from dreamer_jax import agent as agent_lib
 from dreamer_jax.agent import Agent
 from dreamer_jax.benchmark.batches import make_batch
+from dreamer_jax.benchmark.flops import update_flops
 from dreamer_jax.benchmark.parts import PartFn, make_inputs, part_functions
 from dreamer_jax.benchmark.timing import program_bytes, seconds
 from dreamer_jax.compiling import compiler_options
@@ -207,9 +208,10 @@ def measure_choices(parts: Parts, names: list[str], *, repeats: int) -> Iterator
         memory the programs need, as XLA plans it (`bytes`, `other_bytes`).
 
     Raises:
-        ValueError: a name that is not in `CHOICES`.
+        UsageError: a name that is not in `CHOICES`, or an agent of other parts than DreamerV2's.
     """
     choices = [lookup(CHOICES, name, "choice") for name in names]
+    update_flops(parts.agent, batch=1, length=1)  # refuses agents whose parts are others
     make = jax.jit(over_members(lambda state, batch: make_inputs(parts.agent, state, batch)))
     inputs = make(parts.init_state(), make_batch(parts, synthetic=True))
     for name, choice in zip(names, choices, strict=True):
