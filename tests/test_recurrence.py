@@ -1,0 +1,74 @@
+"""Gradients of a recurrence over time against those of a loop."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.extend.core import jaxprs_in_params
+from mock_agents import random_like
+from test_rssm import LATENTS, B, Case, D, T, assert_close
+
+from dreamer_jax.model import rssm as rssm_lib
+from dreamer_jax.model.distributions import from_noise
+
+
+@pytest.fixture(scope="module", params=sorted(LATENTS))
+def case(request):
+    return Case(LATENTS[request.param])
+
+
+def observe_losses(case):
+    """A loss of everything that is observed, by `observe` and by a loop over its steps."""
+    is_first = case.is_first.at[0, 2].set(True)
+
+    def of(outputs):
+        weighted = jax.tree.map(lambda x: (random_like(x, seed=x.size) * x).sum(), outputs)
+        return sum(jax.tree.leaves(weighted))
+
+    def scanned(params, start, embed, action):
+        args = (embed, action, is_first, case.noise, start)
+        return of(rssm_lib.observe(case.rssm, params, *args, sample=from_noise))
+
+    def looped(params, start, embed, action):
+        variables, state, steps = {"params": params}, start, []
+        for t in range(T):
+            projected = case.rssm.apply(variables, embed[:, t], method="project_embed")
+            args = state, action[:, t], projected, is_first[:, t], case.noise[t]
+            state, posterior = rssm_lib.obs_step(case.rssm, params, *args, sample=from_noise)
+            prior = case.rssm.apply(variables, state.deter, method="prior")
+            steps.append((state, posterior, prior))
+        return of(jax.tree.map(lambda *leaves: jnp.stack(leaves, 1), *steps))
+
+    return scanned, looped
+
+
+def test_gradients_of_observe_are_those_of_a_loop(case):
+    """Also where two members are mapped over, and none is zero that should not be."""
+    args = case.params, case.start, case.embed, case.action
+    members = jax.tree.map(lambda x: jnp.stack([x, 0.5 * x]), args)
+    one, two = (
+        jax.jit(jax.vmap(jax.grad(loss, (0, 1, 2, 3))))(*members) for loss in observe_losses(case)
+    )
+    assert_close(one, two)
+    assert all(np.abs(leaf).max() > 1e-3 for leaf in jax.tree.leaves(one))
+
+
+def test_no_kernel_gradient_is_summed_over_the_scan(case):
+    """Carries and outputs of the loops have the shapes of rows, none that of a recurrent kernel."""
+    scanned, _ = observe_losses(case)
+    args = case.params, case.start, case.embed, case.action
+    jaxpr = jax.make_jaxpr(jax.grad(scanned))(*args)
+    loops = [eqn for eqn in equations(jaxpr.jaxpr) if eqn.primitive.name == "scan"]
+    shapes = {var.aval.shape for eqn in loops for var in eqn.outvars}
+    recurrent = ("img_in", "posterior_in", "posterior_out")
+    kernels = {case.params[name]["kernel"].shape for name in recurrent}
+    kernels.add(case.params["gru"]["dense"]["kernel"].shape)
+    assert len(loops) >= 2 and (B, D) in shapes
+    assert not kernels & shapes
+
+
+def equations(jaxpr):
+    for eqn in jaxpr.eqns:
+        yield eqn
+        for inner in jaxprs_in_params(eqn.params):
+            yield from equations(inner)
