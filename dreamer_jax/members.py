@@ -108,21 +108,23 @@ def _compile(
 def over_members(fn: Callable, *, together: bool | None = None) -> Callable:
     """`fn` of one member -> of M members, whose arrays have a leading axis M.
 
+    Of a single member the axis is taken off: a batch of one is no help to any compiler.
+
     Args:
-        together: by `vmap`, all members in every operation, which fills an accelerator; else one
-            member after the other. None: what the default backend is faster with. On a CPU `vmap`
+        together: of several members, by `vmap`, all in every operation, which fills an accelerator;
+            else one after the other. None: what the default backend is faster with. On a CPU `vmap`
             makes batches of small matrices, which XLA's CPU backend multiplies more slowly, and
             copies first where they are transposed; and the temporaries of all members are there
             at once.
     """
 
     def of_members(*args):
+        if len(jax.tree.leaves(args)[0]) == 1:
+            results = fn(*jax.tree.map(lambda x: x[0], args))
+            return jax.tree.map(lambda x: x[None], results)
         if together or (together is None and jax.default_backend() != "cpu"):
             return jax.vmap(fn)(*args)
-        if len(jax.tree.leaves(args)[0]) > 1:
-            return jax.lax.map(lambda own: fn(*own), args)
-        results = fn(*jax.tree.map(lambda x: x[0], args))
-        return jax.tree.map(lambda x: x[None], results)
+        return jax.lax.map(lambda own: fn(*own), args)
 
     return of_members
 
