@@ -4,13 +4,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dreamer_jax.config import default_config
-    from dreamer_jax.evaluation import evaluate
-    from dreamer_jax.names import UsageError
-    from dreamer_jax.reference import import_reference
-    from dreamer_jax.run import dry_run
-    from dreamer_jax.saved import load
-    from dreamer_jax.trainer import train
+    from dreamer_jax.agent.reference import import_reference
+    from dreamer_jax.config.config import default_config
+    from dreamer_jax.errors import UsageError
+    from dreamer_jax.run.evaluation import evaluate
+    from dreamer_jax.run.load import load
+    from dreamer_jax.run.setup import dry_run
+    from dreamer_jax.run.trainer import train
 
 __version__ = "0.1.0"
 __all__ = [
@@ -24,13 +24,13 @@ __all__ = [
 ]
 
 _MODULES = {
-    "UsageError": "names",
-    "default_config": "config",
-    "dry_run": "run",
-    "evaluate": "evaluation",
-    "import_reference": "reference",
-    "load": "saved",
-    "train": "trainer",
+    "UsageError": "errors",
+    "default_config": "config.config",
+    "dry_run": "run.setup",
+    "evaluate": "run.evaluation",
+    "import_reference": "agent.reference",
+    "load": "run.load",
+    "train": "run.trainer",
 }
 
 

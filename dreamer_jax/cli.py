@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from dreamer_jax.atomic import DISK_FULL
-from dreamer_jax.config import KEYS
-from dreamer_jax.envs import TooManyFaults
-from dreamer_jax.names import UsageError, suggest
+from dreamer_jax.config.keys import KEYS
+from dreamer_jax.envs.vector import TooManyFaults
+from dreamer_jax.errors import UsageError, suggest
+from dreamer_jax.files import DISK_FULL
 from dreamer_jax.runtime import cache_compilations, collect_rarely, keep_memory, use_cores
 
 

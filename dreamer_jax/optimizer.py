@@ -3,6 +3,7 @@
 gradients -> global-norm clip -> Adam with 'epsilon hat' -> -lr * step - decay * weights.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import chex
@@ -10,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dreamer_jax.types import Array, Params
+from dreamer_jax.types import Array, Params, TrainState
 
 
 class AdamHatState(NamedTuple):
@@ -78,3 +79,21 @@ def apply_gradients(
     norm = optax.tree.norm(grads)
     updates, state = optimizer.update(grads, state, params, lr=lr)
     return optax.apply_updates(params, updates), state, norm
+
+
+def step_group(
+    optimizers: Mapping[str, optax.GradientTransformationExtraArgs],
+    state: TrainState,
+    group: str,
+    grads: Params,
+    lr: Array,
+) -> tuple[TrainState, Array]:
+    """Step one parameter group. Returns: the new state and the gradient norm before the clip."""
+    params, opt_state, norm = apply_gradients(
+        optimizers[group], grads, state.opt_states[group], state.params[group], lr
+    )
+    state = state.replace(
+        params={**state.params, group: params},
+        opt_states={**state.opt_states, group: opt_state},
+    )
+    return state, norm

@@ -1,12 +1,16 @@
 """Settings of the whole process, made by the command line before JAX computes."""
 
 import ctypes
+import functools
 import gc
 import os
 from pathlib import Path
 
 import jax
 
+# XLA's CPU backend hands multiplications of matrices to YNNPACK, unless no kind of fusion with it
+# is allowed, and then to Eigen, which is faster at those of an update (docs/performance.md).
+EIGEN = {"xla_cpu_experimental_ynn_fusion_type": ""}
 # glibc's names of options of mallopt(3).
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 
@@ -64,3 +68,17 @@ def keep_memory() -> None:
     mallopt(_MMAP_MAX, 0)  # all from the heap,
     mallopt(_TRIM_THRESHOLD, -1)  # whose end is never given back,
     mallopt(_ARENA_MAX, 1)  # and of which there is one for all threads
+
+
+def compiler_options() -> dict[str, str]:
+    """For `jax.jit` on the default backend: none that this version of XLA does not know."""
+    return _known() if jax.default_backend() == "cpu" else {}
+
+
+@functools.cache
+def _known() -> dict[str, str]:
+    try:
+        jax.jit(lambda: 0, compiler_options=EIGEN).lower().compile()
+    except jax.errors.JaxRuntimeError:
+        return {}
+    return EIGEN

@@ -7,14 +7,24 @@ Time-major arrays are written [T, B, ...], batch-major ones [B, T, ...].
 """
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import jax
+import optax
 from flax import struct
 
 Array = jax.Array
 Params = Mapping[str, "Params | Array"]
 Metrics = dict[str, Array]
+HYPER = "hyper/"  # prefix of the metrics keys that hold a member's hyperparameters
 LatentStats = dict[str, Array]  # parameters of a latent distribution, see model/latents.py
+
+
+class ActionSpec(NamedTuple):
+    """An action space as the agent sees it."""
+
+    discrete: bool
+    size: int  # A, number of actions or of dimensions in [-1, 1]
 
 
 @struct.dataclass
@@ -27,7 +37,7 @@ class RSSMState:
 
 @struct.dataclass
 class Batch:
-    """Replayed sequences. `action[t]` and `reward[t]` are those that led to `obs[t]`.
+    """PosteriorBatch sequences. `action[t]` and `reward[t]` are those that led to `obs[t]`.
 
     obs      x0        x1        x2
     action   -    a0 ->     a1 ->       stored as action[0] = 0, action[1] = a0, ...
@@ -81,3 +91,17 @@ class Hypers:
     anneal_updates: Array | float  # updates
     discount: Array | float  # gamma in [0, 1]
     lambda_: Array | float  # lambda in [0, 1] of the lambda-return
+
+
+@struct.dataclass
+class TrainState:
+    """One member's learning state; stacked over members every leaf has a leading axis M."""
+
+    params: Mapping[str, Params]  # one entry per group: `model` and the behaviours'
+    slow_critic: Params  # empty without a critic
+    opt_states: Mapping[str, optax.OptState]  # one entry per group
+    hypers: Hypers
+    key: Array  # typed PRNG key, split at every update
+    update: Array  # int32, updates made, skipped ones included
+    skipped: Array  # int32, updates not taken because something was not finite
+    nonfinite: Array  # int32, how many of these in a row

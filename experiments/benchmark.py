@@ -18,7 +18,7 @@ from absl import flags
 from dreamer_jax import cli
 from dreamer_jax.benchmark.suite import benchmark, plan, variants
 from dreamer_jax.benchmark.table import format_plan, format_report
-from dreamer_jax.model.convolutions import FORMULATIONS
+from dreamer_jax.model.ops.convolutions import FORMULATIONS
 
 CONFIG = cli.config_flag()
 MEMBERS = flags.DEFINE_list("members", ["1"], "Numbers of members, as 1,5,10.")

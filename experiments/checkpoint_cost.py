@@ -17,13 +17,14 @@ import jax
 from absl import flags
 
 from dreamer_jax import cli
-from dreamer_jax.checkpoint import Checkpoints
-from dreamer_jax.driver import ENV_STREAM, Driver
-from dreamer_jax.envs import FaultLimit
-from dreamer_jax.prefetch import Prefetcher
-from dreamer_jax.run import build, replay_margin
-from dreamer_jax.saver import Saver
-from dreamer_jax.workdir import WorkDir
+from dreamer_jax.envs.vector import FaultLimit
+from dreamer_jax.replay.prefetch import Prefetcher
+from dreamer_jax.run.checkpoint import Checkpoints
+from dreamer_jax.run.driver import Driver
+from dreamer_jax.run.saver import Saver
+from dreamer_jax.run.setup import build, replay_margin
+from dreamer_jax.run.workdir import WorkDir
+from dreamer_jax.seeding import ENV_STREAM
 
 CONFIG = cli.config_flag()
 PAIRS = flags.DEFINE_integer("pairs", 7, "Windows with, and without, a save.", lower_bound=2)

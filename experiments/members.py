@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from dreamer_jax import cli
-from dreamer_jax.membership import add_members, extract, join, list_members
+from dreamer_jax.run.members import add_members, extract, join, list_members
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run; it is only read.")
 EXTRACT = flags.DEFINE_list("extract", None, "Numbers of the members to copy, as 2,3.")

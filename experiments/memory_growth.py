@@ -16,8 +16,8 @@ from absl import flags
 
 from dreamer_jax import cli, train
 from dreamer_jax.benchmark.suite import describe
-from dreamer_jax.run import build
-from dreamer_jax.workdir import WorkDir
+from dreamer_jax.run.setup import build
+from dreamer_jax.run.workdir import WorkDir
 
 CONFIG = cli.config_flag()
 INTERVALS = flags.DEFINE_integer("intervals", 1000, "Log lines per member.", lower_bound=20)

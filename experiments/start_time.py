@@ -19,9 +19,9 @@ from absl import flags
 
 from dreamer_jax import cli
 from dreamer_jax.benchmark.suite import describe
-from dreamer_jax.rows import read_metrics
-from dreamer_jax.run import build
-from dreamer_jax.workdir import WorkDir
+from dreamer_jax.report.metrics_log import read_metrics
+from dreamer_jax.run.setup import build
+from dreamer_jax.run.workdir import WorkDir
 
 CONFIG = cli.config_flag()
 JSON = flags.DEFINE_string("json", None, "File for the seconds.")

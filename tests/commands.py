@@ -14,7 +14,7 @@ PATIENCE = 300  # seconds that a command may take
 # Its processes are forked from one that has these modules already, but not begun to compute.
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
-    [f"dreamer_jax.{name}" for name in ("cli", "trainer", "membership", "benchmark.suite")]
+    [f"dreamer_jax.{name}" for name in ("cli", "run.trainer", "run.members", "benchmark.suite")]
 )
 
 

@@ -9,8 +9,8 @@ import jax
 import pytest
 
 from dreamer_jax import config as config_lib
-from dreamer_jax import recorder
-from dreamer_jax.curves import draw_curves
+from dreamer_jax.report.curves import draw_curves
+from dreamer_jax.run import reporter as recorder
 from dreamer_jax.runtime import collect_rarely
 
 # Networks of one layer, for tests of what is around the networks.

@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium import spaces
 
 from dreamer_jax.envs import make_env
-from dreamer_jax.envs.snapshot import restore, snapshot
+from dreamer_jax.envs.vector.snapshot import restore, snapshot
 
 
 def random_actions(env, count):

@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 from mock_agents import mock_state
 
-from dreamer_jax.build import ActionSpec, make_agent
-from dreamer_jax.config import default_config, member_hypers
-from dreamer_jax.reference import assert_same_structure, import_reference
-from dreamer_jax.types import Batch, RSSMState
+from dreamer_jax.agent.build import make_agent
+from dreamer_jax.agent.reference import assert_same_structure, import_reference
+from dreamer_jax.config.config import default_config
+from dreamer_jax.config.sweep import member_hypers
+from dreamer_jax.types import ActionSpec, Batch, RSSMState
 
 FOLDER = Path(
     os.environ.get(

@@ -14,16 +14,17 @@ import pytest
 from conftest import SHALLOW, make_tiny_config
 
 from dreamer_jax import config as config_lib
-from dreamer_jax import run as run_lib
 from dreamer_jax import train
-from dreamer_jax.logger import read_metrics
-from dreamer_jax.replay_space import HIGH_WATER_FILE
-from dreamer_jax.saved import read_checkpoint
-from dreamer_jax.workdir import WorkDir
+from dreamer_jax.replay.space import HIGH_WATER_FILE
+from dreamer_jax.report.metrics_log import read_metrics
+from dreamer_jax.run import setup as run_lib
+from dreamer_jax.run.load import read_checkpoint
+from dreamer_jax.run.workdir import WorkDir
 
 CHILD = """
 import sys
-from dreamer_jax import config, train
+from dreamer_jax import train
+from dreamer_jax import config
 with open(sys.argv[1]) as file:
     print(train(config.from_json(file.read()), sys.argv[2]))
 """

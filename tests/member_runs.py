@@ -14,9 +14,10 @@ import pytest
 from conftest import SHALLOW, make_tiny_config
 from gymnasium import spaces
 
-from dreamer_jax import membership, train
-from dreamer_jax.driver import Driver
+from dreamer_jax import train
 from dreamer_jax.envs.catch import Catch
+from dreamer_jax.run import members as membership
+from dreamer_jax.run.driver import Driver
 
 
 class Places(Catch):

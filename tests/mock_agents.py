@@ -8,13 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 from conftest import make_tiny_config
 
-from dreamer_jax import agent as agent_lib
-from dreamer_jax.build import ActionSpec, make_agent
-from dreamer_jax.config import member_hypers
+from dreamer_jax.agent import agent as agent_lib
+from dreamer_jax.agent.build import make_agent
+from dreamer_jax.config.sweep import member_hypers
 from dreamer_jax.model.distributions import from_noise
 from dreamer_jax.model.world_model import world_model_loss
-from dreamer_jax.train_state import TrainState
-from dreamer_jax.types import Batch
+from dreamer_jax.types import ActionSpec, Batch, TrainState
 
 IMAGES = {"image": ((64, 64, 1), "uint8")}
 VECTORS = {"position": ((3,), "float32")}

@@ -13,8 +13,9 @@ import numpy as np
 from conftest import SHALLOW
 from mock_agents import largest_difference, mock_agent, mock_batch
 
-from dreamer_jax.members import make_members, member_keys, stack_hypers
-from dreamer_jax.placement import place
+from dreamer_jax.agent.members import make_members, stack_hypers
+from dreamer_jax.agent.placement import place
+from dreamer_jax.seeding import member_keys
 
 UPDATES, BATCH = 6, 4
 COLLECTIVES = r"\b(all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)(?:-start)?\("

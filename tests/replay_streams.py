@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from dreamer_jax.replay import Replay
+from dreamer_jax.replay.replay import Replay
 
 SPEC = {
     "image": ((2, 3, 1), np.uint8),

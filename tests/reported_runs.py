@@ -7,7 +7,7 @@ from pathlib import Path
 import wandb
 from wandb_files import read_histories
 
-from dreamer_jax.rows import encode_row
+from dreamer_jax.report.metrics_log import encode_row
 
 SEEDS = (5, 6, 7)
 # No one listens there; the key has a valid form.

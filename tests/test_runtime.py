@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from dreamer_jax import compiling
+from dreamer_jax import runtime as compiling
 from dreamer_jax.runtime import count_cores
 
 CHILD = """

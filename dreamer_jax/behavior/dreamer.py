@@ -15,11 +15,11 @@ from dreamer_jax.behavior.actor_critic import (
     predicted_reward,
     roll_out,
 )
-from dreamer_jax.behavior.interface import Optimizers, Replayed
+from dreamer_jax.behavior.base import Optimizers, PosteriorBatch
 from dreamer_jax.model.distributions import SampleFn
 from dreamer_jax.model.world_model import WorldModel
-from dreamer_jax.train_state import TrainState, step_group
-from dreamer_jax.types import Array, Metrics, Params, RSSMState
+from dreamer_jax.optimizer import step_group
+from dreamer_jax.types import Array, Metrics, Params, RSSMState, TrainState
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Dreamer:
         wm: WorldModel,
         optimizers: Optimizers,
         state: TrainState,
-        replayed: Replayed,
+        replayed: PosteriorBatch,
         key: Array,
         *,
         sample: SampleFn,

@@ -12,14 +12,14 @@ import jax
 import jax.numpy as jnp
 
 from dreamer_jax.behavior.actor_critic import ActorCritic, predicted_reward
+from dreamer_jax.behavior.base import Optimizers, PosteriorBatch
 from dreamer_jax.behavior.dreamer import update_actor_critic
-from dreamer_jax.behavior.interface import Optimizers, Replayed
 from dreamer_jax.model.distributions import SampleFn, unit_normal
 from dreamer_jax.model.latents import flatten_stoch
 from dreamer_jax.model.networks import MLP
 from dreamer_jax.model.world_model import WorldModel
-from dreamer_jax.train_state import TrainState, step_group
-from dreamer_jax.types import Array, Metrics, Params, RSSMState, Trajectory
+from dreamer_jax.optimizer import step_group
+from dreamer_jax.types import Array, Metrics, Params, RSSMState, TrainState, Trajectory
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Plan2Explore:
         wm: WorldModel,
         optimizers: Optimizers,
         state: TrainState,
-        replayed: Replayed,
+        replayed: PosteriorBatch,
         key: Array,
         *,
         sample: SampleFn,
@@ -107,7 +107,7 @@ def predict(explorer: Plan2Explore, ensemble: Params, feat: Array, action: Array
 
 
 def ensemble_loss(
-    explorer: Plan2Explore, wm: WorldModel, ensemble: Params, replayed: Replayed
+    explorer: Plan2Explore, wm: WorldModel, ensemble: Params, replayed: PosteriorBatch
 ) -> Array:
     """Sum over the models of -ln N(z[t+1]; prediction, 1), mean over steps within episodes.
 

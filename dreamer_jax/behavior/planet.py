@@ -7,12 +7,11 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from dreamer_jax.behavior.interface import Optimizers, Replayed
+from dreamer_jax.behavior.base import Optimizers, PosteriorBatch
 from dreamer_jax.model.distributions import SampleFn, from_noise
 from dreamer_jax.model.rssm import img_step
 from dreamer_jax.model.world_model import WorldModel
-from dreamer_jax.train_state import TrainState
-from dreamer_jax.types import Array, Metrics, Params, RSSMState
+from dreamer_jax.types import Array, Metrics, Params, RSSMState, TrainState
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,7 @@ class Planner:
         wm: WorldModel,
         optimizers: Optimizers,
         state: TrainState,
-        replayed: Replayed,
+        replayed: PosteriorBatch,
         key: Array,
         *,
         sample: SampleFn,

@@ -5,24 +5,25 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from dreamer_jax.driver import ENV_STREAM, Driver, replay_spec
-from dreamer_jax.envs import FaultLimit
-from dreamer_jax.prefetch import to_batch
-from dreamer_jax.replay import Replay
-from dreamer_jax.run import Parts
+from dreamer_jax.envs.vector import FaultLimit
+from dreamer_jax.replay.prefetch import to_batch
+from dreamer_jax.replay.replay import Replay
+from dreamer_jax.run.driver import Driver, replay_spec
+from dreamer_jax.run.setup import RunSetup
+from dreamer_jax.seeding import ENV_STREAM
 from dreamer_jax.types import Batch
 
 STREAM_LENGTHS = 4  # sequence lengths that are recorded per environment
 
 
-def batch_shapes(parts: Parts) -> Batch:
+def batch_shapes(parts: RunSetup) -> Batch:
     """Shapes of a batch [M, B, L, ...]; nothing is allocated."""
     lead = (len(parts.seeds), parts.config.batch, parts.config.length)
     spec = replay_spec(parts.agent.obs_shapes, parts.action_space)
     return to_batch({k: jax.ShapeDtypeStruct((*lead, *s), dtype) for k, (s, dtype) in spec.items()})
 
 
-def make_batch(parts: Parts, *, synthetic: bool) -> Batch:
+def make_batch(parts: RunSetup, *, synthetic: bool) -> Batch:
     """A batch on the device, drawn from a replay of random actions.
 
     Args:
@@ -43,14 +44,14 @@ def make_batch(parts: Parts, *, synthetic: bool) -> Batch:
         sampling="time",  # random play may be far from the end of its first episode
         directory=None,
     )
-    fill: Callable[[Parts, Replay, int], None] = _invent if synthetic else _play
+    fill: Callable[[RunSetup, Replay, int], None] = _invent if synthetic else _play
     fill(parts, replay, steps)
     batch = jax.device_put(to_batch(replay.gather(replay.draw())))
     replay.close()
     return batch
 
 
-def _play(parts: Parts, replay: Replay, steps: int) -> None:
+def _play(parts: RunSetup, replay: Replay, steps: int) -> None:
     """Record `steps` random actions in each environment."""
     env = parts.config.env
     vector = parts.make_vector(
@@ -65,7 +66,7 @@ def _play(parts: Parts, replay: Replay, steps: int) -> None:
         vector.close()
 
 
-def _invent(parts: Parts, replay: Replay, steps: int) -> None:
+def _invent(parts: RunSetup, replay: Replay, steps: int) -> None:
     """Record one episode of random numbers in each stream."""
     rng = np.random.default_rng(0)
     shape = (len(parts.seeds), parts.config.env.num_envs)

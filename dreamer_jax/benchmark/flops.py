@@ -8,8 +8,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dreamer_jax.agent import Agent
+from dreamer_jax.agent.agent import Agent
 from dreamer_jax.behavior.dreamer import Dreamer
+from dreamer_jax.errors import UsageError
 from dreamer_jax.model.networks import (
     DECODER_KERNELS,
     ENCODER_KERNELS,
@@ -20,7 +21,6 @@ from dreamer_jax.model.networks import (
 )
 from dreamer_jax.model.objectives import Reconstruction
 from dreamer_jax.model.rssm import RSSM
-from dreamer_jax.names import UsageError
 
 
 @dataclass(frozen=True)

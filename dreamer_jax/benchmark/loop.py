@@ -11,17 +11,17 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from dreamer_jax import run as run_lib
 from dreamer_jax.benchmark.clock import DeviceClock, HostClock, summarize
 from dreamer_jax.benchmark.timing import time_calls
-from dreamer_jax.envs import OnFault, TolerantVector
-from dreamer_jax.prefetch import to_batch
-from dreamer_jax.progress import Progress
-from dreamer_jax.replay import Replay
-from dreamer_jax.run import MakeEnv, Parts
-from dreamer_jax.signals import StopSignals
-from dreamer_jax.trainer import Trainer
-from dreamer_jax.workdir import WorkDir
+from dreamer_jax.envs.vector import FaultTolerantVector, OnFault
+from dreamer_jax.replay.prefetch import to_batch
+from dreamer_jax.replay.replay import Replay
+from dreamer_jax.report.progress import Progress
+from dreamer_jax.run import setup as run_lib
+from dreamer_jax.run.setup import MakeEnv, RunSetup
+from dreamer_jax.run.signals import StopSignals
+from dreamer_jax.run.trainer import Trainer
+from dreamer_jax.run.workdir import WorkDir
 
 WARMUP = 3  # updates that are made before anything counts, which compile
 PREFILL_LENGTHS = 4  # sequence lengths of random actions per environment
@@ -49,14 +49,14 @@ class StopAfter(StopSignals):
 
 
 @dataclass(frozen=True)
-class TimedParts(Parts):
-    """Parts whose environments and replay note how long their calls take."""
+class TimedParts(RunSetup):
+    """RunSetup whose environments and replay note how long their calls take."""
 
     host: HostClock
 
     def make_vector(
         self, use: int, num_envs: int, on_fault: OnFault, *, workers: int = 0
-    ) -> TolerantVector:
+    ) -> FaultTolerantVector:
         vector = super().make_vector(use, num_envs, on_fault, workers=workers)
         vector.step = self.host.time("environments", vector.step)
         return vector
@@ -100,7 +100,7 @@ def measure_loop(
     return summary | {"copy_ms": 1e3 * statistics.median(copies), "updates": updates}
 
 
-def _train(parts: Parts, work: WorkDir, stop: StopAfter) -> None:
+def _train(parts: RunSetup, work: WorkDir, stop: StopAfter) -> None:
     progress = Progress(parts.config.steps, parts.seeds, enabled=False, stream=io.StringIO())
     with work.claim(parts.config), contextlib.ExitStack() as closing:
         trainer = Trainer(parts, work, progress, stop, closing)
@@ -133,7 +133,7 @@ def _shortened(config: ConfigDict, updates: int) -> ConfigDict:
     return short
 
 
-def _timed(parts: Parts, device: DeviceClock, host: HostClock, stop: StopAfter) -> TimedParts:
+def _timed(parts: RunSetup, device: DeviceClock, host: HostClock, stop: StopAfter) -> TimedParts:
     # The loop adds metrics up in place, so what is waited for is a copy of one.
     copy = jax.jit(jnp.copy)
 

@@ -6,20 +6,19 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dreamer_jax.agent import Agent
+from dreamer_jax.agent.agent import Agent
+from dreamer_jax.agent.members import over_members
 from dreamer_jax.behavior.actor_critic import Rollout, actor_loss, critic_loss, roll_out
 from dreamer_jax.benchmark.batches import make_batch
 from dreamer_jax.benchmark.flops import Flops, update_flops
 from dreamer_jax.benchmark.timing import milliseconds, time_calls
-from dreamer_jax.compiling import compiler_options
-from dreamer_jax.members import over_members
 from dreamer_jax.model import rssm as rssm_lib
 from dreamer_jax.model.distributions import from_noise
 from dreamer_jax.model.world_model import prepare_action, prepare_obs
 from dreamer_jax.optimizer import apply_gradients
-from dreamer_jax.run import Parts
-from dreamer_jax.train_state import TrainState
-from dreamer_jax.types import Array, Batch, RSSMState
+from dreamer_jax.run.setup import RunSetup
+from dreamer_jax.runtime import compiler_options
+from dreamer_jax.types import Array, Batch, RSSMState, TrainState
 
 
 class Inputs(NamedTuple):
@@ -54,7 +53,7 @@ def part_functions(agent: Agent) -> dict[str, PartFn]:
     }
 
 
-def measure_parts(parts: Parts, *, repeats: int, synthetic: bool) -> list[dict[str, Any]]:
+def measure_parts(parts: RunSetup, *, repeats: int, synthetic: bool) -> list[dict[str, Any]]:
     """Time every part on the sizes of the update, all members together.
 
     Returns:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from dreamer_jax.benchmark.timing import time_calls
-from dreamer_jax.compiling import compiler_options
+from dreamer_jax.runtime import compiler_options
 
 # Dense peaks in TFLOP/s, (float32, bfloat16), by a pattern of JAX's device_kind; the first that
 # matches holds. For float32 it is what XLA's default precision computes with: TF32 on NVIDIA

@@ -8,10 +8,10 @@ import jax
 from dreamer_jax.benchmark.batches import batch_shapes
 from dreamer_jax.benchmark.timing import memory_limit, program_bytes
 from dreamer_jax.benchmark.update import compile_update
-from dreamer_jax.run import Parts
+from dreamer_jax.run.setup import RunSetup
 
 
-def plan_members(build: Callable[[int], Parts], *, limit: int | None = None) -> dict[str, Any]:
+def plan_members(build: Callable[[int], RunSetup], *, limit: int | None = None) -> dict[str, Any]:
     """Compile the update of one member and of two, and go on linearly.
 
     Beside its program an update needs the next batch, which is copied while it runs.
@@ -50,5 +50,5 @@ def members_that_fit(one: int, further: int, limit: int) -> int:
     return 0 if one > limit else 1 + (limit - one) // max(1, further)
 
 
-def _batch_bytes(parts: Parts) -> int:
+def _batch_bytes(parts: RunSetup) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(batch_shapes(parts)))

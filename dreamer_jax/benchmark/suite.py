@@ -12,15 +12,16 @@ import jax
 from ml_collections import ConfigDict
 
 from dreamer_jax import config as config_lib
-from dreamer_jax import run as run_lib
 from dreamer_jax.benchmark.loop import measure_loop
 from dreamer_jax.benchmark.parts import measure_parts
 from dreamer_jax.benchmark.peaks import published_peak
 from dreamer_jax.benchmark.plan import plan_members
 from dreamer_jax.benchmark.update import measure_update
-from dreamer_jax.model.convolutions import FORMULATIONS
-from dreamer_jax.names import UsageError
-from dreamer_jax.run import MakeEnv, Parts
+from dreamer_jax.config import sweep
+from dreamer_jax.errors import UsageError
+from dreamer_jax.model.ops.convolutions import FORMULATIONS
+from dreamer_jax.run import setup as run_lib
+from dreamer_jax.run.setup import MakeEnv, RunSetup
 from dreamer_jax.runtime import count_cores
 
 Row = dict[str, Any]
@@ -48,7 +49,7 @@ def variants(
     for conv, dtype, count in product(
         convs or [config.conv], dtypes or [config.compute_dtype], members
     ):
-        variant = config_lib.with_seeds(config, range(count))
+        variant = sweep.with_seeds(config, range(count))
         variant.update(changes | {"conv": conv, "compute_dtype": dtype})
         config_lib.validate(variant)
         configs.append(variant)
@@ -114,8 +115,8 @@ def plan(
     """
     for config in configs:
 
-        def build(members: int, config: ConfigDict = config) -> Parts:
-            variant = config_lib.with_seeds(config, range(members))
+        def build(members: int, config: ConfigDict = config) -> RunSetup:
+            variant = sweep.with_seeds(config, range(members))
             variant.devices = 1
             return run_lib.build(variant, make_env)
 
@@ -124,7 +125,7 @@ def plan(
         yield row
 
 
-def describe(parts: Parts, name: str) -> Row:
+def describe(parts: RunSetup, name: str) -> Row:
     """What is measured, on what, with what, and when."""
     config, device = parts.config, jax.devices()[0]
     chosen = parts.agent.wm.encoder.formulation

@@ -10,7 +10,7 @@ from dreamer_jax.benchmark.batches import batch_shapes, make_batch
 from dreamer_jax.benchmark.flops import update_flops
 from dreamer_jax.benchmark.peaks import matmul_rate
 from dreamer_jax.benchmark.timing import device_peak, milliseconds, program_bytes, time_calls
-from dreamer_jax.run import Parts
+from dreamer_jax.run.setup import RunSetup
 
 # What `measure_update` returns, in order. All None but the counted FLOPs where memory ran out.
 KEYS = (
@@ -31,7 +31,7 @@ KEYS = (
 )
 
 
-def measure_update(parts: Parts, *, repeats: int, synthetic: bool) -> dict[str, Any]:
+def measure_update(parts: RunSetup, *, repeats: int, synthetic: bool) -> dict[str, Any]:
     """Compile the train step of all members and time it on a replayed batch.
 
     The state of each update is the next one's; the device is waited for.
@@ -62,7 +62,7 @@ def measure_update(parts: Parts, *, repeats: int, synthetic: bool) -> dict[str, 
     }
 
 
-def compile_update(parts: Parts) -> tuple[jax.stages.Compiled, dict[str, float]]:
+def compile_update(parts: RunSetup) -> tuple[jax.stages.Compiled, dict[str, float]]:
     """The train step's program, from shapes alone, and the seconds that it took to make.
 
     Returns:
@@ -76,7 +76,7 @@ def compile_update(parts: Parts) -> tuple[jax.stages.Compiled, dict[str, float]]
     return compiled, {"lower_s": middle - start, "compile_s": time.perf_counter() - middle}
 
 
-def _measure(parts: Parts, repeats: int, synthetic: bool) -> dict[str, Any]:
+def _measure(parts: RunSetup, repeats: int, synthetic: bool) -> dict[str, Any]:
     before = device_peak()
     compiled, times = compile_update(parts)
     batch, state = make_batch(parts, synthetic=synthetic), parts.init_state()

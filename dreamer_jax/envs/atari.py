@@ -13,7 +13,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from dreamer_jax.names import unknown
+from dreamer_jax.errors import unknown
 
 NOOP = 0
 TIME_LIMIT = 108_000  # emulator frames: 30 minutes at 60 Hz

@@ -8,7 +8,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from dreamer_jax.envs.packages import require
+from dreamer_jax.errors import require
 
 SIZE = 64  # pixels, both axes
 TIME_LIMIT = 10_000  # steps

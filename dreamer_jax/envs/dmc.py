@@ -9,9 +9,8 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from dreamer_jax.envs.packages import require
 from dreamer_jax.envs.rendering import choose_renderer, no_renderer
-from dreamer_jax.names import unknown
+from dreamer_jax.errors import require, unknown
 
 # The 20 tasks of Hafner et al. 2020, under the names of its figures.
 PAPER_TASKS = (

@@ -5,8 +5,7 @@ import os
 import gymnasium
 from gymnasium.wrappers import FilterObservation
 
-from dreamer_jax.envs.packages import require
-from dreamer_jax.names import unknown
+from dreamer_jax.errors import require, unknown
 
 
 def make_minigrid(env_id: str, *, size: int, time_limit: int) -> gymnasium.Env:

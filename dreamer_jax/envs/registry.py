@@ -10,7 +10,7 @@ from gymnasium.wrappers import TimeLimit
 from dreamer_jax.envs.catch import Catch
 from dreamer_jax.envs.reach import Reach
 from dreamer_jax.envs.wrappers import ActionRepeat, SeedFirstReset, adapt
-from dreamer_jax.names import UsageError, lookup, unknown
+from dreamer_jax.errors import UsageError, lookup, unknown
 
 Task = str | Callable[[int], gymnasium.Env]
 

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 
-from dreamer_jax.names import UsageError
+from dreamer_jax.errors import UsageError
 
 VARIABLE = "MUJOCO_GL"  # read when dm_control is imported
 RENDERERS = ("egl", "osmesa")  # in order of preference: EGL may use a GPU

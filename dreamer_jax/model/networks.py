@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 import jax.numpy as jnp
 from flax import linen as nn
 
-from dreamer_jax.model.activations import LINEAR, Activation
-from dreamer_jax.model.convolutions import Conv, Formulation
+from dreamer_jax.model.ops.activations import LINEAR, Activation
+from dreamer_jax.model.ops.convolutions import Conv, Formulation
 from dreamer_jax.types import Array
 
 ENCODER_KERNELS = (4, 4, 4, 4)

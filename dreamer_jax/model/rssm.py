@@ -15,7 +15,7 @@ from flax import linen as nn
 from dreamer_jax.model.distributions import SampleFn
 from dreamer_jax.model.latents import Latent, flatten_stoch
 from dreamer_jax.model.networks import LayerNorm32, dense
-from dreamer_jax.model.recurrence import multiply, scan_steps
+from dreamer_jax.model.ops.recurrence import multiply, scan_steps
 from dreamer_jax.types import Array, LatentStats, Params, RSSMState
 
 

@@ -63,7 +63,7 @@ class WorldModel:
         return self.discount.apply({"params": params["discount"]}, feat)[..., 0]
 
 
-class Filtered(NamedTuple):
+class WorldModelOutput(NamedTuple):
     """Outcome of the loss that behaviour learning and the next sequence start from."""
 
     states: RSSMState  # [B, T, ...] posterior
@@ -113,7 +113,7 @@ def world_model_loss(
     hypers: Hypers,
     *,
     sample: SampleFn = from_noise,
-) -> tuple[Array, tuple[Filtered, Metrics]]:
+) -> tuple[Array, tuple[WorldModelOutput, Metrics]]:
     """Negative evidence lower bound, mean over batch and time (Eq. 2).
 
     loss = sum_k scale_k * -ln p_k + beta * KL balance. The reward is predicted after its
@@ -164,4 +164,4 @@ def world_model_loss(
         "prior_entropy": wm.rssm.latent.dist(prior).entropy().mean(),
         "posterior_entropy": wm.rssm.latent.dist(posterior).entropy().mean(),
     }
-    return loss, (Filtered(states, prior, posterior, likes, kl), metrics)
+    return loss, (WorldModelOutput(states, prior, posterior, likes, kl), metrics)

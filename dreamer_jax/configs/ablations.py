@@ -1,0 +1,64 @@
+r"""Ablations of DreamerV2 on Atari: each changes the one thing that it names.
+
+Command:   python experiments/train.py --config=configs/ablations.py:pong,no_image_gradients \
+               --workdir=runs/pong_no_image
+Variants:  :<game>,<ablation>, then variants of configs/atari.py, separated by commas
+           no_layer_norm          no layer norm in the GRU
+           no_reward_gradients    the reward's loss does not train the model's states
+           no_discrete_latents    as many Gaussian variables in place of the categorical ones
+           no_kl_balancing        one KL for both sides
+           no_policy_reinforce    the actor learns by straight-through gradients alone
+           no_image_gradients     the image's loss does not train the model's states
+           mixed_gradients        reinforce with a tenth of straight-through gradients
+           schedules              the same, with that share and the entropy bonus annealed over
+                                  the first 10M frames
+What:      Table 2 of Hafner et al. 2021, and its comparisons of actor gradients: configs/atari.py
+           is reinforce alone. `sweep` has all of them.
+Expected:  the paper's scores. Not reproduced here at full length.
+Runtime:   as configs/atari.py.
+"""
+
+from collections.abc import Callable
+
+from dreamer_jax.configs import atari
+from dreamer_jax.errors import UsageError, lookup
+
+ANNEAL_STEPS = 2_500_000  # agent steps that the schedules take, 10M frames
+ABLATIONS = {
+    "no_layer_norm": {"rssm": {"gru_norm": False}},
+    "no_reward_gradients": {"grad_heads": {"reward": False}},
+    "no_discrete_latents": {"rssm": {"latent": "gaussian"}},
+    "no_kl_balancing": {"kl_loss": "plain"},
+    "no_policy_reinforce": {"actor_grad": "dynamics"},
+    "no_image_gradients": {"grad_heads": {"observation": False}},
+    "mixed_gradients": {"actor_grad": "both", "actor_grad_mix": 0.1},
+    "schedules": {
+        "actor_grad": "both",
+        "actor_grad_mix": 0.1,
+        "actor_grad_mix_final": 0.0,
+        "actor_entropy": 3e-3,
+        "actor_entropy_final": 3e-4,
+    },
+}
+
+
+def get_config(arg: str = ""):
+    """Config of an ablation. Args: arg: '<game>,<ablation>[,<variant of configs/atari.py>...]'."""
+    game, *rest = arg.split(",")
+    if not game or not rest:
+        raise UsageError(
+            "configs/ablations.py needs a game and an ablation, as in "
+            "configs/ablations.py:pong,no_layer_norm"
+        )
+    changes = lookup(ABLATIONS, rest[0], "ablation")
+    config = atari.get_config(",".join([game, *rest[1:]]))
+    config.update(changes)
+    if rest[0] == "schedules":
+        config.anneal_updates = ANNEAL_STEPS // config.train_every
+    return config
+
+
+def sweep(add: Callable[[str], None], game: str = "pong") -> None:
+    """Call `add(arg)` with the argument of `get_config` of every ablation on a game."""
+    for name in ABLATIONS:
+        add(f"{game},{name}")

@@ -1,0 +1,65 @@
+"""Errors for what a user asked for and cannot have, with what can be had."""
+
+import difflib
+import importlib
+from collections.abc import Collection, Iterable, Mapping
+from types import ModuleType
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class UsageError(ValueError):
+    """Something that the user gave is wrong; the message says what, and what is allowed."""
+
+
+def suggest(given: str, known: Iterable[str]) -> str:
+    """Return ' Did you mean ...?' with the known name nearest to `given`, or ''."""
+    near = difflib.get_close_matches(given, list(known), n=1, cutoff=0.4)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def lookup(registry: Mapping[str, T], name: str, what: str) -> T:
+    """Return `registry[name]`.
+
+    Raises:
+        UsageError: `name` is not registered; the message lists the choices and the nearest.
+    """
+    if name in registry:
+        return registry[name]
+    choices = ", ".join(sorted(registry))
+    raise UsageError(f"{what} is {name!r}; choose one of: {choices}.{suggest(name, registry)}")
+
+
+def unknown(kind: str, name: str, choices: Collection[str]) -> UsageError:
+    """The error for a name missing from a list that is too long to print.
+
+    Args:
+        kind: what the name should have been, such as "Atari game".
+        name: the name that was given.
+        choices: the names that exist.
+    """
+    near = difflib.get_close_matches(name, list(choices), n=5, cutoff=0.4)
+    shown = f"the nearest are {', '.join(near)}" if near else f"such as {', '.join([*choices][:5])}"
+    hint = f". Did you mean {near[0]!r}?" if near else ""
+    return UsageError(f"unknown {kind} {name!r}: there are {len(choices)}, {shown}{hint}")
+
+
+def require(package: str, *, extra: str) -> ModuleType:
+    """Import an optional package.
+
+    Args:
+        package: its name in Python.
+        extra: of this project, that installs it.
+
+    Raises:
+        UsageError: it is not installed; the message says how to install it.
+    """
+    try:
+        return importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        if error.name != package:
+            raise  # it is installed, and misses something itself
+        raise UsageError(
+            f"the package {package} is not installed: pip install 'dreamer-jax[{extra}]'"
+        ) from error

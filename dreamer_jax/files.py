@@ -1,0 +1,55 @@
+"""Atomic replacement of files, and checksums that show later whether one was damaged."""
+
+import errno
+import os
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+CHUNK = 4 * 2**20  # bytes
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)  # no space on the disk, or in the user's share of it
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Gives a temporary path beside `path`; moves it over `path` when the block succeeds.
+
+    If the block raises, the temporary file is removed and `path` is as it was.
+    """
+    path = Path(path)
+    # Beside the target: os.replace is atomic only within one file system.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def digest(directory: Path) -> dict[str, list[int]]:
+    """Relative path -> [bytes, CRC-32] of every file under a directory."""
+    files = sorted(path for path in directory.rglob("*") if path.is_file())
+    return {str(path.relative_to(directory)): _digest_file(path) for path in files}
+
+
+def damage(directory: Path, wanted: dict[str, list[int]]) -> str:
+    """What differs from an earlier `digest`, as one sentence; empty if nothing does."""
+    for name, (size, checksum) in wanted.items():
+        path = directory / name
+        if not path.is_file():
+            return f"{name} is missing"
+        found = _digest_file(path)
+        if found[0] != size:
+            return f"{name} has {found[0]} bytes, it had {size}"
+        if found[1] != checksum:
+            return f"{name} has another checksum than when it was written"
+    return ""
+
+
+def _digest_file(path: Path) -> list[int]:
+    size = checksum = 0
+    with open(path, "rb") as file:
+        while chunk := file.read(CHUNK):
+            size, checksum = size + len(chunk), zlib.crc32(chunk, checksum)
+    return [size, checksum]

@@ -1,0 +1,240 @@
+"""metrics.jsonl: one JSON object a line, kept intact through crashes and full disks."""
+
+import json
+import math
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+ROW_KEYS = ("member", "seed", "env_step", "frame", "update")
+
+
+def encode_row(row: Mapping[str, Any]) -> bytes:
+    """One line of metrics.jsonl: strict JSON, `ROW_KEYS` first, newline at the end.
+
+    Raises:
+      ValueError: a key of `ROW_KEYS` is missing or not a whole number, or a value is not a scalar,
+        a string or None.
+    """
+    missing = [key for key in ROW_KEYS if key not in row]
+    if missing:
+        raise ValueError(f"metrics row misses {missing}; it has {list(row)}")
+    head = {key: _scalar(key, row[key]) for key in ROW_KEYS}
+    for key, value in head.items():
+        if type(value) is not int:
+            raise ValueError(f"metrics row: {key!r} must be a whole number, not {row[key]!r}")
+    tail = {key: _scalar(key, value) for key, value in row.items() if key not in head}
+    return (json.dumps(head | tail, allow_nan=False) + "\n").encode()
+
+
+def read_metrics(path: str | Path) -> list[dict[str, Any]]:
+    """All rows of a metrics.jsonl, without a last line that a crash has torn.
+
+    Raises:
+      ValueError: another line is not a JSON object; the message names the line.
+    """
+    rows = []
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n"):
+                break
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise ValueError(f"{path}, line {number}: not JSON ({error})") from error
+            if not isinstance(row, dict):
+                raise ValueError(f"{path}, line {number}: not a JSON object")
+            rows.append(row)
+    return rows
+
+
+def _scalar(key: str, value: Any) -> bool | int | float | str | None:
+    if hasattr(value, "item") and getattr(value, "ndim", 0) == 0:
+        value = value.item()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    shape = f" of shape {tuple(value.shape)}" if hasattr(value, "shape") else ""
+    given = type(value).__name__ + shape
+    raise ValueError(f"metrics row: {key!r} must be a scalar, a string or None, not {given}")
+
+
+class MetricsLog:
+    """Appends rows to one file; a disk that fails delays rows, it does not stop the run.
+
+    Every line reaches the operating system before `write` returns. When that fails, the file is
+    cut back to its last whole line and the rows wait, in order, for the next write.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        warn: Callable[[str], None] = print,
+        pending_limit: int = 64 * 2**20,
+    ):
+        """Opens or creates the file, and cuts a torn last line.
+
+        Args:
+          path: the file; its directory exists.
+          warn: takes one message when writing begins to fail, one when lines begin to be
+            dropped, and one when writing works again.
+          pending_limit: bytes of waiting lines to hold; beyond it the oldest are dropped.
+        """
+        self._path = Path(path)
+        self._warn = warn
+        self._pending_limit = pending_limit
+        self._pending: deque[bytes] = deque()
+        self._pending_bytes = 0
+        self._dropped = 0
+        self._error: OSError | None = None
+        # Unbuffered: a buffer would hide how much of a failed write reached the file.
+        self._file = open(self._path, "a+b", buffering=0)
+        self._offset = _end_of_last_line(self._file)
+        self._file.truncate(self._offset)
+        self._torn = False
+
+    @property
+    def offset(self) -> int:
+        """Bytes of whole lines in the file. Pending lines are not among them."""
+        return self._offset
+
+    @property
+    def pending(self) -> list[str]:
+        """The lines that wait, oldest first; a checkpoint keeps them beside `offset`."""
+        return [line.decode() for line in self._pending]
+
+    def write(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Appends rows, after those still pending.
+
+        Args:
+          rows: each has member, seed, env_step, frame and update (whole numbers), and any
+            scalars, strings and None. Non-finite numbers are written as null.
+
+        Raises:
+          ValueError: a row misses a key or holds something else; no row is then taken.
+        """
+        lines = [encode_row(row) for row in rows]
+        self._pending.extend(lines)
+        self._pending_bytes += sum(map(len, lines))
+        self._drain()
+
+    def flush(self) -> bool:
+        """Retries the pending lines and syncs the file; True if `offset` bytes are on disk."""
+        if not self._drain():
+            return False
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            self._warn(f"{self._path}: could not be synced to disk ({error.strerror})")
+            return False
+        return True
+
+    def cut(self, offset: int, pending: Sequence[str] = ()) -> None:
+        """Goes back to the state of a checkpoint.
+
+        Args:
+          offset: `self.offset` at the checkpoint; what lies behind it is removed.
+          pending: `self.pending` at the checkpoint; tried again at the next write.
+
+        Raises:
+          ValueError: the file is shorter, or `offset` is not at the end of a line.
+        """
+        if not 0 <= offset <= self._offset:
+            raise ValueError(
+                f"{self._path}: cannot go back to byte {offset}, the file holds {self._offset} "
+                "bytes of whole lines; it was changed since the checkpoint was written"
+            )
+        if offset and os.pread(self._file.fileno(), 1, offset - 1) != b"\n":
+            raise ValueError(
+                f"{self._path}: byte {offset} is not the end of a line; the file was changed "
+                "since the checkpoint was written"
+            )
+        self._file.truncate(offset)
+        self._offset, self._torn = offset, False
+        self._pending = deque(line.encode() for line in pending)
+        self._pending_bytes = sum(map(len, self._pending))
+
+    def close(self) -> None:
+        """Tries the pending lines a last time.
+
+        Raises:
+          OSError: some could not be written; the message says how many lines are lost.
+        """
+        if self._file.closed:
+            return
+        whole = self._drain()
+        self._file.close()
+        if not whole:
+            lost, error = len(self._pending) + self._dropped, self._error
+            message = f"{lost} lines are lost: {error.strerror or error}"
+            raise OSError(error.errno, message, str(self._path)) from error
+
+    def _drain(self) -> bool:
+        """Writes the pending lines in order; False if some are left."""
+        count = len(self._pending)
+        try:
+            while self._pending:
+                self._append(self._pending[0])
+                self._pending_bytes -= len(self._pending.popleft())
+        except OSError as error:
+            self._fail(error)
+            return False
+        if self._error is not None:
+            self._warn(
+                f"{self._path}: writing works again, {count} lines caught up, "
+                f"{self._dropped} lines were lost"
+            )
+            self._error, self._dropped = None, 0
+        return True
+
+    def _append(self, line: bytes) -> None:
+        if self._torn:
+            self._file.truncate(self._offset)
+        self._torn = True
+        rest = memoryview(line)
+        while rest:
+            rest = rest[self._file.write(rest) :]
+        self._torn = False
+        self._offset += len(line)
+
+    def _fail(self, error: OSError) -> None:
+        if self._error is None:
+            self._warn(
+                f"{self._path}: cannot be written ({error.strerror or error}); training goes on, "
+                f"{len(self._pending)} lines are pending and tried again at every write"
+            )
+        self._error = error
+        try:
+            self._file.truncate(self._offset)
+            self._torn = False
+        except OSError:
+            # Still marked torn: the next append cuts the partial line before it writes.
+            pass
+        self._bound()
+
+    def _bound(self) -> None:
+        before = self._dropped
+        while self._pending_bytes > self._pending_limit:
+            self._pending_bytes -= len(self._pending.popleft())
+            self._dropped += 1
+        if self._dropped and not before:
+            self._warn(
+                f"{self._path}: more than {self._pending_limit} bytes of lines are pending, "
+                "the oldest are dropped"
+            )
+
+
+def _end_of_last_line(file: Any, chunk: int = 65536) -> int:
+    """Byte offset behind the last newline of a file opened for reading; 0 if it has none."""
+    end = os.fstat(file.fileno()).st_size
+    while end:
+        start = max(0, end - chunk)
+        at = os.pread(file.fileno(), end - start, start).rfind(b"\n")
+        if at >= 0:
+            return start + at + 1
+        end = start
+    return 0

@@ -1,0 +1,149 @@
+"""Evaluation of every member: greedy actions, one environment per episode."""
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from dreamer_jax.envs.vector import FaultLimit, OnFault
+from dreamer_jax.errors import UsageError
+from dreamer_jax.run.load import Saved, read_saved
+from dreamer_jax.run.setup import MakeEnv, RunSetup, to_env_actions
+from dreamer_jax.seeding import EVAL_KEY, EVAL_STREAM, member_keys
+from dreamer_jax.types import Params
+
+log = logging.getLogger(__name__)
+
+
+def play_episodes(
+    parts: RunSetup,
+    params: Mapping[str, Params],
+    episodes: int,
+    *,
+    on_fault: OnFault,
+    check: Callable[[], None] = lambda: None,
+    frames: bool = False,
+) -> tuple[np.ndarray, np.ndarray, list[list[np.ndarray]]]:
+    """Play `episodes` whole greedy episodes per member, all at once.
+
+    Every episode has an environment and a seed of its own, the same in every evaluation, so a
+    short episode is never counted more often than a long one. Where an environment fails, its
+    episode is played anew from the start.
+
+    Args:
+        params: parameters by group, [M, ...]; on_fault: as in `RunSetup.make_vector`.
+        check: called before every step, may raise; frames: keep the images of each first episode.
+
+    Returns:
+        returns [M, episodes], lengths [M, episodes] in agent steps, and per member a list of
+        uint8 frames (empty without `frames` or images).
+    """
+    members = len(parts.seeds)
+    vector = parts.make_vector(EVAL_STREAM, episodes, on_fault)
+    carry = parts.fns.init_policy(member_keys(parts.seeds, EVAL_KEY), episodes)
+    rows = members * episodes
+    running, is_first = np.ones(rows, bool), np.ones(rows, bool)
+    returns, lengths = np.zeros(rows), np.zeros(rows, np.int64)
+    kept: list[list[np.ndarray]] = [[] for _ in range(members)]
+    image = next((k for k, s in vector.observation_space.items() if len(s.shape) == 3), None)
+    obs = vector.reset()
+    try:
+        while True:
+            check()
+            if frames and image is not None:
+                for member in np.flatnonzero(running[::episodes]):
+                    kept[member].append(obs[image][member * episodes].copy())
+            if not running.any():
+                return returns.reshape(members, -1), lengths.reshape(members, -1), kept
+            grid = {k: obs[k].reshape(members, episodes, *obs[k].shape[1:]) for k in parts.obs_keys}
+            first = is_first.reshape(members, episodes)
+            carry, action = parts.fns.greedy_step(params, carry, grid, first)
+            action = to_env_actions(np.asarray(action), parts.discrete)
+            result = vector.step(action.reshape(rows, *action.shape[2:]))
+            returns += np.where(running, result.reward, 0)
+            lengths += running
+            running &= ~result.is_last
+            for member in np.flatnonzero(result.failed[::episodes] & running[::episodes]):
+                kept[member].clear()
+            again = result.failed & running
+            returns[again], lengths[again] = 0, 0
+            # Environments that are done play on unseen: the vector steps all its rows.
+            is_first = result.is_last | result.failed
+            obs = vector.reset(is_first) if is_first.any() else result.obs
+    finally:
+        vector.close()
+
+
+def summarize(parts: RunSetup, returns: np.ndarray, lengths: np.ndarray) -> list[dict]:
+    """One record per member with what it scored. Args: returns, lengths: [M, episodes]."""
+    return [
+        {
+            "member": member,
+            "seed": seed,
+            **label,
+            "eval_return": float(returns[member].mean()),
+            "eval_return_std": float(returns[member].std()),
+            "eval_length": float(lengths[member].mean()),
+            "eval_episodes": int(returns.shape[1]),
+        }
+        for member, (seed, label) in enumerate(zip(parts.seeds, parts.labels, strict=True))
+    ]
+
+
+def evaluate(
+    workdir: str | Path,
+    *,
+    episodes: int = 10,
+    member: int | None = None,
+    step: int | None = None,
+    video: bool = False,
+    make_env: MakeEnv | None = None,
+) -> dict:
+    """Evaluate the members of a run; a process that trains them is not disturbed.
+
+    Args:
+        workdir: of the run; episodes: per member, at least 1.
+        member: the number of the only one to evaluate; step: env step of the checkpoint, None for
+            the newest.
+        video: write one episode per member to `videos/`; make_env: as given to `train`.
+
+    Returns:
+        `env_step`, `frame`, and `members`: a record per member with its mean return.
+
+    Raises:
+        FileNotFoundError: there is no run, or no checkpoint yet.
+        UsageError: `episodes` is out of range, there is no such member or checkpoint.
+    """
+    if episodes < 1:
+        raise UsageError(f"episodes is {episodes}; allowed: at least 1")
+    saved = read_saved(workdir, make_env, member=member, step=step)
+    parts = saved.parts
+    limit = FaultLimit(parts.config.env.max_faults, lambda row, text: log.warning("%s", text))
+    returns, lengths, frames = play_episodes(
+        parts, saved.params, episodes, on_fault=limit, frames=video
+    )
+    records = summarize(parts, returns, lengths)
+    summary = {
+        "env_step": saved.env_step,
+        "frame": saved.env_step * parts.config.env.action_repeat,
+        "members": [
+            record | {"member": number}
+            for number, record in zip(saved.members, records, strict=True)
+        ],
+    }
+    if video:
+        summary["videos"] = _write_videos(saved, frames)
+    return summary
+
+
+def _write_videos(saved: Saved, frames: list[list[np.ndarray]]) -> list[str]:
+    from dreamer_jax.report.video import episode_gif
+
+    paths = []
+    for member, images in zip(saved.members, frames, strict=True):
+        if images:
+            name = f"eval_{saved.env_step:09d}_member{member}.gif"
+            paths.append(str(saved.work.videos / name))
+            episode_gif(np.stack(images), paths[-1])
+    return paths

@@ -1,0 +1,64 @@
+"""Every random stream of a member. All follow from its seed, and none depends on other members.
+
+stream              drawn from                                  used by
+initial weights     key INIT                                    agent.init
+updates             split from INIT, kept in the TrainState     agent.train_step
+policy              key POLICY, kept in the PolicyCarry         agent.explore_step, policy_step
+evaluation policy   key EVAL                                    run.evaluation, run.load
+reported videos     key REPORT                                  agent.report
+environments        env_seed(seed, ENV_STREAM, e, generation)   run.driver
+evaluation envs     env_seed(seed, EVAL_STREAM, episode, ...)   run.evaluation, run.load
+prefill actions     action_generator(seed, env_step)            run.driver
+replay draws        replay_generator(seed)                      replay
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+# Numbered uses of a seed. JAX keys and NumPy streams are different functions of the seed.
+INIT_KEY, POLICY_KEY, EVAL_KEY, REPORT_KEY = 1, 2, 3, 4
+ENV_STREAM, EVAL_STREAM, RANDOM_STREAM = 1, 2, 3
+REPLAY_STREAM = int.from_bytes(b"replay", "big")
+
+
+def member_keys(seeds: Sequence[int], use: int):
+    """Return one threefry key per seed, [M] typed keys, for one numbered use.
+
+    Under `vmap` threefry gives each member the stream that it would have alone; the faster rbg
+    generator does not.
+    """
+    import jax  # not at the top: environment workers draw seeds and must not load JAX
+    import jax.numpy as jnp
+
+    keys = [jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), use) for seed in seeds]
+    return jnp.stack(keys)
+
+
+def env_seed(seed: int, use: int, index: int, generation: int = 0) -> int:
+    """Return the 32-bit seed of environment number `index` of a member.
+
+    Args:
+        seed: of the member.
+        use: ENV_STREAM or EVAL_STREAM.
+        index: number of the environment, or of the evaluation episode.
+        generation: how often the environment was replaced after a failure.
+    """
+    entropy = [seed, use, index] + [generation] * (generation > 0)
+    return int(np.random.SeedSequence(entropy).generate_state(1)[0])
+
+
+def action_generator(seed: int, env_step: int) -> np.random.Generator:
+    """Return the generator of a member's random actions at one env step of the prefill."""
+    return np.random.default_rng([seed, RANDOM_STREAM, env_step])
+
+
+def replay_generator(seed: int) -> np.random.Generator:
+    """Return the generator that draws a member's training sequences.
+
+    Raises:
+        ValueError: the seed is negative.
+    """
+    if seed < 0:
+        raise ValueError(f"a replay seed must not be negative, got {seed}")
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence([int(seed), REPLAY_STREAM])))

@@ -1,0 +1,294 @@
+"""Whole updates of one agent on made-up data: what changes, when, towards what; and its sizes."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from mock_agents import (
+    largest_difference,
+    mock_agent,
+    mock_batch,
+    mock_state,
+    shared_agent,
+)
+
+from dreamer_jax.agent import agent as agent_lib
+from dreamer_jax.agent.build import make_agent
+from dreamer_jax.config.config import default_config
+from dreamer_jax.config.sweep import member_hypers
+from dreamer_jax.model.distributions import from_noise, take_mode
+from dreamer_jax.model.world_model import (
+    REWARD_TRANSFORMS,
+    prepare_action,
+    prepare_obs,
+    world_model_loss,
+)
+from dreamer_jax.run.setup import count_parameters
+from dreamer_jax.types import ActionSpec
+
+
+class Trained:
+    """A vector agent, its initial state, and its compiled update on one batch."""
+
+    def __init__(self):
+        self.agent, hypers, self.run = shared_agent()
+        self.hypers = hypers.replace(model_lr=3e-3, actor_lr=3e-3, critic_lr=3e-3)
+        init = jax.jit(functools.partial(agent_lib.init, self.agent))
+        self.state = init(jax.random.key(0), self.hypers)
+        self.batch = mock_batch("vector", b=4, t=6)
+        self.states, self.metrics = [self.state], []
+        for _ in range(60):
+            state, _, metrics = self.step(self.states[-1], self.batch)
+            self.states.append(state)
+            self.metrics.append({name: float(value) for name, value in metrics.items()})
+
+    def step(self, state, batch, start=None):
+        return self.run(state, batch, self.agent.wm.rssm.initial((4,)) if start is None else start)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return Trained()
+
+
+def test_one_update_changes_every_parameter(trained):
+    before, after = trained.states[:2]
+    for group in ("model", "actor", "critic"):
+        for path, old in jax.tree_util.tree_leaves_with_path(before.params[group]):
+            new = dict(jax.tree_util.tree_leaves_with_path(after.params[group]))[path]
+            assert (old != new).any(), f"{group}{jax.tree_util.keystr(path)}"
+    assert before.update == 0 and after.update == 1
+    assert (jax.random.key_data(before.key) != jax.random.key_data(after.key)).any()
+    jax.tree.map(np.testing.assert_array_equal, before.hypers, after.hypers)
+
+
+def test_metrics_are_finite_scalars(trained):
+    assert set(trained.metrics[0]) == {
+        "model_loss", "kl_loss", "kl", "prior_entropy", "posterior_entropy", "position_loss",
+        "reward_loss", "discount_loss", "model_grad_norm", "actor_loss", "actor_entropy",
+        "actor_entropy_scale", "actor_grad_mix", "actor_grad_norm", "imagined_reward",
+        "imagined_reward_std", "critic_loss", "critic", "critic_slow", "critic_target",
+        "critic_grad_norm",
+    }  # fmt: skip
+    assert np.isfinite([list(metrics.values()) for metrics in trained.metrics]).all()
+
+
+def test_the_slow_critic_is_copied_after_update_0_and_then_every_so_many(trained):
+    # State k is the one after update k - 1; with a period of 3 copies follow updates 0, 3 and 6.
+    assert trained.agent.behaviors[0].slow_critic_every == 3
+    for k in range(1, 9):
+        state = trained.states[k]
+        source = 1 + (k - 1) // 3 * 3
+        expected = trained.states[source].params["critic"]
+        jax.tree.map(np.testing.assert_array_equal, state.slow_critic, expected)
+        is_copy = largest_difference(state.slow_critic, state.params["critic"]) == 0
+        assert is_copy == (k == source)
+
+
+def test_sixty_updates_on_one_batch_learn_it(trained):
+    first, last = trained.metrics[0], trained.metrics[-1]
+    assert last["model_loss"] < 0.8 * first["model_loss"]
+    # 0.9189385 per number is what remains of a perfect prediction.
+    for name, floor in (("reward_loss", 0.9189385), ("position_loss", 3 * 0.9189385)):
+        assert last[name] - floor < 0.5 * (first[name] - floor)
+
+
+def test_the_same_state_and_batch_give_the_same_update(trained):
+    again, _, _ = trained.step(trained.state, trained.batch)
+    assert largest_difference(again.params, trained.states[1].params) == 0
+    # Another key is other noise, and so another update.
+    other = trained.state.replace(key=jax.random.key(1))
+    other, _, _ = trained.step(other, trained.batch)
+    assert largest_difference(other.params, trained.states[1].params) > 1e-5
+
+
+def test_the_last_state_carries_over_to_the_next_sequences(trained):
+    batch = trained.batch
+    _, last, _ = trained.step(trained.state, batch)
+    assert last.deter.shape == (4, 16)
+    assert np.abs(last.deter).max() > 0.01
+    for first, equal in ((True, True), (False, False)):
+        # The same key gives the same noise, so that only the start state differs.
+        now = batch.replace(is_first=batch.is_first.at[:, 0].set(first))
+        losses = [trained.step(trained.state, now, start)[2]["kl"] for start in (None, last)]
+        assert (losses[0] == losses[1]) == equal
+
+
+def likes_of(batch, sample=take_mode, **changes):
+    """Log-likelihoods [B, T] by key, predictions, and metrics of a world model's loss."""
+    agent, hypers = mock_agent("vector", **changes)
+    params = mock_state(agent, hypers).params["model"]
+    b, t = batch.reward.shape
+
+    @jax.jit
+    def run(batch):
+        noise = jnp.zeros((t, b, 4))
+        start = agent.wm.rssm.initial((b,))
+        loss, (filtered, metrics) = world_model_loss(
+            agent.wm, params, batch, noise, start, hypers, sample=sample
+        )
+        feat = agent.wm.feature(filtered.states)
+        discount = agent.wm.predict_discount(params, feat, hypers.discount)
+        return loss, filtered, metrics, agent.wm.predict_reward(params, feat), discount
+
+    return run(batch)
+
+
+def test_the_reward_is_predicted_after_its_transform():
+    rewards = jnp.array([-2.0, 0.0, 0.5])
+    for name, expected in {
+        "none": [-2.0, 0.0, 0.5],
+        "sign": [-1.0, 0.0, 1.0],
+        "tanh": [-0.9640276, 0.0, 0.4621172],
+    }.items():
+        np.testing.assert_allclose(REWARD_TRANSFORMS[name](rewards), expected, rtol=1e-6)
+    batch = mock_batch()
+    for name in ("none", "tanh"):
+        _, filtered, metrics, predicted, _ = likes_of(batch, reward_transform=name)
+        target = np.asarray(REWARD_TRANSFORMS[name](batch.reward))
+        like = -0.5 * (np.asarray(predicted) - target) ** 2 - 0.9189385
+        np.testing.assert_allclose(filtered.likes["reward"], like, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(metrics["reward_loss"], -like.mean(), rtol=1e-4)
+
+
+def test_only_terminal_steps_are_labelled_without_a_future():
+    batch = mock_batch()
+    cut = np.asarray(batch.is_last & ~batch.is_terminal)
+    assert cut.sum() == 1 and batch.is_terminal.sum() == 1
+    _, filtered, _, _, discount = likes_of(batch, discount=0.9)
+    p = np.asarray(discount)
+    # The time limit is labelled gamma, as any step in the middle of an episode.
+    label = np.where(batch.is_terminal, 0.0, 0.9)
+    expected = label * np.log(p) + (1 - label) * np.log(1 - p)
+    np.testing.assert_allclose(filtered.likes["discount"], expected, rtol=1e-3, atol=1e-5)
+
+
+def test_without_a_discount_head_it_is_neither_trained_nor_asked():
+    enabled = likes_of(mock_batch())
+    loss, filtered, metrics, _, discount = likes_of(
+        mock_batch(), discount=0.9, discount_head={"enabled": False}
+    )
+    np.testing.assert_array_equal(discount, np.full((2, 4), np.float32(0.9)))
+    assert "discount" not in filtered.likes and "discount_loss" not in metrics
+    assert "discount_loss" in enabled[2]
+
+
+def test_the_loss_is_the_weighted_sum_of_its_parts():
+    scales = {"vector": 0.5, "reward": 2.0, "discount": 3.0}
+    loss, _, metrics, _, _ = likes_of(mock_batch(), loss_scales=scales, kl_scale=0.7)
+    parts = {"position": 0.5, "reward": 2.0, "discount": 3.0}
+    expected = sum(scale * metrics[f"{key}_loss"] for key, scale in parts.items())
+    np.testing.assert_allclose(loss, expected + 0.7 * metrics["kl_loss"], rtol=1e-5)
+    assert loss == metrics["model_loss"]
+
+
+def test_observations_and_actions_are_prepared():
+    obs = {"image": jnp.array([0, 51, 255], jnp.uint8), "vector": jnp.array([7.0])}
+    prepared = prepare_obs(obs)
+    np.testing.assert_allclose(prepared["image"], [-0.5, -0.3, 0.5], atol=1e-7)
+    np.testing.assert_array_equal(prepared["vector"], [7.0])
+    onehot = prepare_action(jnp.array([[2, -1]]), 3)
+    np.testing.assert_array_equal(onehot, [[[0.0, 0.0, 1.0], [0.0, 0.0, 0.0]]])
+    floats = jnp.array([[0.5, -0.5]])
+    assert prepare_action(floats, 2) is floats
+
+
+def test_published_parameter_counts():
+    """DreamerV2 for Atari at full size, one grey 64x64 image, 18 actions."""
+    config = default_config()
+    obs = {"image": ((64, 64, 1), "uint8")}
+    agent = make_agent(config, obs, ActionSpec(discrete=True, size=18))
+    init = functools.partial(agent_lib.init, agent, hypers=member_hypers(config)[0])
+    params = jax.eval_shape(init, jax.random.key(0)).params
+    counts = {part: count_parameters(tree) for part, tree in params["model"].items()}
+    assert counts == {
+        "encoder": 1_549_776,
+        "rssm": 5_664_848,
+        "decoder": 10_497_553,
+        "reward": 1_131_601,
+        "discount": 1_131_601,
+    }
+    assert {group: count_parameters(tree) for group, tree in params.items()} == {
+        "model": 19_975_379,
+        "actor": 1_138_418,
+        "critic": 1_131_601,
+    }
+
+
+class Reported:
+    """An image agent's report of sequences longer than the context."""
+
+    def __init__(self):
+        self.agent, hypers = mock_agent("mixed")
+        self.params = mock_state(self.agent, hypers).params
+        self.batch = mock_batch("mixed", t=6)
+        is_first = jnp.zeros((2, 6), bool).at[:, 0].set(True)
+        self.batch = self.batch.replace(is_first=is_first)
+        self.run = jax.jit(functools.partial(agent_lib.report, self.agent, context=3))
+        self.pictures = self.run(self.params, self.batch, jax.random.key(0))
+
+
+@pytest.fixture(scope="module")
+def reported():
+    return Reported()
+
+
+def test_a_report_holds_every_image(reported):
+    assert set(reported.pictures) == {"image", "depth"}
+    for key, (truth, prediction) in reported.pictures.items():
+        frames = reported.batch.obs[key]
+        assert truth.shape == prediction.shape == frames.shape
+        assert truth.dtype == prediction.dtype == jnp.float32
+        np.testing.assert_allclose(truth, frames / 255.0, atol=1e-6)
+        assert prediction.min() >= 0 and prediction.max() <= 1
+        assert prediction.std() > 0
+
+
+def test_a_report_shows_the_decoders_means_as_pictures(reported):
+    model = reported.params["model"]
+    last = {"kernel": jnp.zeros((6, 6, 2, 3)), "bias": jnp.array([0.25, -0.1, 2.0])}
+    decoder = {**model["decoder"], "conv_3": last}
+    params = {**reported.params, "model": {**model, "decoder": decoder}}
+    pictures = reported.run(params, reported.batch, jax.random.key(0))
+    np.testing.assert_allclose(pictures["image"][1][0, 0, 0, 0], [0.75], rtol=1e-6)
+    np.testing.assert_allclose(pictures["depth"][1][1, 5, 7, 9], [0.4, 1.0], rtol=1e-6)
+
+
+def test_a_report_sees_the_context_and_the_actions_alone(reported):
+    batch, key = reported.batch, jax.random.key(0)
+
+    def change(obs, start):
+        """Other images from step `start` on."""
+        return {
+            k: x.at[:, start:].set(255 - x[:, start:]) if x.ndim == 5 else x for k, x in obs.items()
+        }
+
+    for start, seen in ((3, False), (2, True)):
+        other = reported.run(reported.params, batch.replace(obs=change(batch.obs, start)), key)
+        for name, (_, prediction) in reported.pictures.items():
+            assert ((other[name][1] != prediction).any()) == seen
+    actions = batch.action.at[:, 3].set((batch.action[:, 3] + 1) % 3)
+    other = reported.run(reported.params, batch.replace(action=actions), key)
+    for name, (_, prediction) in reported.pictures.items():
+        np.testing.assert_array_equal(other[name][1][:, :3], prediction[:, :3])
+        assert (other[name][1][:, 3:] != prediction[:, 3:]).any()
+
+
+def test_policy_steps_reset_with_the_episode_and_remember_within_it():
+    agent, hypers = mock_agent("vector")
+    params = mock_state(agent, hypers).params
+    step = jax.jit(functools.partial(agent_lib.policy_step, agent, sample=from_noise))
+    obs = {"position": jnp.ones((2, 3))}
+    fresh = agent_lib.init_policy(agent, jax.random.key(0), 2)
+    used = fresh.replace(
+        state=jax.tree.map(lambda x: x + 1, fresh.state), action=jnp.ones_like(fresh.action)
+    )
+    is_first = jnp.array([True, False])
+    (one, first), (two, second) = (step(params, carry, obs, is_first) for carry in (fresh, used))
+    np.testing.assert_array_equal(first[0], second[0])
+    np.testing.assert_array_equal(one.state.deter[0], two.state.deter[0])
+    assert (one.state.deter[1] != two.state.deter[1]).any()
+    np.testing.assert_array_equal(one.action, first)
+    assert (jax.random.key_data(one.key) != jax.random.key_data(fresh.key)).any()

@@ -1,0 +1,127 @@
+"""A member that is not finite: held at its last finite state, frozen in the end, alone in it."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from mock_agents import mock_agent, mock_batch, mock_state
+
+from dreamer_jax.agent import agent as agent_lib
+from dreamer_jax.agent.guard import CHECKED, is_frozen, keep_finite
+
+MEMBERS, BAD, LIMIT = 4, 2, 3
+
+
+@functools.cache
+def program():
+    """Initial states and the compiled update of four members."""
+    agent, hypers = mock_agent("vector", slow_critic_every=1, max_nonfinite=LIMIT)
+
+    def step(state, batch):
+        new, _, metrics = agent_lib.train_step(agent, state, batch)
+        return keep_finite(state, new, metrics, agent.max_nonfinite)
+
+    states = [mock_state(agent, hypers, seed) for seed in range(MEMBERS)]
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *states), jax.jit(jax.vmap(step))
+
+
+def batches(update, poison):
+    """A batch [M, B, T, ...]; the bad member's has one NaN reward if `poison`."""
+    rows = [mock_batch("vector", b=4, t=6, seed=10 * m + update) for m in range(MEMBERS)]
+    batch = jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
+    if poison:
+        reward = batch.reward.copy()
+        reward[BAD, 1, 3] = np.nan
+        batch = batch.replace(reward=reward)
+    return batch
+
+
+def train(poisoned, updates=6, state=None):
+    """States and metrics after every update; `poisoned` are the updates with a bad batch."""
+    first, step = program()
+    states, history = [first if state is None else state], []
+    for update in range(updates):
+        state, metrics = step(states[-1], batches(update, update in poisoned))
+        states.append(state)
+        history.append(jax.device_get(metrics))
+    return states, history
+
+
+def leaves(state, member, names=("params", "slow_critic", "opt_states")):
+    trees = [getattr(state, name) for name in names]
+    return [np.asarray(leaf[member]) for leaf in jax.tree.leaves(trees)]
+
+
+def same(a, b, member):
+    return all(map(np.array_equal, leaves(a, member), leaves(b, member)))
+
+
+def test_a_skipped_update_leaves_the_member_as_it_was():
+    states, history = train(poisoned={2})
+    assert same(states[3], states[2], BAD)
+    assert not same(states[4], states[3], BAD) and not same(states[2], states[1], BAD)
+    counts = [(int(s.skipped[BAD]), int(s.nonfinite[BAD]), int(s.update[BAD])) for s in states]
+    assert counts == [(0, 0, 0), (0, 0, 1), (0, 0, 2), (1, 1, 3), (1, 0, 4), (1, 0, 5), (1, 0, 6)]
+    assert [float(m["counted"][BAD]) for m in history] == [1, 1, 0, 1, 1, 1]
+    assert history[2]["model_loss"][BAD] == 0 and np.isfinite(history[3]["model_loss"][BAD])
+    keys = [jax.random.key_data(state.key)[BAD].tolist() for state in states]
+    assert len(set(map(tuple, keys))) == len(keys)
+
+
+@pytest.mark.parametrize("poisoned", [{2}, {0, 1, 3}, {1, 2, 3, 4, 5}])
+def test_the_other_members_are_bit_identical(poisoned):
+    clean, clean_history = train(poisoned=set())
+    states, history = train(poisoned)
+    for other in set(range(MEMBERS)) - {BAD}:
+        assert same(states[-1], clean[-1], other)
+        for ours, wanted in zip(history, clean_history, strict=True):
+            for name in wanted:
+                assert ours[name][other] == wanted[name][other], (name, other)
+    assert not same(states[-1], clean[-1], BAD)
+
+
+def test_a_member_is_frozen_after_so_many_in_a_row():
+    states, history = train(poisoned={1, 2, 3})
+    assert [bool(is_frozen(state, LIMIT)[BAD]) for state in states] == [False] * 4 + [True] * 3
+    assert same(states[-1], states[1], BAD)  # though the last two batches were good
+    assert int(states[-1].skipped[BAD]) == LIMIT and int(states[-1].update[BAD]) == 6
+    assert [float(m["counted"][BAD]) for m in history] == [1, 0, 0, 0, 0, 0]
+    assert np.array(is_frozen(states[-1], LIMIT)).tolist() == [False, False, True, False]
+
+
+def test_interrupted_rows_do_not_freeze():
+    states, _ = train(poisoned={0, 1, 3, 4})
+    assert not is_frozen(states[-1], LIMIT)[BAD] and int(states[-1].skipped[BAD]) == 4
+
+
+def test_damaged_parameters_stay_within_their_member():
+    clean, _ = train(poisoned=set())
+    first, _ = program()
+    actor = jax.tree.map(lambda leaf: leaf.at[BAD].set(jnp.nan), first.params["actor"])
+    states, _ = train(poisoned=set(), state=first.replace(params={**first.params, "actor": actor}))
+    assert is_frozen(states[-1], LIMIT)[BAD]
+    for other in set(range(MEMBERS)) - {BAD}:
+        assert same(states[-1], clean[-1], other)
+    # Not even its world model, which is finite, goes on without it.
+    model = [state.params["model"] for state in (states[-1], first)]
+    for a, b in zip(*map(jax.tree.leaves, model), strict=True):
+        assert np.array_equal(a[BAD], b[BAD])
+
+
+MUST_BE_FINITE = [f"{g}_{value}" for g in ("model", "actor", "critic") for value in CHECKED]
+
+
+@pytest.mark.parametrize("name", MUST_BE_FINITE)
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_every_loss_and_gradient_is_checked(name, value):
+    first, _ = program()
+    old = jax.tree.map(lambda leaf: leaf[0], first)
+    new = old.replace(params=jax.tree.map(lambda leaf: leaf + 1, old.params))
+    good = {key: jnp.float32(2) for key in (*MUST_BE_FINITE, "kl")}
+    for metrics, wanted in [(good, new), (good | {name: jnp.float32(value)}, old)]:
+        state, counted = keep_finite(old, new, metrics, LIMIT)
+        got, want = jax.tree.leaves(state.params), jax.tree.leaves(wanted.params)
+        assert all(map(np.array_equal, got, want))
+        assert counted["counted"] == counted["kl"] / 2 == float(wanted is new)

@@ -1,0 +1,190 @@
+"""Shipped configs: every one builds, is what its paper says, and names a wrong argument."""
+
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from dreamer_jax import config as config_lib
+from dreamer_jax.configs import ablations, get_config
+from dreamer_jax.errors import UsageError
+from dreamer_jax.run.setup import dry_run, updates_due
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+# Every argument that a config file documents.
+SHIPPED = {
+    "catch": ["", "debug"],
+    "atari": ["pong", "pong,release", "pong,debug", "ms_pacman", "skiing,search,debug"],
+    "montezuma": ["", "release", "debug"],
+    "ablations": [
+        *[f"pong,{name}" for name in ablations.ABLATIONS],
+        "pong,schedules,release", "pong,no_image_gradients,debug",
+    ],
+    "reach": ["", "debug"],
+    "dmc_vision": ["walker_walk", "walker_walk,plan2explore", "cup_catch,plan2explore,debug"],
+    "dmc_proprio": ["walker_walk", "walker_walk,plan2explore", "walker_walk,debug"],
+    "humanoid": ["", "plan2explore", "debug"],
+    "planet": ["reach", "walker_walk", "reach,contrastive", "reach,reward_only", "reach,debug"],
+    "dreamer_v1": [
+        f"{task}{variant}"
+        for task in ("reach", "walker_walk", "atari:pong")
+        for variant in ("", ",contrastive", ",reward_only", ",no_value", ",contrastive,debug")
+    ],
+}  # fmt: skip
+
+
+class StandIn(gymnasium.Env):
+    """The spaces of an environment that need not be installed to build an agent."""
+
+    def __init__(self, obs, actions):
+        self.observation_space = spaces.Dict(obs)
+        self.action_space = spaces.Box(-1, 1, (actions,), np.float32)
+
+
+PIXELS = {"image": spaces.Box(0, 255, (64, 64, 3), np.uint8)}
+JOINTS = {"joints": spaces.Box(-np.inf, np.inf, (24,), np.float32)}
+STAND_INS = {"reach": (PIXELS, 2), "dmc": (PIXELS | JOINTS, 6), "dmc_proprio": (JOINTS, 6)}
+
+
+def plan_of(config):
+    """The plan of a run, with sizes alone in place of environments in `STAND_INS`."""
+    kind = config.task.split(":")[0]
+    if kind not in STAND_INS:
+        return dry_run(config)
+    return dry_run(config, lambda seed: StandIn(*STAND_INS[kind]))
+
+
+def test_every_config_file_is_listed():
+    assert {path.stem for path in CONFIGS.glob("[a-z]*.py")} == set(SHIPPED)
+
+
+@pytest.mark.parametrize(("name", "arg"), [(n, a) for n, args in SHIPPED.items() for a in args])
+def test_shipped_config_builds(name, arg):
+    plan = plan_of(get_config(name, arg))
+    assert plan["parameters"]["world_model"] > 0
+    assert plan["updates"] > 0
+
+
+def test_atari_is_the_paper():
+    plan = dry_run(get_config("atari", "pong"))
+    assert plan["frames"] == 200_000_000
+    # 12.5M updates in 200M frames, but for the prefill.
+    assert plan["updates"] == 1 + (50_000_000 - 50_000) // 4
+    assert 9.8e9 < plan["replay_bytes"] < 9.9e9  # 2.4 million records of 4,109 bytes
+    assert plan["parameters"] == {
+        "encoder": 1_549_776,
+        "rssm": 5_664_848,
+        "decoder": 10_497_553,
+        "reward": 1_131_601,
+        "discount": 1_131_601,
+        "world_model": 19_975_379,
+        "actor": 1_138_418,
+        "critic": 1_131_601,
+    }
+
+
+def test_dreamer_v1_is_the_paper():
+    config = get_config("dreamer_v1", "walker_walk")
+    assert config.task == "dmc:walker_walk"
+    # 5 episodes of 1000 frames, then 100 updates and an episode in turn.
+    assert config.prefill * config.env.action_repeat == 5_000
+    assert [updates_due(config, step) for step in (2_499, 2_500, 2_999, 3_000)] == [
+        0,
+        100,
+        100,
+        200,
+    ]
+    plan = plan_of(config)
+    assert plan["frames"] == 5_000_000
+    # Features of 30 + 200; three layers of 300.
+    head = 230 * 300 + 2 * 300 * 300 + 3 * 300
+    assert plan["parameters"]["reward"] == plan["parameters"]["critic"] == head + 301
+    assert plan["parameters"]["actor"] == head + 301 * 12
+    # 3x3 gates of 200 on inputs of 200 and a state of 200, without a norm; layers of 200.
+    layers = (36 * 200 + 200) + (200 * 200 + 200) + (1224 * 200 + 200) + 2 * (200 * 60 + 60)
+    assert plan["parameters"]["rssm"] == 400 * 600 + 600 + layers
+    atari = get_config("dreamer_v1", "atari:pong")
+    assert (atari.horizon, atari.kl_scale, atari.actor_grad) == (10, 0.1, "dynamics")
+    assert (atari.expl.amount, atari.expl.amount_final) == (0.4, 0.1)
+    assert atari.discount_head.enabled and atari.reward_transform == "tanh"
+
+
+def test_dmc_vision_has_the_published_parameters():
+    """6 actions, 64x64x3 images alone."""
+    plan = plan_of(get_config("dmc_vision", "walker_walk"))
+    assert plan["frames"] == 2_000_000
+    counts = {name: plan["parameters"][name] for name in ("world_model", "actor", "critic")}
+    assert counts == {"world_model": 13_656_772, "actor": 976_012, "critic": 971_601}
+    assert "discount" not in plan["parameters"]
+
+
+@pytest.mark.parametrize(
+    ("name", "arg"),
+    [
+        ("dmc_vision", "walker_walk"),
+        ("dmc_proprio", "walker_walk"),
+        ("humanoid", ""),
+        ("dreamer_v1", "walker_walk"),
+        ("dreamer_v1", "atari:pong"),
+        ("planet", "walker_walk"),
+    ],
+)
+def test_the_ends_of_episodes_are_favoured_by_dreamer_v2_on_atari_alone(name, arg):
+    assert get_config(name, arg).replay.sampling == "episodes_uniform"
+    assert get_config("atari", "pong").replay.sampling == "episodes"
+
+
+def test_dmc_configs_differ_in_what_they_name():
+    vision = get_config("dmc_vision", "humanoid_walk")
+    for (name, arg), changed in {
+        ("dmc_proprio", "humanoid_walk"): {"task", "mlp_keys"},
+        ("humanoid", ""): {"actor_entropy", "kl_scale"},
+        ("dmc_vision", "humanoid_walk,plan2explore"): {"expl.behavior"},
+    }.items():
+        lines = config_lib.differences(vision, get_config(name, arg))
+        assert {line.split(":")[0].strip() for line in lines} == changed
+    humanoid = get_config("humanoid")
+    assert (humanoid.actor_entropy, humanoid.kl_scale) == (1e-5, 2.0)
+
+
+def test_variants_change_what_they_say():
+    release = get_config("atari", "pong,release")
+    assert (release.batch, release.train_every) == (16, 16)
+    assert dry_run(get_config("atari", "pong,search"))["members"] == 4 * 4 * 2
+    assert get_config("montezuma").discount == 0.99
+    assert get_config("montezuma").task == "atari:montezuma_revenge"
+
+
+@pytest.mark.parametrize(
+    ("name", "arg", "message"),
+    [
+        ("atari", "", "needs a game"),
+        ("atari", "pnog", "pong"),
+        ("atari", "pong,relase", "release"),
+        ("montezuma", "quick", "debug"),
+        ("catch", "debgu", "debug"),
+        ("reach", "debgu", "debug"),
+        ("planet", "", r"configs/planet.py needs a task"),
+        ("planet", "atari:pong", "continuous"),
+        ("planet", "atari", "continuous"),
+        (
+            "planet",
+            "reach,no_value",
+            "configs/planet.py is 'no_value'; choose one of: c",
+        ),
+        ("dmc_vision", "", "needs a task"),
+        ("dmc_proprio", "walker_walk,debgu", "debug"),
+        ("humanoid", "pixels", "debug"),
+        ("ablations", "pong", "needs a game and an ablation"),
+        ("ablations", "pong,no_layernorm", "no_layer_norm"),
+        ("dreamer_v1", "", "needs a task"),
+        ("dreamer_v1", "reachh", "is 'reachh'; allowed: reach, or <domain>_<task>"),
+        ("dreamer_v1", "atari:pnog", "pong"),
+        ("dreamer_v1", "reach,debgu", "debug"),
+    ],
+)
+def test_bad_arguments_are_named(name, arg, message):
+    with pytest.raises(UsageError, match=message):
+        get_config(name, arg)

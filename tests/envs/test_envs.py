@@ -1,0 +1,243 @@
+"""Catch, the registry and snapshots."""
+
+import functools
+import itertools
+import subprocess
+import sys
+
+import gymnasium
+import numpy as np
+import pytest
+from env_doubles import Scripted
+from gymnasium import spaces
+
+from dreamer_jax.envs import make_env
+from dreamer_jax.envs.catch import BALL, COLUMNS, PADDLE, ROWS, Catch
+from dreamer_jax.envs.vector.snapshot import has_state, pickles_exactly, restore, snapshot
+
+
+def rollout(env, actions):
+    """What comes out of stepping through `actions` and the resets between, and a last reset."""
+    seen = []
+    for action in actions:
+        obs, *rest, _ = env.step(action)
+        seen.append((*obs.values(), *rest))
+        if any(rest[1:]):
+            seen.append(tuple(env.reset()[0].values()))
+    return [*seen, tuple(env.reset()[0].values())]
+
+
+def assert_same(first, second):
+    assert len(first) == len(second)
+    for a, b in zip(first, second, strict=True):
+        for x, y in zip(a, b, strict=True):
+            np.testing.assert_array_equal(x, y)
+
+
+# Catch
+
+
+def starts():
+    return itertools.product(range(COLUMNS), range(COLUMNS))
+
+
+def test_catch_best_return_is_one_from_every_start():
+    env = Catch()
+    env.reset(seed=0)
+    for ball, paddle in starts():
+        env.set_state(env.get_state() | {"row": 0, "ball": ball, "paddle": paddle})
+        rewards = []
+        terminated = False
+        while not terminated:
+            state = env.get_state()
+            action = 1 + int(np.sign(state["ball"] - state["paddle"]))
+            _, reward, terminated, truncated, _ = env.step(action)
+            rewards.append(reward)
+            assert not truncated
+        assert rewards == [0.0] * 6 + [1.0]
+
+
+def test_catch_random_return_is_minus_three_fifths():
+    move = np.zeros((COLUMNS, COLUMNS))  # of the paddle, under uniformly random actions
+    for column in range(COLUMNS):
+        for step in (-1, 0, 1):
+            move[column, np.clip(column + step, 0, COLUMNS - 1)] += 1 / 3
+    paddle = np.full(COLUMNS, 1 / COLUMNS) @ np.linalg.matrix_power(move, ROWS - 1)
+    caught = (paddle / COLUMNS).sum()
+    assert caught - (1 - caught) == pytest.approx(-0.6)
+
+    env, rng, total = Catch(), np.random.default_rng(0), 0.0
+    env.reset(seed=0)
+    for _ in range(2000):
+        env.reset()
+        for _ in range(ROWS - 1):
+            _, reward, terminated, _, _ = env.step(rng.integers(3))
+            total += reward
+        assert terminated
+    assert total / 2000 == pytest.approx(-0.6, abs=4 * 0.8 / np.sqrt(2000))
+
+
+def test_catch_draws_what_its_docstring_says():
+    env = Catch()
+    env.reset(seed=0)
+    env.set_state(env.get_state() | {"row": 2, "ball": 1, "paddle": 4})
+    image, *_ = env.step(0)
+    expected = np.zeros((64, 64, 1), np.uint8)
+    expected[24:32, 14:26] = BALL
+    expected[56:64, 38:50] = PADDLE
+    np.testing.assert_array_equal(image, expected)
+    assert env.observation_space.contains(image)
+    assert env.render().shape == (256, 256, 3)
+    assert env.render()[100, 60].tolist() == [BALL] * 3
+
+
+def test_catch_starts_cover_all_columns_and_the_end_is_the_end():
+    env = Catch()
+    seen = set()
+    for seed in range(300):
+        env.reset(seed=seed)
+        state = env.get_state()
+        seen.add((state["ball"], state["paddle"]))
+    assert seen == set(starts())
+    for _ in range(7):
+        env.step(1)
+    with pytest.raises(ValueError, match="episode is over"):
+        env.step(1)
+
+
+# Registry
+
+
+def test_make_env_is_deterministic_from_the_first_reset():
+    actions = np.random.default_rng(0).integers(3, size=100)
+
+    def run(seed):
+        env = make_env("catch", seed)
+        return [tuple(env.reset()[0].values()), *rollout(env, actions)]
+
+    assert_same(run(3), run(3))
+    with pytest.raises(AssertionError):
+        assert_same(run(3), run(4))
+
+
+def test_make_env_seeds_only_the_first_reset():
+    env = make_env("catch", 0)
+    firsts = {env.reset()[0]["image"].tobytes() for _ in range(20)}
+    assert len(firsts) > 5
+    explicit = env.reset(seed=0)[0]["image"]
+    np.testing.assert_array_equal(explicit, make_env("catch", 0).reset()[0]["image"])
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        ("cach", "atari, catch, crafter, dmc, .*gym.*Did you mean 'catch'"),
+        ("catch:hard", "'catch' takes no name, not 'hard'"),
+        ("reach:hard", "'reach' takes no name, not 'hard'"),
+        ("gym:CartPol-v1", "Did you mean 'CartPole-v1'"),
+        ("gym:", "there are [0-9]+, such as"),
+        (lambda seed: seed, "must return a gymnasium.Env, not a int"),
+    ],
+)
+def test_make_env_names_the_choices(task, message):
+    with pytest.raises(ValueError, match=message):
+        make_env(task, 0)
+
+
+@pytest.mark.parametrize(
+    "number", [{"size": 0}, {"action_repeat": 0}, {"time_limit": -1}, {"seed": -1}]
+)
+def test_make_env_checks_its_numbers(number):
+    with pytest.raises(ValueError, match=f"{next(iter(number))} must be at least"):
+        make_env("catch", **({"seed": 0} | number))
+
+
+@pytest.mark.parametrize(("task", "action"), [("catch", 1), ("gym:CartPole-v1", 0)])
+def test_time_limit_is_in_frames_and_truncates(task, action):
+    env = make_env(task, 0, action_repeat=2, time_limit=5)
+    env.reset()
+    flags = [env.step(action)[2:4] for _ in range(3)]
+    assert flags == [(False, False), (False, False), (False, True)]
+
+
+def test_gym_id_with_a_module_to_import_and_rendering():
+    env = make_env("gym:gymnasium.envs.classic_control:MountainCarContinuous-v0", 0)
+    assert env.action_space == spaces.Box(-1.0, 1.0, (1,), np.float32)
+    env.reset()
+    assert env.step(np.array([0.5], np.float32))[0]["vector"].shape == (2,)
+
+
+def test_cartpole_is_adapted():
+    env = make_env("gym:CartPole-v1", 0)
+    assert env.observation_space == spaces.Dict(
+        {"vector": spaces.Box(-np.inf, np.inf, (4,), np.float32)}
+    )
+    assert env.action_space == spaces.Discrete(2)
+    obs, _ = env.reset()
+    assert obs["vector"].dtype == np.float32 and obs["vector"].shape == (4,)
+    reference, _ = gymnasium.make("CartPole-v1").reset(seed=0)
+    np.testing.assert_array_equal(obs["vector"], reference)
+
+
+def test_the_room_imports_neither_jax_nor_the_emulator():
+    code = (
+        "import sys, dreamer_jax.envs as e; e.make_env('catch', 0).reset();"
+        "assert not {'jax', 'ale_py'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+# Snapshots
+
+
+@pytest.mark.parametrize("task", ["catch", "gym:CartPole-v1", "gym:MountainCarContinuous-v0"])
+def test_restored_environment_goes_on_identically(task):
+    make = functools.partial(make_env, task, 7, time_limit=30)
+    assert has_state(make()) or pickles_exactly(make)
+    env = make()
+    env.action_space.seed(0)
+    actions = [env.action_space.sample() for _ in range(100)]
+    env.reset()
+    rollout(env, actions[:20])
+    env.step(actions[20])
+    data = snapshot(env)
+    expected = rollout(env, actions)
+    assert_same(rollout(restore(make(), data), actions), expected)
+    assert_same(rollout(restore(env, data), actions), expected)
+
+
+def test_snapshot_has_the_time_limit_in_it():
+    env = make_env("catch", 0, time_limit=5)
+    env.reset()
+    env.step(1)
+    env.step(1)
+    other = restore(make_env("catch", 1, time_limit=5), snapshot(env))
+    assert [other.step(1)[3] for _ in range(3)] == [False, False, True]
+
+
+def test_restoring_into_other_wrappers_is_an_error():
+    env = make_env("catch", 0, time_limit=5)
+    env.reset()
+    with pytest.raises(ValueError, match="was wrapped in"):
+        restore(make_env("catch", 0), snapshot(env))
+
+
+class Forgetful(gymnasium.utils.EzPickle, Scripted):
+    """Unpickles as a new environment, as many do."""
+
+    def __init__(self):
+        gymnasium.utils.EzPickle.__init__(self)
+        Scripted.__init__(self, spaces.Discrete(2), obs=0, length=10)
+
+
+class Unpicklable(Scripted):
+    def __init__(self):
+        super().__init__(spaces.Discrete(2), obs=0)
+        self.generator = (n for n in range(3))
+
+
+@pytest.mark.parametrize("kind", [Forgetful, Unpicklable])
+def test_inexact_pickling_is_found_out(kind, caplog):
+    make = functools.partial(make_env, lambda seed: kind(), 0)
+    assert not pickles_exactly(make)
+    assert "cannot be saved exactly" in caplog.text

@@ -1,0 +1,211 @@
+"""Replay contents, eviction and draws, against lists walked in Python."""
+
+import collections
+
+import numpy as np
+import pytest
+import scipy.stats
+from replay_streams import Streams, add_one, assert_same, fill, make_replay
+
+from dreamer_jax.replay.samplers import Indices, find_episodes
+
+
+def exact_time(streams, capacity, length):
+    windows = [
+        (e, start)
+        for e, records in enumerate(streams)
+        for start in range(len(records))
+        if start >= len(records) - capacity and start + length <= len(records)
+    ]
+    return {window: 1 / len(windows) for window in windows}
+
+
+def whole_episodes(streams, capacity, length):
+    """(environment, start, records) of every episode that can be drawn from."""
+    episodes = []
+    for e, records in enumerate(streams):
+        start = None
+        for t, (_, is_first, is_last) in enumerate(records):
+            start = t if is_first else start
+            live = start >= len(records) - capacity
+            if is_last and live and t + 1 - start >= length:
+                episodes.append((e, start, t + 1 - start))
+    return episodes
+
+
+def exact_episodes(streams, capacity, length):
+    chance, episodes = collections.defaultdict(float), whole_episodes(streams, capacity, length)
+    for e, start, total in episodes:
+        for u in range(total + 1):
+            chance[e, start + min(u, total - length)] += 1 / len(episodes) / (total + 1)
+    return chance
+
+
+def exact_episodes_uniform(streams, capacity, length):
+    episodes = whole_episodes(streams, capacity, length)
+    return {
+        (e, start + offset): 1 / len(episodes) / (total - length + 1)
+        for e, start, total in episodes
+        for offset in range(total - length + 1)
+    }
+
+
+EXACT = {
+    "time": exact_time,
+    "episodes": exact_episodes,
+    "episodes_uniform": exact_episodes_uniform,
+}
+
+
+def test_tiny_ring_by_hand():
+    replay = make_replay(capacity=4, slack=2, length=2, sampling="episodes")
+    # record   0 1 2 | 3 4 | 5 6; 6 slots: record 6 takes the place of record 0.
+    for t in range(7):
+        add_one(replay, t, is_first=t in (0, 3, 5), is_last=t in (2, 4, 6))
+        assert replay.slack_left == 1
+        replay.mark_checkpoint()
+    assert replay.sizes.tolist() == [4]
+    assert {start for _ in range(20) for start in replay.draw().start.ravel()} == {3, 5}
+    indices = Indices(env=np.zeros((1, 3), np.int64), start=np.array([[3, 4, 5]]))
+    batch = replay.gather(indices)
+    np.testing.assert_array_equal(batch["reward"], [[[3, 4], [4, 5], [5, 6]]])
+    np.testing.assert_array_equal(batch["action"][0, :, 0], [[3, -3], [4, -4], [5, -5]])
+    np.testing.assert_array_equal(batch["image"][0, 2, :, 1, 2, 0], [5, 6])
+    np.testing.assert_array_equal(batch["is_first"], [[[1, 0], [1, 1], [1, 0]]])
+    np.testing.assert_array_equal(batch["is_last"], [[[0, 1], [1, 0], [0, 1]]])
+    batch["reward"][:] = -1
+    batch = replay.gather(Indices(env=np.zeros((1, 1), np.int64), start=np.array([[4]])))
+    np.testing.assert_array_equal(batch["reward"], [[[4, 5]]])
+    again = replay.gather(Indices(env=np.zeros((1, 1), np.int64), start=np.array([[3]])))
+    np.testing.assert_array_equal(again["is_first"], [[[1, 0]]])
+
+
+def test_ready_in_both_modes():
+    episodes, window = make_replay(sampling="episodes"), make_replay(sampling="time")
+    ready = []
+    for t in range(4):
+        for replay in (episodes, window):
+            add_one(replay, t, is_first=t in (0, 1), is_last=t in (0, 3))
+            replay.mark_checkpoint()
+        ready.append((episodes.ready, window.ready))
+    # The first episode has one record, shorter than a sequence.
+    assert ready == [(False, False), (False, True), (False, True), (True, True)]
+    for t in range(4, 7):
+        assert episodes.ready == (t < 6)
+        add_one(episodes, t, is_first=t == 4)
+        episodes.mark_checkpoint()
+    with pytest.raises(RuntimeError, match=r"members \[0\] have no sequence of 2"):
+        episodes.draw()
+
+
+def test_close_open_completes_the_episode():
+    replay = make_replay(sampling="episodes")
+    for t in range(2):
+        add_one(replay, t, is_first=t == 0)
+    with pytest.raises(ValueError, match="member 0, environment 0 starts .* close_open"):
+        add_one(replay, 2, is_first=True)
+    assert not replay.ready
+    replay.close_open(np.ones((1, 1), bool))
+    batch = replay.gather(replay.draw())
+    np.testing.assert_array_equal(batch["is_last"], [[[0, 1]] * 3])
+    np.testing.assert_array_equal(batch["is_terminal"], np.zeros((1, 3, 2)))
+    with pytest.raises(ValueError, match="goes on without is_first"):
+        add_one(replay, 2)
+
+
+@pytest.mark.parametrize("sampling", EXACT)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_wrapped_contents_and_support_match_lists(sampling, seed):
+    members, envs, length, capacity = 2, 3, 4, 30
+    streams = Streams(members, envs, seed)
+    replay = make_replay(
+        seeds=[1, 2],
+        num_envs=envs,
+        capacity=capacity * envs + 2,
+        slack=5,
+        batch=20,
+        length=length,
+        sampling=sampling,
+    )
+    compared = 0
+    for t in range(400):
+        fill(replay, streams, 1)
+        if t % 50 == 49:
+            replay.close_open(streams.close())
+        exact = [EXACT[sampling](past, capacity, length) for past in streams.records]
+        assert replay.sampleable.tolist() == [bool(chance) for chance in exact]
+        live = [sum(min(capacity, len(past)) for past in member) for member in streams.records]
+        assert replay.sizes.tolist() == live
+        if not replay.ready:
+            continue
+        indices = replay.draw()
+        batch = replay.gather(indices)
+        compared += 1
+        for m, b in np.ndindex(members, 20):
+            e, start = int(indices.env[m, b]), int(indices.start[m, b])
+            assert (e, start) in exact[m]
+            expected = streams.records[m][e][start : start + length]
+            reward, is_first, is_last = (np.array(part) for part in zip(*expected, strict=True))
+            np.testing.assert_array_equal(batch["reward"][m, b], reward)
+            np.testing.assert_array_equal(batch["action"][m, b, :, 1], -reward)
+            np.testing.assert_array_equal(batch["image"][m, b, :, 1, 2, 0], reward % 251)
+            assert batch["is_first"][m, b, 0]
+            np.testing.assert_array_equal(batch["is_first"][m, b, 1:], is_first[1:])
+            np.testing.assert_array_equal(batch["is_last"][m, b], is_last)
+    assert compared > 300 and min(len(past) for past in streams.records[0]) > 8 * capacity
+
+
+@pytest.mark.parametrize("sampling", EXACT)
+def test_draws_have_the_exact_distribution(sampling):
+    capacity, length = 25, 3
+    streams = Streams(1, 2, 4, end=0.2)
+    arguments = dict(num_envs=2, capacity=2 * capacity, length=length, sampling=sampling)
+    replay = make_replay(batch=40_000, **arguments)
+    fill(replay, streams, 90)
+    exact = EXACT[sampling](streams.records[0], capacity, length)
+    indices = replay.draw()
+    pairs = zip(indices.env[0].tolist(), indices.start[0].tolist(), strict=True)
+    counts = collections.Counter(pairs)
+    assert len(exact) > 10 and counts.keys() <= exact.keys()
+    observed = [counts[choice] for choice in exact]
+    expected = [40_000 * chance for chance in exact.values()]
+    assert scipy.stats.chisquare(observed, expected).pvalue > 1e-4
+
+
+def test_episode_ends_are_favoured():
+    replay = make_replay(capacity=10, slack=10, batch=30_000, length=4, sampling="episodes")
+    for t in range(10):
+        add_one(replay, t, is_first=t == 0, is_last=t == 9)
+    start = replay.draw().start
+    # u is uniform on 0..10, starts on 0..6: 5 of the 11 values give the last start.
+    shares = np.bincount(start[0], minlength=7) / 30_000
+    np.testing.assert_allclose(shares, [1 / 11] * 6 + [5 / 11], atol=0.01)
+
+
+def test_member_alone_equals_member_among_three():
+    streams = Streams(3, 2, 0)
+    arguments = dict(num_envs=2, capacity=60, length=3, sampling="episodes")
+    three, alone = make_replay(seeds=[5, 7, 9], **arguments), make_replay(seeds=[7], **arguments)
+    drawn = 0
+    for _ in range(150):
+        step, mask = streams.step()
+        three.add(step, mask)
+        alone.add({key: value[1:2] for key, value in step.items()}, mask[1:2])
+        three.mark_checkpoint()
+        alone.mark_checkpoint()
+        if three.ready:
+            drawn += 1
+            batch = three.gather(three.draw())
+            assert_same(
+                {key: value[1:2] for key, value in batch.items()}, alone.gather(alone.draw())
+            )
+    assert drawn > 50
+
+
+def test_find_episodes_by_hand():
+    # The first episode began before these records, the last one goes on after them.
+    records = np.arange(10, 18)
+    is_first = np.array([0, 0, 1, 0, 0, 1, 1, 0], bool)
+    is_last = np.array([0, 1, 0, 0, 1, 1, 0, 0], bool)
+    start, stop = find_episodes(records, is_first, is_last)
+    assert (start.tolist(), stop.tolist()) == ([12, 15], [15, 16])

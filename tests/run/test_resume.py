@@ -1,0 +1,52 @@
+"""Runs that are killed at any moment, and resumed, end as one that never was."""
+
+import numpy as np
+import pytest
+from killing import Run, assert_same_run, catch_config, newest
+
+from dreamer_jax import train
+from dreamer_jax.configs import get_config
+
+
+def kill_and_resume(config, reference, run, kills, seed=0):
+    """Kill a run, the first and every third time while it writes a checkpoint, and compare it."""
+    rng = np.random.default_rng(seed)
+    total = int(newest(reference)[1]["replay"]["written"][0][0])
+    while_saving = 0
+    for kill in range(kills):
+        target = int(total * (kill + rng.uniform()) / (kills + 1))
+        with Run(config, run) as process:
+            assert process.wait_until(lambda p=process, t=target: p.records() > t), process.text()
+            if kill % 3 == 0:
+                while_saving += process.wait_until(process.saves)
+            process.kill()
+    with Run(config, run) as process:
+        process.finish()
+    assert while_saving >= 1 + (kills - 1) // 3
+    assert_same_run(run, reference)
+
+
+def kill_and_resume_alone(config, tmp_path, **settings):
+    """The same with a reference of its own."""
+    train(config, tmp_path / "reference")
+    kill_and_resume(config, tmp_path / "reference", tmp_path / "run", **settings)
+
+
+def test_catch_killed_while_it_saves(catch_run, tmp_path):
+    kill_and_resume(catch_config(), catch_run, tmp_path / "run", kills=1)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.usefixtures("as_shipped")
+def test_catch_killed_ten_times(tmp_path):
+    kill_and_resume_alone(catch_config(steps=2_000), tmp_path, kills=10, seed=1)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2400)
+@pytest.mark.usefixtures("as_shipped")
+def test_pong_killed_ten_times(tmp_path):
+    config = get_config("atari", "pong,debug")
+    config.update({"seeds": 2, "checkpoint_every": 50, "log_every": 100, "eval_every": 700})
+    kill_and_resume_alone(config, tmp_path, kills=10)

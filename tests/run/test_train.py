@@ -1,0 +1,242 @@
+"""Whole runs at tiny size: what a work directory gets, resuming, observation kinds, bad input."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from conftest import SHALLOW, make_tiny_config
+from probe_env import Probe, probe_config
+
+from dreamer_jax import evaluate, train
+from dreamer_jax.errors import UsageError
+from dreamer_jax.report.metrics_log import read_metrics
+from dreamer_jax.run.driver import Driver
+from dreamer_jax.seeding import member_keys
+
+
+def small_config(**changes):
+    """Two members of catch."""
+    return make_tiny_config(seeds=2, length=8, **SHALLOW, **changes)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run of two members on catch."""
+    workdir = tmp_path_factory.mktemp("runs") / "catch"
+    config = small_config(video_every=100, eval_every=100)
+    return config, workdir, train(config, workdir)
+
+
+def test_result_of_a_run(finished):
+    config, _, result = finished
+    assert result["finished"] and result["env_step"] == config.steps
+    assert result["update"] == 1 + (config.steps - config.prefill) // config.train_every
+    assert [m["seed"] for m in result["members"]] == [0, 1]
+    assert all(m["eval_episodes"] == config.eval_episodes for m in result["members"])
+
+
+def test_work_directory(finished):
+    config, workdir, _ = finished
+    names = {path.name for path in workdir.iterdir()}
+    assert names == {
+        "config.json", "lock", "metrics.jsonl", "summary.json", "checkpoints", "checkpoints.json",
+        "videos", "curves.png", "replay",
+    }  # fmt: skip
+    assert json.loads((workdir / "config.json").read_text())["horizon"] == config.horizon
+    videos = sorted(path.name for path in (workdir / "videos").iterdir())
+    assert videos == [
+        f"open_loop_image_{step:09d}_member{member}.gif" for step in (100, 200) for member in (0, 1)
+    ]
+
+
+def test_metrics(finished):
+    config, workdir, _ = finished
+    rows = read_metrics(workdir / "metrics.jsonl")
+    for row in rows:
+        assert list(row)[:5] == ["member", "seed", "env_step", "frame", "update"]
+    logged = [row for row in rows if "train_episodes" in row]
+    assert [(r["env_step"], r["member"]) for r in logged] == [
+        (step, member) for step in range(40, 201, 40) for member in (0, 1)
+    ]
+    evaluated = [row["env_step"] for row in rows if "eval_return" in row]
+    assert evaluated == [100, 100, 200, 200]
+    last = logged[-1]
+    for name in ("kl", "actor_entropy", "model_loss", "image_loss", "critic_loss", "train_return"):
+        assert np.isfinite(last[name]), name
+    assert logged[-1]["kl"] != logged[-2]["kl"]  # members are their own
+
+
+def test_a_finished_run_is_not_run_again(finished):
+    config, workdir, result = finished
+    before = (workdir / "metrics.jsonl").read_text()
+    assert train(config, workdir) == result
+    assert (workdir / "metrics.jsonl").read_text() == before
+
+
+def test_evaluate(finished):
+    _, workdir, _ = finished
+    summary = evaluate(workdir, episodes=3, video=True)
+    assert summary["env_step"] == 200
+    assert [m["eval_episodes"] for m in summary["members"]] == [3, 3]
+    assert all(abs(m["eval_return"]) <= 1 and m["eval_length"] == 7 for m in summary["members"])
+    assert all((workdir / "videos" / path.split("/")[-1]).is_file() for path in summary["videos"])
+    with pytest.raises(UsageError, match="episodes is 0"):
+        evaluate(workdir, episodes=0)
+
+
+def test_another_config_is_refused(finished):
+    config, workdir, _ = finished
+    before = sorted(path.name for path in workdir.iterdir())
+    other = config.copy_and_resolve_references()
+    other.horizon = 7
+    with pytest.raises(UsageError, match="horizon: 4 -> 7"):
+        train(other, workdir)
+    assert sorted(path.name for path in workdir.iterdir()) == before
+
+
+def test_a_directory_of_something_else_is_refused(tmp_path, tiny_config):
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(UsageError, match="not empty"):
+        train(tiny_config, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.slow
+def test_pictures_change_nothing(tmp_path):
+    """Not even those in the prefill, where the replay could be drawn from already."""
+    found = []
+    for every in (0, 20):
+        config = small_config(steps=120, video_every=every)
+        train(config, tmp_path / str(every))
+        found.append(comparable(tmp_path / str(every)))
+    assert found[0] == found[1]
+    assert not list((tmp_path / "20" / "videos").glob("*_000000020_*"))
+    assert list((tmp_path / "20" / "videos").glob("*_000000060_*"))
+
+
+def test_a_file_is_no_work_directory(tmp_path, tiny_config):
+    (tmp_path / "run").write_text("precious")
+    with pytest.raises(UsageError, match="is a file; give a directory"):
+        train(tiny_config, tmp_path / "run")
+
+
+def test_a_damaged_summary_is_written_again(finished, tmp_path):
+    config, workdir, result = finished
+    shutil.copytree(workdir, tmp_path / "run")
+    (tmp_path / "run" / "summary.json").write_text("{")
+    assert train(config, tmp_path / "run") == result
+    assert json.loads((tmp_path / "run" / "summary.json").read_text()) == result
+
+
+def test_a_run_without_its_replay_is_refused(finished, tmp_path):
+    config, workdir, _ = finished
+    shutil.copytree(workdir, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "replay")
+    longer = config.copy_and_resolve_references()
+    longer.steps = 250
+    with pytest.raises(UsageError, match="replay is gone"):
+        train(longer, tmp_path / "run")
+    assert not (tmp_path / "run" / "replay").exists()
+
+
+def test_a_replay_in_memory_is_not_resumed(tmp_path):
+    config = small_config(steps=60)
+    config.replay.storage = "memory"
+    result = train(config, tmp_path / "run")
+    assert train(config, tmp_path / "run") == result
+    config.steps = 100
+    with pytest.raises(UsageError, match="config.replay.storage = 'memory'"):
+        train(config, tmp_path / "run")
+
+
+def test_evaluate_without_a_run(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no run in"):
+        evaluate(tmp_path / "nothing")
+
+
+def comparable(workdir):
+    """Rows of metrics.jsonl without what depends on the clock."""
+    rows = read_metrics(workdir / "metrics.jsonl")
+    return [{k: v for k, v in row.items() if not k.endswith("_per_s")} for row in rows]
+
+
+@pytest.mark.parametrize(
+    "stop", [70, *(pytest.param(stop, marks=pytest.mark.slow) for stop in (30, 170))]
+)
+def test_interrupted_and_resumed_equals_uninterrupted(finished, tmp_path, stop, monkeypatch):
+    """Before the first checkpoint and between others; catch restores its environments exactly."""
+    config, reference, result = finished
+    original = Driver.finish
+    calls = []
+
+    def fails(self, actions):
+        calls.append(1)
+        if len(calls) == stop:
+            raise KeyboardInterrupt
+        return original(self, actions)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Driver, "finish", fails)
+        with pytest.raises(KeyboardInterrupt):
+            train(config, tmp_path / "run")
+    assert train(config, tmp_path / "run") == result
+    assert comparable(tmp_path / "run") == comparable(reference)
+
+
+def test_images_and_vectors_and_continuous_actions(tmp_path):
+    config = probe_config(steps=120)
+    result = train(config, tmp_path / "run", lambda seed: Probe())
+    assert result["update"] == 1 + (120 - 40) // 8
+    last = [r for r in read_metrics(tmp_path / "run" / "metrics.jsonl") if "camera_loss" in r][-1]
+    assert np.isfinite(last["camera_loss"]) and np.isfinite(last["speed_loss"])
+    assert -9 * 8 <= last["train_return"] < 0  # actions reach the bounds of +-2, 9 steps
+
+
+def test_cartpole(tmp_path):
+    config = make_tiny_config(task="gym:CartPole-v1", steps=100, eval_episodes=1, **SHALLOW)
+    result = train(config, tmp_path / "run")
+    assert result["members"][0]["eval_return"] >= 1
+    rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert any("vector_loss" in row for row in rows)
+    assert not any("image_loss" in row for row in rows)
+
+
+def test_episodes_shorter_than_a_sequence_are_explained(tmp_path):
+    config = make_tiny_config(length=20, seeds=2)
+    config.replay.sampling = "episodes"
+    with pytest.raises(UsageError, match="config.replay.sampling = 'time'"):
+        train(config, tmp_path / "run")
+
+
+def test_keys_must_choose_something(tmp_path):
+    config = make_tiny_config(cnn_keys="pixels", mlp_keys="$^")
+    with pytest.raises(UsageError, match="images \\['image'\\]"):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("task", "changes", "message"),
+    [
+        ("catch", {"actor": {"dist": "trunc_normal"}}, "'trunc_normal'.*allowed: auto or onehot"),
+        ("reach", {"actor": {"dist": "onehot"}}, "allowed: auto or trunc_normal or tanh_normal"),
+        ("catch", {"expl": {"noise": "normal"}}, "'normal'.*none or epsilon_greedy or random"),
+        ("catch", {"behavior": "planet"}, "continuous actions.*discrete; allowed: dreamer"),
+        ("reach", {"objective": "contrastive", "batch": 1, "length": 1}, "config.length is 1"),
+    ],
+)
+def test_agents_must_fit_the_environment(tmp_path, task, changes, message):
+    config = make_tiny_config(task=task, **changes)
+    with pytest.raises(UsageError, match=message):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_prng_is_threefry(finished):
+    config, _, _ = finished
+    keys = member_keys([3, 4], 1)
+    assert str(jax.random.key_impl(keys)) in ("threefry2x32", "fry")
+    solo = member_keys([4], 1)
+    assert (jax.random.key_data(keys)[1] == jax.random.key_data(solo)[0]).all()
