@@ -1,6 +1,5 @@
 """Training runs in processes of their own that are killed, and what they leave compared."""
 
-import json
 import os
 import signal
 import subprocess
@@ -15,7 +14,8 @@ from conftest import SHALLOW, make_tiny_config
 
 from dreamer_jax import config as config_lib
 from dreamer_jax import train
-from dreamer_jax.replay.space import HIGH_WATER_FILE
+from dreamer_jax.replay.layout import Layout
+from dreamer_jax.replay.ring import HIGH_WATER_FILE, LAYOUT_FILE, entry_file
 from dreamer_jax.report.metrics_log import read_metrics
 from dreamer_jax.run import setup as run_lib
 from dreamer_jax.run.load import read_checkpoint
@@ -70,7 +70,7 @@ class Run:
 
     def records(self):
         """The number of records that the run has written to the replay's first stream."""
-        path = self.work.replay / HIGH_WATER_FILE
+        path = self.work.replay / "0" / HIGH_WATER_FILE
         return int(np.fromfile(path, np.int64)[0]) if path.exists() else 0
 
     def saves(self):
@@ -135,18 +135,15 @@ def to_numpy(leaf):
 
 def live_records(workdir, host):
     """The live records of every stream by key, oldest first, read from the replay's files."""
-    directory = WorkDir(workdir).replay
-    layout = json.loads((directory / "layout.json").read_text())
-    slots, capacity = layout["slots"], layout["stream_capacity"]
     found = {}
-    for key, entry in layout["entries"].items():
-        shape = (layout["members"], layout["envs"], slots, *entry["shape"])
-        file = directory / (key.replace("/", "%2F") + ".bin")
-        array = np.memmap(file, entry["dtype"], "r", shape=shape)
-        for member, env in np.ndindex(shape[:2]):
-            written = host["replay"]["written"][member][env]
-            records = np.arange(max(0, written - capacity), written)
-            found[key, member, env] = np.array(array[member, env, records % slots])
+    for member, record in enumerate(host["replay"]):
+        directory = WorkDir(workdir).replay / str(member)
+        layout = Layout.from_json((directory / LAYOUT_FILE).read_text())
+        for key, (_, dtype) in layout.entries.items():
+            array = np.memmap(entry_file(directory, key), dtype, "r", shape=layout.shape(key))
+            for env, written in enumerate(record["written"]):
+                live = np.arange(max(0, written - layout.capacity), written)
+                found[key, member, env] = np.array(array[env, live % layout.slots])
     return found
 
 

@@ -18,7 +18,7 @@ from dreamer_jax import config as config_lib
 from dreamer_jax.agent.placement import one_device
 from dreamer_jax.config import sweep
 from dreamer_jax.errors import UsageError
-from dreamer_jax.replay.copy import Streams, check_alike, copy_streams, open_streams
+from dreamer_jax.replay.copy import MemberReplay, check_alike, copy_members, open_member
 from dreamer_jax.report.metrics_log import encode_row
 from dreamer_jax.run import member_data
 from dreamer_jax.run.checkpoint import Checkpoints
@@ -90,7 +90,7 @@ def free_target(target: str | Path, *sources: str | Path) -> Path:
     return path
 
 
-def open_replays(sources: Sequence[Source]) -> list[Streams] | None:
+def open_replays(sources: Sequence[Source]) -> list[MemberReplay] | None:
     """The replays of the sources; None if they are gone and not needed, the runs having ended."""
     on_disk = [
         source.config.replay.storage == "disk" and source.work.replay.is_dir() for source in sources
@@ -104,8 +104,9 @@ def open_replays(sources: Sequence[Source]) -> list[Streams] | None:
                 "memory (config.replay.storage); a copy could not go on"
             )
     replays = [
-        open_streams(s.work.replay, s.members, s.host["replay"], s.host["prefetch"])
+        open_member(s.work.replay / str(m), s.host["replay"][m], s.host["prefetch"][m])
         for s in sources
+        for m in s.members
     ]
     check_alike(replays)
     return replays
@@ -132,13 +133,13 @@ def assemble(sources: Sequence[Source], target: Path) -> None:
     arrays = _gather_arrays(sources)
     replays = open_replays(sources)
     size = len(metrics) + sum(leaf.nbytes for leaf in jax.tree.leaves(arrays))
-    _check_space(target, size + sum(streams.nbytes for streams in replays or []))
+    _check_space(target, size + sum(replay.nbytes for replay in replays or []))
     with _building(target) as work:
         work.videos.mkdir()
         work.config.write_text(config_lib.to_json(config))
         work.metrics.write_bytes(metrics)
         if replays is not None:
-            copy_streams(replays, work.replay)
+            copy_members(replays, work.replay)
         _save(work, config, arrays, host)
         if all(source.summary is not None for source in sources):
             work.write_summary(sources[0].summary | {"members": host["summary"]})

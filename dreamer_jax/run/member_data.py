@@ -41,16 +41,13 @@ def gather_host(sources: Sequence[tuple[Mapping, Sequence[int]]], num_envs: int)
             for env in range(num_envs)
         ]
 
-    drawn = first["prefetch"] is not None
-    replay = {name: per_member("replay", name) for name in ("written", "open_start", "generators")}
-    prefetch = {name: per_member("prefetch", name) for name in ("env", "start") if drawn}
     driver = {name: per_row("driver", name) for name in ("is_first", "returns", "lengths")}
     records = {name: per_member("records", name) for name in ("frozen", "faults")}
     return {
         **{name: first[name] for name in ("env_step", "update", "due")},
         "summary": _gather_summary([(host["summary"], members) for host, members in sources]),
-        "replay": replay,
-        "prefetch": prefetch or None,
+        "replay": per_member("replay"),
+        "prefetch": per_member("prefetch"),
         "driver": driver | {"stats": per_member("driver", "stats")},
         "environments": per_row("environments"),
         "generations": per_row("generations"),

@@ -187,7 +187,7 @@ def _check_fit(first: Source, second: Source) -> None:
                 f"{source.work.path} was stopped in the middle of an env step, with "
                 f"{source.host['due']} to be made; let it go on to another checkpoint"
             )
-    if (first.host["prefetch"] is None) != (second.host["prefetch"] is None):
+    if (None in first.host["prefetch"]) != (None in second.host["prefetch"]):
         raise UsageError(f"only one of {where} has begun to draw batches; let them go on")
     if (first.summary is None) != (second.summary is None):
         raise UsageError(f"only one of {where} has come to its end; let the other go on")

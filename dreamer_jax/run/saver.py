@@ -1,7 +1,7 @@
 """When a run is saved, and what it goes on from: checkpoints and the replay's slack together."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from dreamer_jax.errors import UsageError
@@ -35,7 +35,8 @@ class Saver:
         self._half = max(1, (replay.slack - 2 * margin) // 2)
         self._saved_at = time.monotonic()
         self._saved_records = replay.written
-        self._newest: Mapping | None = None  # the replay's state in the newest finished checkpoint
+        # The replay's state in the newest finished checkpoint.
+        self._newest: Sequence[Mapping] | None = None
         self._step: int | None = None
 
     @property
@@ -47,7 +48,7 @@ class Saver:
         """Whether to save now, by the clock or for the replay's sake."""
         late = time.monotonic() - self._saved_at >= 60 * self._minutes > 0
         records = int((self._replay.written - self._saved_records).max())
-        return late or records >= self._half or self._replay.slack_left <= self._margin
+        return late or records >= self._half or self._replay.remaining_slack <= self._margin
 
     def save(self, arrays: Any, host: Mapping) -> None:
         """Start saving. Args: host: JSON data with `env_step`, and `replay`, its state."""
@@ -61,10 +62,10 @@ class Saver:
         Raises:
             OSError: the checkpoint could not be written.
         """
-        wait = wait or self._replay.slack_left <= self._margin
+        wait = wait or self._replay.remaining_slack <= self._margin
         host = self._checkpoints.completed(wait=wait)
         if host is not None:
-            self._replay.mark_checkpoint(self._newest or host["replay"])
+            self._replay.pin(self._newest or host["replay"])
             self._newest, self._step = host["replay"], host["env_step"]
 
     def restore(self, shapes: Any) -> tuple[Any, dict] | None:

@@ -178,7 +178,7 @@ def test_members_learn_with_their_own_values_from_the_same_start(finished):
     rows = read_metrics(finished[0] / "metrics.jsonl")
     first = [row["train_return"] for row in rows if row["env_step"] == 40]
     assert first[:2] == first[2:]
-    assert host["replay"]["generators"][0] == host["replay"]["generators"][2]
+    assert host["replay"][0]["generator"] == host["replay"][2]["generator"]
 
 
 def test_a_member_of_a_grid_is_loaded_and_evaluated(finished):

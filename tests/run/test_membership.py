@@ -24,7 +24,8 @@ def assert_trees_equal(a, b):
 
 
 def replay_bytes(workdir):
-    return {path.name: path.read_bytes() for path in (workdir / "replay").iterdir()}
+    files = (path for path in (workdir / "replay").rglob("*") if path.is_file())
+    return {path.relative_to(workdir): path.read_bytes() for path in files}
 
 
 def metrics_of(workdir, seed):
@@ -151,7 +152,7 @@ def test_add_members(finished_run, tmp_path, monkeypatch):
     assert sequence_of(three / "metrics.jsonl") == sequence_of(finished_run / "metrics.jsonl")
     new, old = newest(three), newest(finished_run)
     assert jax.tree.map(np.shape, new[0]) == jax.tree.map(np.shape, old[0])
-    assert new[1]["replay"]["written"][0] == old[1]["replay"]["written"][0]
+    assert new[1]["replay"][0]["written"] == old[1]["replay"][0]["written"]
     summaries = [WorkDir(path).read_summary() for path in (three, finished_run)]
     assert [list(s) for s in summaries] == [list(summaries[0])] * 2
     assert [(m["member"], m["seed"]) for m in summaries[0]["members"]] == [(0, 7), (1, 3), (2, 5)]

@@ -13,7 +13,7 @@ from dreamer_jax import config as config_lib
 from dreamer_jax import evaluate, train
 from dreamer_jax.config import sweep
 from dreamer_jax.errors import UsageError
-from dreamer_jax.replay.space import HIGH_WATER_FILE
+from dreamer_jax.replay.ring import HIGH_WATER_FILE
 from dreamer_jax.report.metrics_log import read_metrics
 from dreamer_jax.run import assemble as run_copy
 from dreamer_jax.run import members as membership
@@ -103,7 +103,7 @@ def test_keys_that_may_differ_are_the_firsts(killed_run, tmp_path):
     ("changes", "match"),
     [
         ({"due": ["evaluation"]}, r"stopped in the middle .* \['evaluation'\]"),
-        ({"prefetch": None}, "only one of .* has begun to draw"),
+        ({"prefetch": [None] * 3}, "only one of .* has begun to draw"),
     ],
 )
 def test_host_data_that_do_not_fit_together(killed_run, changes, match):
@@ -139,14 +139,14 @@ def test_a_replay_in_memory(killed_copy, tmp_path):
 
 
 def test_a_damaged_replay_leaves_nothing_behind(killed_copy, tmp_path):
-    os.truncate(killed_copy / "replay" / "reward.bin", 100)
+    os.truncate(killed_copy / "replay" / "0" / "reward.bin", 100)
     refuse(lambda: extract(killed_copy, [0], tmp_path / "new"), tmp_path, "reward.bin is damaged")
 
 
 def test_a_run_that_went_on_too_far(killed_copy, tmp_path):
-    marks = np.fromfile(killed_copy / "replay" / HIGH_WATER_FILE, np.int64)
-    (marks + 10**6).tofile(killed_copy / "replay" / HIGH_WATER_FILE)
-    refuse(lambda: extract(killed_copy, [0], tmp_path / "new"), tmp_path, "gone on too far")
+    marks = np.fromfile(killed_copy / "replay" / "0" / HIGH_WATER_FILE, np.int64)
+    (marks + 10**6).tofile(killed_copy / "replay" / "0" / HIGH_WATER_FILE)
+    refuse(lambda: extract(killed_copy, [0], tmp_path / "new"), tmp_path, "moved on too far")
 
 
 def test_metrics_that_were_changed(killed_copy, tmp_path):

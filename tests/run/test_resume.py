@@ -11,7 +11,7 @@ from dreamer_jax.configs import get_config
 def kill_and_resume(config, reference, run, kills, seed=0):
     """Kill a run, the first and every third time while it writes a checkpoint, and compare it."""
     rng = np.random.default_rng(seed)
-    total = int(newest(reference)[1]["replay"]["written"][0][0])
+    total = int(newest(reference)[1]["replay"][0]["written"][0])
     while_saving = 0
     for kill in range(kills):
         target = int(total * (kill + rng.uniform()) / (kills + 1))
