@@ -161,8 +161,8 @@ class Trainer:
             self._carry, action = self._act(obs, is_first)
             # Dispatched behind the policy: it runs while the environments step below.
             self._update_once()
-            action = np.asarray(action)
-            failed = self._driver.finish(run_lib.to_env_actions(action, self._parts.discrete))
+            discrete = self._parts.action.discrete
+            failed = self._driver.finish(run_lib.to_env_actions(np.asarray(action), discrete))
         if failed.any():
             self._prefetch.settle()  # it may be reading the records that are closed
             self._replay.close_open(failed)
