@@ -58,7 +58,10 @@ class Driver:
         """Reset where an episode ended.
 
         Returns:
-            The observations to act on, entries [M, E, ...], and is_first [M, E] bool.
+            The observations to act on, entries [M, E, ...], and is_first [M, E] bool. The
+            observations are views that `finish` overwrites, and on a CPU JAX may read NumPy arrays
+            in place: the policy that gets them must have finished by then, as it has once its
+            actions are read back.
         """
         first = self._is_first.copy()
         obs = self._vector.reset(first) if first.any() else self._vector.observations()
