@@ -63,8 +63,7 @@ def register_task(name: str) -> Callable[[MakeTask], MakeTask]:
         dreamer_jax.train(config, "runs/pendulum")
 
     The environment may have any spaces that `adapt` supports. It is adapted, and its first
-    `reset()` is seeded, after the maker returns it; `seed` is for
-    randomness in its construction.
+    `reset()` is seeded, after the maker returns it; `seed` is for randomness in its construction.
 
     Args:
         name: the part of the task's name before the first colon. The part after it, '' if there

@@ -69,9 +69,7 @@ def adapt(env: gymnasium.Env, *, size: int) -> gymnasium.Env:
     Nested dictionaries are flattened to keys 'a/b'; Text entries are left out, with a line in the
     log. Images that need no resizing may share memory with the environment. A Discrete action
     space begins at 0; a float Box with finite bounds becomes float32 [A] in [-1, 1] and actions are
-    rescaled.
-
-    No later part of the project checks observations, rewards and actions again.
+    rescaled. Whoever uses the environment need not check its results again.
 
     Args:
         env: any gymnasium environment.

@@ -41,9 +41,7 @@ def test_catch_best_return_is_one_from_every_start():
 
 
 def test_catch_random_return_is_minus_three_fifths():
-    move = np.zeros(
-        (COLUMNS, COLUMNS)
-    )  # transition matrix of the paddle under uniformly random actions
+    move = np.zeros((COLUMNS, COLUMNS))  # transitions of the paddle under random actions
     for column in range(COLUMNS):
         for step in (-1, 0, 1):
             move[column, np.clip(column + step, 0, COLUMNS - 1)] += 1 / 3
