@@ -177,11 +177,11 @@ def _check_keys(space: spaces.Space, obs: Any, path: tuple[str, ...]) -> None:
     if not isinstance(space, spaces.Dict):
         return
     name = "/".join(path)
-    where = f"observation {name!r}" if name else "the observation"
+    label = f"observation {name!r}" if name else "the observation"
     if not isinstance(obs, dict):
-        raise ValueError(f"{where} is a {type(obs).__name__}, not a dictionary")
+        raise ValueError(f"{label} is a {type(obs).__name__}, not a dictionary")
     if set(obs) != set(space):
-        raise ValueError(f"{where} has the keys {sorted(obs)} but declares {sorted(space)}")
+        raise ValueError(f"{label} has the keys {sorted(obs)} but declares {sorted(space)}")
     for key, entry in space.items():
         _check_keys(entry, obs[key], (*path, key))
 
