@@ -26,6 +26,7 @@ from reported_runs import (
 from wandb_files import read_histories
 
 from dreamer_jax.report.wandb.__main__ import claim
+from dreamer_jax.report.wandb.process import WandbProcess
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
 
@@ -264,6 +265,16 @@ def test_by_hand_it_sends_what_is_missing(tmp_path):
     result = run_by_hand(tmp_path)
     assert (result.returncode, result.stdout) == (0, ""), result.stderr
     assert_sent_once(tmp_path, [10])
+
+
+def test_a_reader_that_cannot_be_started_is_one_warning(tmp_path):
+    (tmp_path / "wandb").write_text("a file")
+    warnings = []
+    reader = WandbProcess(tmp_path, make_info(), warnings.append)
+    reader.check()
+    reader.close()
+    (warning,) = warnings
+    assert "File exists" in warning and "Reporting has ended" in warning
 
 
 FAKE = """

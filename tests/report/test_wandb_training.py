@@ -37,10 +37,9 @@ def assert_reported(workdir, config):
     assert set(runs) == set(state["ids"]) and len(runs) == config.seeds + 1
     *members, aggregate = (runs[run_id] for run_id in state["ids"])
     assert {run["group"] for run in runs.values()} == {workdir.name}
+    written = read_metrics(workdir / "metrics.jsonl")
     for member, run in enumerate(members):
-        expected = [
-            row for row in read_metrics(workdir / "metrics.jsonl") if row["member"] == member
-        ]
+        expected = [row for row in written if row["member"] == member]
         history = [row for row in run["history"] if not any("open_loop" in key for key in row)]
         assert len(history) == len(expected) > 5
         for found, row in zip(history, expected, strict=True):
@@ -51,7 +50,7 @@ def assert_reported(workdir, config):
         assert run["tags"] == ["catch", "dreamer", "reconstruction"]
     steps = [row["env_step"] for row in aggregate["history"]]
     assert steps == [row["env_step"] for row in expected]
-    last = [row["eval_return"] for row in read_metrics(workdir / "metrics.jsonl")[-len(members) :]]
+    last = [row["eval_return"] for row in written[-len(members) :]]
     assert aggregate["history"][-1]["eval_return/max"] == max(last)
     return members, aggregate
 
