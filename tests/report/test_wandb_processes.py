@@ -278,7 +278,7 @@ def test_a_reader_that_cannot_be_started_is_one_warning(tmp_path):
 
 
 FAKE = """
-import time
+import sys, time
 class CommError(Exception): pass
 def Settings(**_): pass
 def init(**_): {body}
@@ -289,6 +289,7 @@ def init(**_): {body}
     ("module", "reason"),
     [
         (FAKE.format(body="raise CommError('no\\n  entity.')"), "CommError: no entity"),
+        (FAKE.format(body="raise CommError('jax' in sys.modules)"), "CommError: False"),
         (FAKE.format(body="time.sleep(100)"), "not finished within 2 s"),
         ("raise ModuleNotFoundError('no wandb')", "ModuleNotFoundError: no wandb"),
         ("import os; os.abort()", "ended by SIGABRT"),
