@@ -1,6 +1,5 @@
 """Agents from configs: observation keys, loss scales, and the backend."""
 
-
 import jax
 import jax.numpy as jnp
 import pytest
@@ -44,9 +43,8 @@ def test_a_program_is_made_for_a_backend_that_is_absent():
     for name in ("cpu", "gpu"):
         agent, hypers = mock_agent("image", backend=name, horizon=2, **SHALLOW)
         one = mock_state(agent, hypers), mock_batch("image")
-        jaxpr = jax.make_jaxpr(make_members(agent).train_step)(
-            *jax.tree.map(lambda x: jnp.stack([x, x]), one)
-        )
+        args = jax.tree.map(lambda x: jnp.stack([x, x]), one)
+        jaxpr = make_members(agent).train_step.trace(*args).jaxpr
         found = [eqn.primitive.name for eqn in equations(jaxpr.jaxpr)]
         loops[name], convolutions[name] = found.count("scan"), found.count("conv_general_dilated")
     # Forward and twice backward for each of 8 layers; the first layer's images need no gradient.
