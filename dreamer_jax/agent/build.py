@@ -25,19 +25,14 @@ from dreamer_jax.behavior.returns import RETURNS
 from dreamer_jax.errors import UsageError
 from dreamer_jax.model.kl import KL_LOSSES
 from dreamer_jax.model.latents import STD_ACTS, CategoricalLatent, GaussianLatent, Latent
-from dreamer_jax.model.networks import (
-    ENCODER_KERNELS,
-    IMAGE_SIZE,
-    MLP,
-    Decoder,
-    Encoder,
-)
-from dreamer_jax.model.objectives import OBJECTIVES
+from dreamer_jax.model.networks import IMAGE_SIZE, MLP, Decoder, Encoder
+from dreamer_jax.model.objectives import OBJECTIVES, ObjectiveParts
 from dreamer_jax.model.ops.activations import ACTIVATIONS
-from dreamer_jax.model.ops.convolutions import choose_formulation
+from dreamer_jax.model.ops.convolutions import make_formulation
 from dreamer_jax.model.rssm import RSSM
 from dreamer_jax.model.world_model import REWARD_TRANSFORMS, WorldModel
 from dreamer_jax.optimizer import make_optimizer
+from dreamer_jax.runtime import Backend
 from dreamer_jax.types import ActionSpec
 
 ObsShapes = Mapping[str, tuple[tuple[int, ...], str]]  # key -> shape and dtype of one entry
@@ -85,8 +80,10 @@ def select_keys(cnn_keys: str, mlp_keys: str, obs_shapes: ObsShapes) -> ObsKeys:
     return chosen
 
 
-def make_agent(config: ConfigDict, obs_shapes: ObsShapes, action: ActionSpec) -> Agent:
-    """Build the agent of a validated config for an environment's spaces.
+def make_agent(
+    config: ConfigDict, obs_shapes: ObsShapes, action: ActionSpec, backend: Backend
+) -> Agent:
+    """Build the agent of a validated config for an environment's spaces and a backend.
 
     Raises:
         UsageError: the config does not fit the spaces.
@@ -97,12 +94,13 @@ def make_agent(config: ConfigDict, obs_shapes: ObsShapes, action: ActionSpec) ->
     behaviors = _make_behaviors(config, action)
     groups = ["model", *(group for behavior in behaviors for group in behavior.groups)]
     return Agent(
-        wm=_make_world_model(config, keys, action.size),
+        wm=_make_world_model(config, keys, action.size, backend),
         behaviors=behaviors,
         exploration=_make_exploration(config, action),
         optimizers=dict.fromkeys(groups, optimizer),
         obs_shapes=used,
         max_nonfinite=config.max_nonfinite,
+        backend=backend,
     )
 
 
@@ -123,18 +121,18 @@ def _make_mlp(config: ConfigDict, head: ConfigDict, outputs: int) -> MLP:
     return MLP(layers=head.layers, units=head.units, outputs=outputs, **_shared(config))
 
 
-def _make_world_model(config: ConfigDict, keys: ObsKeys, action_size: int) -> WorldModel:
+def _make_world_model(
+    config: ConfigDict, keys: ObsKeys, action_size: int, backend: Backend
+) -> WorldModel:
     shared = _shared(config)
     convolutional = {
         "depth": config.cnn_depth,
         "mlp_layers": config.vector.layers,
         "mlp_units": config.vector.units,
         "cnn_act": ACTIVATIONS[config.cnn_act],
-        "formulation": choose_formulation(config.conv),
+        "formulation": make_formulation(config.conv, backend),
         **shared,
     }
-    images = 2 * 2 * config.cnn_depth * 2 ** (len(ENCODER_KERNELS) - 1) if keys.images else 0
-    vectors = config.vector.units if keys.vectors else 0
     scales = {key: config.loss_scales[key] for key in ("reward", "discount")}
     if config.objective == "contrastive":
         scales["state"] = config.loss_scales.state
@@ -152,11 +150,11 @@ def _make_world_model(config: ConfigDict, keys: ObsKeys, action_size: int) -> Wo
             deter=config.rssm.deter,
             hidden=config.rssm.hidden,
             action_size=action_size,
-            embed_size=images + vectors,
+            embed_size=encoder.embed_size,
             gru_norm=config.rssm.gru_norm,
             **shared,
         ),
-        objective=OBJECTIVES[config.objective](encoder, decoder, features),
+        objective=OBJECTIVES[config.objective](ObjectiveParts(encoder, decoder, features)),
         reward=_make_mlp(config, config.reward_head, 1),
         discount=_make_mlp(config, config.discount_head, 1)
         if config.discount_head.enabled

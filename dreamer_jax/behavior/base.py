@@ -8,7 +8,7 @@ import optax
 
 from dreamer_jax.model.distributions import SampleFn
 from dreamer_jax.model.world_model import WorldModel
-from dreamer_jax.types import Array, Metrics, Params, RSSMState, TrainState
+from dreamer_jax.types import Array, Params, RSSMState, TrainState, Update
 
 Optimizers = Mapping[str, optax.GradientTransformationExtraArgs]  # by group
 
@@ -32,8 +32,7 @@ class Behavior(Protocol):
 
     @property
     def groups(self) -> tuple[str, ...]:
-        """Names of its parameter groups. Of each it reports `<group>_loss` and
-        `<group>_grad_norm`."""
+        """Names of its parameter groups."""
 
     def init(self, keys: Sequence[Array], feat: Array, action: Array) -> dict[str, Params]:
         """Initial parameters by group.
@@ -70,5 +69,5 @@ class Behavior(Protocol):
         key: Array,
         *,
         sample: SampleFn,
-    ) -> tuple[TrainState, Metrics]:
-        """One update of its groups. Returns: the new state, and scalar metrics."""
+    ) -> tuple[TrainState, dict[str, Update]]:
+        """Update its groups. Returns: the new state, and one `Update` for each group."""

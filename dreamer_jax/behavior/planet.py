@@ -11,7 +11,7 @@ from dreamer_jax.behavior.base import Optimizers, PosteriorBatch
 from dreamer_jax.model.distributions import SampleFn, from_noise
 from dreamer_jax.model.rssm import img_step
 from dreamer_jax.model.world_model import WorldModel
-from dreamer_jax.types import Array, Metrics, Params, RSSMState, TrainState
+from dreamer_jax.types import Array, Params, RSSMState, TrainState, Update
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Planner:
         key: Array,
         *,
         sample: SampleFn,
-    ) -> tuple[TrainState, Metrics]:
+    ) -> tuple[TrainState, dict[str, Update]]:
         del wm, optimizers, replayed, key, sample
         return state, {}
 

@@ -1,4 +1,4 @@
-"""Shapes and dtypes of the functions that a whole agent is made of, as they are and compiled."""
+"""Shapes and dtypes of the functions that an agent is made of, eager and compiled."""
 
 import functools
 
@@ -16,7 +16,7 @@ from dreamer_jax.model import distributions, latents, networks, objectives, worl
 from dreamer_jax.model import rssm as rssm_lib
 from dreamer_jax.model.kl import KL_LOSSES
 from dreamer_jax.model.ops.activations import ACTIVATIONS, LINEAR
-from dreamer_jax.model.ops.convolutions import FORMULATIONS, Conv
+from dreamer_jax.model.ops.convolutions import FORMULATIONS, LAX, Conv
 from dreamer_jax.optimizer import apply_gradients, make_optimizer
 from dreamer_jax.types import RSSMState
 
@@ -27,12 +27,12 @@ B, T = 2, 4
 
 @pytest.fixture(params=["eager", "jit"])
 def variant(request):
-    """Turns a function into the one that is called."""
+    """Turn a function into its eager or compiled variant."""
     return jax.jit if request.param == "jit" else lambda fn: fn
 
 
 def inputs(*shapes):
-    """Numbers in (0, 1): valid as noise, probabilities, scales and discounts alike."""
+    """Draw numbers in (0, 1), valid as noise, probabilities, scales and discounts."""
     rng = np.random.default_rng(0)
     return [jnp.asarray(rng.uniform(0.1, 0.9, shape), F32) for shape in shapes]
 
@@ -118,8 +118,8 @@ FUNCTIONS = {
     ),
     "optimizer": (optimizer_step, [(2, 3)] * 2, ((2, 3), ())),
 }  # fmt: skip
-for name, formulation in FORMULATIONS.items():
-    conv, transpose = (functools.partial(lambda fn, x, k: fn(x, k, 2), fn) for fn in formulation)
+for name, make in FORMULATIONS.items():
+    conv, transpose = (functools.partial(lambda fn, x, k: fn(x, k, 2), fn) for fn in make(2**20))
     FUNCTIONS[f"conv {name}"] = (conv, [(2, 6, 6, 3), (4, 4, 3, 5)], (2, 2, 2, 5))
     FUNCTIONS[f"conv_transpose {name}"] = (transpose, [(2, 2, 2, 3), (5, 5, 3, 4)], (2, 7, 7, 4))
 
@@ -132,7 +132,7 @@ def test_functions(name, variant):
     chex.assert_tree_all_finite(result)
 
 
-CONVOLUTIONAL = {"depth": 2, "mlp_layers": 1, "mlp_units": 6, "formulation": FORMULATIONS["lax"]}
+CONVOLUTIONAL = {"depth": 2, "mlp_layers": 1, "mlp_units": 6, "formulation": LAX}
 CHANNELS = {"a": 1, "b": 2}
 SIZES = {"v": 3, "w": 4}
 IMAGES = {key: (2, 3, 64, 64, channels) for key, channels in CHANNELS.items()}
@@ -147,14 +147,14 @@ def coder(cls, images, vectors, shared):
 
 
 # Name -> module of the shared arguments (act, norm, dtype), shapes of its arguments, shapes of its
-# result, whether the result is float32 whatever the compute dtype.
+# result, and True if the result is float32 whatever the compute dtype.
 MODULES = {
     "MLP": (lambda shared: networks.MLP(2, 6, 5, **shared), [(2, 3)], (2, 5), True),
     "LayerNorm32": (lambda shared: networks.LayerNorm32(shared["dtype"]), [(2, 3)], (2, 3), False),
     "dense": (lambda shared: networks.dense(5, shared["dtype"]), [(2, 3)], (2, 5), False),
     "Conv": (
         lambda shared: Conv(
-            5, 4, 2, FORMULATIONS["matmul"].conv, LINEAR, shared["dtype"]
+            5, 4, 2, FORMULATIONS["matmul"](2**20).conv, LINEAR, shared["dtype"]
         ),
         [(2, 6, 6, 3)], (2, 2, 2, 5), False,
     ),
@@ -250,8 +250,14 @@ def rssm_functions(latent, rssm, params, embed, action, is_first, noise):
         "feature": rssm_lib.feature(latent, states),
         "reset_where": rssm_lib.reset_where(is_first[:, 0], start, action[:, 0]),
         "img_step": rssm_lib.img_step(rssm, params, start, action[:, 0], noise[0], **use),
-        "obs_step": rssm_lib.obs_step(
-            rssm, params, start, action[:, 0], projected[:, 0], is_first[:, 0], noise[0], **use
+        "obs_step": apply(
+            start,
+            action[:, 0],
+            projected[:, 0],
+            is_first[:, 0],
+            noise[0],
+            method="obs_step",
+            **use,
         ),
         "observe": (states, posterior, prior),
         "open_loop": rssm_lib.open_loop(rssm, params, action, is_first, noise, start, **use),
