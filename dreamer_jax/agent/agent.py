@@ -73,10 +73,9 @@ def init(agent: Agent, key: Array, hypers: Hypers) -> TrainState:
     obs = {k: jnp.zeros((1, *shape), dtype) for k, (shape, dtype) in agent.obs_shapes.items()}
     params = {"model": init_world_model(agent.wm, model_key, prepare_obs(obs))}
     feat = agent.wm.feature(agent.wm.rssm.initial((1,)))
-    action = jnp.zeros((1, agent.wm.rssm.action_size))
     for behavior in agent.behaviors:
         own, keys = keys[: len(behavior.groups)], keys[len(behavior.groups) :]
-        params |= behavior.init(own, feat, action)
+        params |= behavior.init(own, feat)
     return TrainState(
         params=params,
         # A copy: with donated buffers no array may stand in the state twice.

@@ -234,7 +234,7 @@ def dry_run(config: ConfigDict, make_env_fn: MakeEnv | None = None) -> dict:
         "seeds": parts.seeds,
         "hypers": {
             name: [member.values[name] for member in sweep.members(config)]
-            for name in sweep.listed(config)
+            for name in sweep.member_lists(config)
         },
         "devices": len(parts.placement.devices),
         "replay_bytes": parts.replay_bytes(),
