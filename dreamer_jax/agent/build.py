@@ -23,19 +23,14 @@ from dreamer_jax.behavior.returns import RETURNS
 from dreamer_jax.errors import UsageError
 from dreamer_jax.model.kl import KL_LOSSES
 from dreamer_jax.model.latents import STD_ACTS, CategoricalLatent, GaussianLatent, Latent
-from dreamer_jax.model.networks import (
-    ENCODER_KERNELS,
-    IMAGE_SIZE,
-    MLP,
-    Decoder,
-    Encoder,
-)
-from dreamer_jax.model.objectives import OBJECTIVES
+from dreamer_jax.model.networks import IMAGE_SIZE, MLP, Decoder, Encoder
+from dreamer_jax.model.objectives import OBJECTIVES, ObjectiveParts
 from dreamer_jax.model.ops.activations import ACTIVATIONS
-from dreamer_jax.model.ops.convolutions import choose_formulation
+from dreamer_jax.model.ops.convolutions import make_formulation
 from dreamer_jax.model.rssm import RSSM
 from dreamer_jax.model.world_model import REWARD_TRANSFORMS, WorldModel
 from dreamer_jax.optimizer import make_optimizer
+from dreamer_jax.runtime import Backend
 from dreamer_jax.types import ActionSpec
 
 ObsShapes = Mapping[str, tuple[tuple[int, ...], str]]  # key -> shape and dtype of one entry
@@ -88,8 +83,10 @@ def select_keys(cnn_keys: str, mlp_keys: str, obs_shapes: ObsShapes) -> ObsKeys:
     return chosen
 
 
-def make_agent(config: ConfigDict, obs_shapes: ObsShapes, action: ActionSpec) -> Agent:
-    """Build the agent of a valid config for an environment's spaces.
+def make_agent(
+    config: ConfigDict, obs_shapes: ObsShapes, action: ActionSpec, backend: Backend
+) -> Agent:
+    """Build the agent of a valid config for an environment's spaces and a backend.
 
     Raises:
         UsageError: the config does not suit the spaces.
@@ -100,12 +97,13 @@ def make_agent(config: ConfigDict, obs_shapes: ObsShapes, action: ActionSpec) ->
     behaviors = _make_behaviors(config, action)
     groups = ["model", *(group for behavior in behaviors for group in behavior.groups)]
     return Agent(
-        wm=_make_world_model(config, keys, action.size),
+        wm=_make_world_model(config, keys, action.size, backend),
         behaviors=behaviors,
         exploration=_make_exploration(config, action),
         optimizers=dict.fromkeys(groups, optimizer),
         obs_shapes=used,
         max_nonfinite=config.max_nonfinite,
+        backend=backend,
     )
 
 
@@ -126,18 +124,18 @@ def _make_mlp(config: ConfigDict, layers: int, units: int, outputs: int) -> MLP:
     return MLP(layers=layers, units=units, outputs=outputs, **_network_settings(config))
 
 
-def _make_world_model(config: ConfigDict, keys: ObsKeys, action_size: int) -> WorldModel:
+def _make_world_model(
+    config: ConfigDict, keys: ObsKeys, action_size: int, backend: Backend
+) -> WorldModel:
     shared = _network_settings(config)
     convolutional = {
         "depth": config.cnn_depth,
         "mlp_layers": config.vector.layers,
         "mlp_units": config.vector.units,
         "cnn_act": ACTIVATIONS[config.cnn_act],
-        "formulation": choose_formulation(config.conv),
+        "formulation": make_formulation(config.conv, backend),
         **shared,
     }
-    images = 2 * 2 * config.cnn_depth * 2 ** (len(ENCODER_KERNELS) - 1) if keys.images else 0
-    vectors = config.vector.units if keys.vectors else 0
     scales = {key: config.loss_scales[key] for key in ("reward", "discount")}
     if config.objective == "contrastive":
         scales["state"] = config.loss_scales.state
@@ -156,11 +154,11 @@ def _make_world_model(config: ConfigDict, keys: ObsKeys, action_size: int) -> Wo
             deter=config.rssm.deter,
             hidden=config.rssm.hidden,
             action_size=action_size,
-            embed_size=images + vectors,
+            embed_size=encoder.embed_size,
             gru_norm=config.rssm.gru_norm,
             **shared,
         ),
-        objective=OBJECTIVES[config.objective](encoder, decoder, features),
+        objective=OBJECTIVES[config.objective](ObjectiveParts(encoder, decoder, features)),
         reward=_make_mlp(config, config.reward_head.layers, config.reward_head.units, 1),
         discount=_make_mlp(config, discount.layers, discount.units, 1)
         if discount.enabled

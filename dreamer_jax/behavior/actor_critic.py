@@ -11,7 +11,14 @@ import jax.numpy as jnp
 
 from dreamer_jax.behavior.imagination import ImagineNoise, imagine, imagined_discount
 from dreamer_jax.behavior.returns import ReturnFn, linear_schedule
-from dreamer_jax.model.distributions import OneHot, SampleFn, TanhNormal, TruncatedNormal
+from dreamer_jax.model.distributions import (
+    OneHot,
+    PolicyDist,
+    SampleFn,
+    TanhNormal,
+    TruncatedNormal,
+)
+from dreamer_jax.model.latents import Latent
 from dreamer_jax.model.networks import MLP
 from dreamer_jax.model.world_model import WorldModel
 from dreamer_jax.types import Array, Hypers, Metrics, Params, RSSMState, Trajectory
@@ -23,7 +30,7 @@ class Policy:
 
     discrete: bool
     outputs_per_action: int
-    make_dist: Callable[[Array], object]  # network output [..., O] -> distribution [...]
+    make_dist: Callable[[Array], PolicyDist]  # network output [..., O] -> distribution [...]
     noise: Callable[[Array, tuple[int, ...], int], Array]  # key, shape, A -> noise of samples
 
 
@@ -89,7 +96,7 @@ class ActorCritic:
         networks = zip((self.actor, self.critic), keys, strict=True)
         return tuple(network.init(key, feat)["params"] for network, key in networks)
 
-    def act(self, params: Params, feat: Array) -> object:
+    def act(self, params: Params, feat: Array) -> PolicyDist:
         """Return the action distributions [...] of an actor in features [..., F]."""
         return self.policy.make_dist(self.actor.apply({"params": params}, feat))
 
@@ -102,7 +109,7 @@ class ActorCritic:
         """Return the values [...] that a critic gives to features [..., F]."""
         return self.critic.apply({"params": params}, feat)[..., 0]
 
-    def draw_noise(self, key: Array, latent, starts: int) -> ImagineNoise:
+    def draw_noise(self, key: Array, latent: Latent, starts: int) -> ImagineNoise:
         """Return the noise of one imagined rollout from a number of start states."""
         action_key, latent_key = jax.random.split(key)
         shape = (self.horizon, starts)
@@ -228,7 +235,6 @@ def actor_loss(
     objective = ac.actor_grad.objective(log_prob, advantage, rollout.target[1:], mix)
     loss = -(rollout.weight[:-2] * (objective + scale * entropy)).mean()
     return loss, {
-        "actor_loss": loss,
         "actor_entropy": entropy.mean(),
         "actor_entropy_scale": scale,
         "actor_grad_mix": mix,
@@ -246,4 +252,4 @@ def critic_loss(ac: ActorCritic, critic_params: Params, rollout: Rollout) -> tup
     # With the constant of a unit normal's log-likelihood, losses compare with the original's.
     error = 0.5 * (value - sg(rollout.target)) ** 2 + 0.5 * jnp.log(2 * jnp.pi)
     loss = (rollout.weight[:-1] * error).mean()
-    return loss, {"critic_loss": loss, "critic": value.mean()}
+    return loss, {"critic": value.mean()}

@@ -16,7 +16,7 @@ from dreamer_jax.model.distributions import SampleFn
 from dreamer_jax.model.networks import MLP
 from dreamer_jax.model.world_model import WorldModel
 from dreamer_jax.schema import Registry
-from dreamer_jax.types import ActionSpec, Array, Metrics, Params, RSSMState, TrainState
+from dreamer_jax.types import ActionSpec, Array, Params, RSSMState, TrainState, Update
 
 Optimizers = Mapping[str, optax.GradientTransformationExtraArgs]  # by group
 
@@ -41,8 +41,7 @@ class Behavior:
     The defaults are those of a behaviour that learns nothing: only `act` must be defined.
 
     Attributes:
-        groups: names of its parameter groups. Its metrics have `<group>_loss` and
-            `<group>_grad_norm` of each.
+        groups: names of its parameter groups.
     """
 
     groups: tuple[str, ...] = ()
@@ -88,7 +87,7 @@ class Behavior:
         key: Array,
         *,
         sample: SampleFn,
-    ) -> tuple[TrainState, Metrics]:
+    ) -> tuple[TrainState, dict[str, Update]]:
         """Update the groups once.
 
         Args:
@@ -100,7 +99,7 @@ class Behavior:
             sample: takes a sample from a distribution.
 
         Returns:
-            The new state and scalar metrics.
+            The new state, and an `Update` of each group.
         """
         return state, {}
 

@@ -28,7 +28,7 @@ from dreamer_jax.model.distributions import SampleFn
 from dreamer_jax.model.world_model import WorldModel
 from dreamer_jax.optimizer import step_group
 from dreamer_jax.schema import Key, integer
-from dreamer_jax.types import Array, Metrics, Params, RSSMState, TrainState
+from dreamer_jax.types import Array, Metrics, Params, RSSMState, TrainState, Update
 
 
 @dataclass(frozen=True)
@@ -63,9 +63,9 @@ class Dreamer(Behavior):
         key: Array,
         *,
         sample: SampleFn,
-    ) -> tuple[TrainState, Metrics]:
+    ) -> tuple[TrainState, dict[str, Update]]:
         starts = replayed.starts()
-        state, metrics = update_actor_critic(
+        state, updates = update_actor_critic(
             self.ac, wm, optimizers, state, state.slow_critic, *starts, key, sample=sample
         )
         # A hard copy after the first update, and every `slow_critic_every` updates from there.
@@ -73,7 +73,7 @@ class Dreamer(Behavior):
         slow_critic = jax.tree.map(
             lambda new, old: jnp.where(copy, new, old), state.params["critic"], state.slow_critic
         )
-        return state.replace(slow_critic=slow_critic), metrics
+        return state.replace(slow_critic=slow_critic), updates
 
 
 @BEHAVIORS.register(
@@ -97,7 +97,7 @@ def update_actor_critic(
     sample: SampleFn,
     reward_fn: RewardFn = predicted_reward,
     prefix: str = "",
-) -> tuple[TrainState, Metrics]:
+) -> tuple[TrainState, dict[str, Update]]:
     """Update an actor and a critic on one imagined rollout.
 
     Args:
@@ -114,7 +114,7 @@ def update_actor_critic(
         prefix: of the names of the two groups and of all metrics.
 
     Returns:
-        The new state and scalar metrics.
+        The new state, and an `Update` of each of the two groups.
     """
     hypers, actor, critic = state.hypers, f"{prefix}actor", f"{prefix}critic"
     noise = ac.draw_noise(key, wm.rssm.latent, is_terminal.shape[0])
@@ -143,14 +143,20 @@ def update_actor_critic(
         loss, metrics = actor_loss(ac, actor_params, rollout, hypers, state.update)
         return loss, (rollout, metrics)
 
-    actor_grads, (rollout, actor_metrics) = jax.grad(actor_loss_fn, has_aux=True)(
+    (loss, (rollout, metrics)), grads = jax.value_and_grad(actor_loss_fn, has_aux=True)(
         state.params[actor]
     )
-    critic_grads, critic_metrics = jax.grad(
+    critic_value_and_grad = jax.value_and_grad(
         lambda params: critic_loss(ac, params, rollout), has_aux=True
-    )(state.params[critic])
-    state, actor_norm = step_group(optimizers, state, actor, actor_grads, hypers.actor_lr)
+    )
+    (critic_value, critic_metrics), critic_grads = critic_value_and_grad(state.params[critic])
+    state, norm = step_group(optimizers, state, actor, grads, hypers.actor_lr)
     state, critic_norm = step_group(optimizers, state, critic, critic_grads, hypers.critic_lr)
-    metrics = actor_metrics | critic_metrics
-    metrics |= {"actor_grad_norm": actor_norm, "critic_grad_norm": critic_norm}
-    return state, {prefix + name: value for name, value in metrics.items()}
+
+    def named(metrics: Metrics) -> Metrics:
+        return {prefix + name: value for name, value in metrics.items()}
+
+    return state, {
+        actor: Update(loss, norm, named(metrics)),
+        critic: Update(critic_value, critic_norm, named(critic_metrics)),
+    }

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 
 from dreamer_jax.behavior.returns import imagination_weight
-from dreamer_jax.model.distributions import SampleFn
+from dreamer_jax.model.distributions import PolicyDist, SampleFn
 from dreamer_jax.model.rssm import img_step
 from dreamer_jax.model.world_model import WorldModel
 from dreamer_jax.types import Array, Params, RSSMState, Trajectory
 
-PolicyFn = Callable[[Array], object]  # feature [..., F] -> action distribution
+PolicyFn = Callable[[Array], PolicyDist]  # feature [..., F] -> action distribution
 
 
 class ImagineNoise(NamedTuple):

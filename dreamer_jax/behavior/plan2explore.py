@@ -26,7 +26,7 @@ from dreamer_jax.model.networks import MLP
 from dreamer_jax.model.world_model import WorldModel
 from dreamer_jax.optimizer import step_group
 from dreamer_jax.schema import Key, integer, number
-from dreamer_jax.types import Array, Metrics, Params, RSSMState, TrainState, Trajectory
+from dreamer_jax.types import Array, Params, RSSMState, TrainState, Trajectory, Update
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Plan2Explore(Behavior):
         key: Array,
         *,
         sample: SampleFn,
-    ) -> tuple[TrainState, Metrics]:
+    ) -> tuple[TrainState, dict[str, Update]]:
         loss, grads = jax.value_and_grad(lambda p: ensemble_loss(self, wm, p, replayed))(
             state.params["ensemble"]
         )
@@ -87,7 +87,7 @@ class Plan2Explore(Behavior):
             )
 
         slow_critic, starts = state.params["expl_critic"], replayed.starts()
-        state, metrics = update_actor_critic(
+        state, updates = update_actor_critic(
             self.ac,
             wm,
             optimizers,
@@ -99,7 +99,7 @@ class Plan2Explore(Behavior):
             reward_fn=reward_fn,
             prefix="expl_",
         )
-        return state, metrics | {"ensemble_loss": loss, "ensemble_grad_norm": norm}
+        return state, {"ensemble": Update(loss, norm, {}), **updates}
 
 
 @EXPLORERS.register(

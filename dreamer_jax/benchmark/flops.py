@@ -100,7 +100,7 @@ def update_flops(agent: Agent, *, batch: int, length: int) -> dict[str, Flops]:
             "FLOPs are counted for config.objective 'reconstruction', config.behavior 'dreamer', "
             "and config.expl.behavior 'task'"
         )
-    rssm, wm, ac = agent.wm.rssm, agent.wm, agent.ac
+    rssm, wm, ac = agent.wm.rssm, agent.wm, agent.behaviors[0].ac
     rows, horizon = batch * length, ac.horizon
     feat = math.prod(rssm.latent.shape) + rssm.deter
     heads = [mlp_layers(head, feat) for head in (wm.reward, wm.discount) if head is not None]

@@ -1,12 +1,12 @@
-"""What makes the world model's representation of observations, beside rewards and ends.
+"""Objectives of the representation, beside rewards and ends (Hafner et al. 2020, Section 4).
 
-Hafner et al. 2020, Section 4: reconstruction, contrastive estimation, reward prediction alone. Each
-is a small class with the network that it trains, if any.
+Reconstruction, contrastive estimation, or the prediction of rewards alone. Each is a small class
+with the network that it trains, if any; `OBJECTIVES` makes one by name.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import chex
 import jax
@@ -21,20 +21,27 @@ Obs = Mapping[str, Array]  # prepared entries, images [B, T, 64, 64, C], vectors
 
 
 class Objective(Protocol):
-    """A bound on the information that features hold of observations."""
+    """A bound on the information that features hold about observations."""
 
     def init(self, key: Array, feat: Array, obs: Obs) -> dict[str, Params]:
-        """Initial parameters of its network by name, from feature [1, F] and observation [1, ...];
-        empty without one."""
-
-    def decode(self, params: Mapping[str, Params], feat: Array) -> dict[str, Array]:
-        """Means of the observation entries, for features [B, T, F]; empty without a decoder."""
-
-    def likes(self, params: Mapping[str, Params], feat: Array, obs: Obs) -> dict[str, Array]:
-        """Log-likelihoods [B, T] by name, to be maximised.
+        """Return initial parameters of its network by name, empty without a network.
 
         Args:
-            params: of the world model's parts; feat: [B, T, F]; obs: of the same steps.
+            key: key of the initialisation.
+            feat: a feature [1, F].
+            obs: a prepared observation [1, ...].
+        """
+
+    def decode(self, params: Mapping[str, Params], feat: Array) -> dict[str, Array]:
+        """Map features [B, T, F] to means of observation entries, empty without a decoder."""
+
+    def log_probs(self, params: Mapping[str, Params], feat: Array, obs: Obs) -> dict[str, Array]:
+        """Return log-likelihoods [B, T] to maximise, by name.
+
+        Args:
+            params: parameters of the world model's parts.
+            feat: features [B, T, F].
+            obs: prepared observations of the same steps.
         """
 
 
@@ -44,61 +51,53 @@ class Reconstruction:
 
     decoder: Decoder
 
-    def __call__(self, means: Obs, obs: Obs) -> dict[str, Array]:
-        """Log-likelihoods [B, T] by entry of the decoder's means."""
-        return reconstruction(means, obs)
-
     def init(self, key: Array, feat: Array, obs: Obs) -> dict[str, Params]:
-        del obs
         return {"decoder": self.decoder.init(key, feat)["params"]}
 
     def decode(self, params: Mapping[str, Params], feat: Array) -> dict[str, Array]:
         return self.decoder.apply({"params": params["decoder"]}, feat)
 
-    def likes(self, params: Mapping[str, Params], feat: Array, obs: Obs) -> dict[str, Array]:
-        return self(self.decode(params, feat), obs)
+    def log_probs(self, params: Mapping[str, Params], feat: Array, obs: Obs) -> dict[str, Array]:
+        return reconstruction(self.decode(params, feat), obs)
 
 
 @dataclass(frozen=True)
 class Contrastive:
-    """ln q(s | o) - ln sum_o' q(s | o'): a network predicts the feature from the observation
-    alone, and must tell it from those of the batch's other observations o' (Eq. 12)."""
+    """ln q(s | o) - ln sum_o' q(s | o'), over all observations o' of the batch.
+
+    A network predicts the feature from its observation alone, well enough to tell it from the
+    features of the other observations (Hafner et al. 2020, Eq. 12).
+    """
 
     state_model: "StateModel"
 
     def init(self, key: Array, feat: Array, obs: Obs) -> dict[str, Params]:
-        del feat
         return {"state_model": self.state_model.init(key, obs)["params"]}
 
     def decode(self, params: Mapping[str, Params], feat: Array) -> dict[str, Array]:
-        del params, feat
         return {}
 
-    def likes(self, params: Mapping[str, Params], feat: Array, obs: Obs) -> dict[str, Array]:
-        return {
-            "state": info_nce(self.state_model.apply({"params": params["state_model"]}, obs), feat)
-        }
+    def log_probs(self, params: Mapping[str, Params], feat: Array, obs: Obs) -> dict[str, Array]:
+        mean = self.state_model.apply({"params": params["state_model"]}, obs)
+        return {"state": info_nce(mean, feat)}
 
 
 @dataclass(frozen=True)
 class RewardOnly:
-    """Nothing: rewards, ends and the KL alone make the representation."""
+    """No objective: only rewards, ends and the KL train the representation."""
 
     def init(self, key: Array, feat: Array, obs: Obs) -> dict[str, Params]:
-        del key, feat, obs
         return {}
 
     def decode(self, params: Mapping[str, Params], feat: Array) -> dict[str, Array]:
-        del params, feat
         return {}
 
-    def likes(self, params: Mapping[str, Params], feat: Array, obs: Obs) -> dict[str, Array]:
-        del params, feat, obs
+    def log_probs(self, params: Mapping[str, Params], feat: Array, obs: Obs) -> dict[str, Array]:
         return {}
 
 
 class StateModel(nn.Module):
-    """q(s | o): the mean of a unit-variance normal over the feature."""
+    """q(s | o): the mean of a unit-variance normal over features."""
 
     encoder: Encoder
     outputs: int  # F
@@ -106,64 +105,60 @@ class StateModel(nn.Module):
 
     @nn.compact
     def __call__(self, obs: Obs) -> Array:
-        """Args: obs: as of `Encoder`. Returns: float32 [..., F]."""
+        """Map observations as `Encoder` takes them to float32 means [..., F]."""
         return dense(self.outputs, self.dtype, "out")(self.encoder(obs)).astype(jnp.float32)
 
 
 def reconstruction(means: Obs, obs: Obs) -> dict[str, Array]:
-    """ln p(x | feature), unit-variance normal, 0.5 ln 2 pi included (Hafner et al. 2021, Eq. 2).
+    """Return ln N(x; mean, 1) of every observation entry x (Hafner et al. 2021, Eq. 2).
 
     Args:
-        means: decoder outputs, images [B, T, 64, 64, C], vectors [B, T, V]; obs: the targets.
+        means: outputs of the decoder, images [B, T, 64, 64, C], vectors [B, T, V].
+        obs: the targets, of the same shapes.
 
     Returns:
-        Per entry the log-likelihood [B, T], summed over pixels or vector elements.
+        The log-likelihood [B, T] of each entry, summed over pixels or vector elements.
     """
-    likes = {}
+    log_probs = {}
     for key, mean in means.items():
         chex.assert_equal_shape([mean, obs[key]])
-        likes[key] = unit_normal(mean, mean.ndim - 2).log_prob(obs[key])
-    return likes
+        log_probs[key] = unit_normal(mean, mean.ndim - 2).log_prob(obs[key])
+    return log_probs
 
 
 def info_nce(mean: Array, feat: Array) -> Array:
-    """ln N(s_i; m_i, 1) - ln sum_j N(s_i; m_j, 1), j over all steps of the batch (Eq. 12).
+    """Return ln N(s_i; m_i, 1) - ln sum_j N(s_i; m_j, 1) (Hafner et al. 2020, Eq. 12).
+
+    The sum is over all steps j of the batch.
 
     Args:
-        mean: [B, T, F] predicted from each observation; feat: [B, T, F].
+        mean: features m predicted from each observation, [B, T, F].
+        feat: features s, [B, T, F].
 
     Returns:
-        [B, T], at most 0, and -ln(B*T) where the observation says nothing.
+        [B, T], at most 0; -ln(B*T) if the observation is uninformative.
     """
     chex.assert_equal_shape([mean, feat])
     means, feats = (x.reshape(-1, x.shape[-1]) for x in (mean, feat))
-    # Of |s_i - m_j|^2 the term |s_i|^2 is in all j and cancels; the rest is one product.
+    # |s_i|^2 in |s_i - m_j|^2 is the same for all j and cancels, which leaves one matmul.
     products = jnp.matmul(feats, means.T, precision=jax.lax.Precision.HIGHEST)
     scores = products - 0.5 * jnp.square(means).sum(-1)[None]
-    likes = jnp.diagonal(scores) - jax.nn.logsumexp(scores, axis=-1)
-    return likes.reshape(feat.shape[:-1])
+    log_probs = jnp.diagonal(scores) - jax.nn.logsumexp(scores, axis=-1)
+    return log_probs.reshape(feat.shape[:-1])
 
 
-def make_reconstruction(encoder: Encoder, decoder: Decoder, features: int) -> Reconstruction:
-    """Args: encoder, decoder: of the observation's entries; features: F."""
-    del encoder, features
-    return Reconstruction(decoder)
+class ObjectiveParts(NamedTuple):
+    """Everything that an objective may be made of."""
+
+    encoder: Encoder  # of the observation's entries
+    decoder: Decoder
+    features: int  # F
 
 
-def make_contrastive(encoder: Encoder, decoder: Decoder, features: int) -> Contrastive:
-    """Arguments as of `make_reconstruction`."""
-    del decoder
-    return Contrastive(StateModel(encoder, features, encoder.dtype))
-
-
-def make_reward_only(encoder: Encoder, decoder: Decoder, features: int) -> RewardOnly:
-    """Arguments as of `make_reconstruction`."""
-    del encoder, decoder, features
-    return RewardOnly()
-
-
-OBJECTIVES = {
-    "reconstruction": make_reconstruction,
-    "contrastive": make_contrastive,
-    "reward_only": make_reward_only,
+OBJECTIVES: dict[str, Callable[[ObjectiveParts], Objective]] = {
+    "reconstruction": lambda parts: Reconstruction(parts.decoder),
+    "contrastive": lambda parts: Contrastive(
+        StateModel(parts.encoder, parts.features, parts.encoder.dtype)
+    ),
+    "reward_only": lambda parts: RewardOnly(),
 }
