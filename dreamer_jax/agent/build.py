@@ -22,7 +22,7 @@ from dreamer_jax.behavior.exploration import (
 from dreamer_jax.behavior.returns import RETURNS
 from dreamer_jax.errors import UsageError
 from dreamer_jax.model.kl import KL_LOSSES
-from dreamer_jax.model.latents import STD_ACTS, CategoricalLatent, GaussianLatent, Latent
+from dreamer_jax.model.latents import LATENTS
 from dreamer_jax.model.networks import IMAGE_SIZE, MLP, Decoder, Encoder
 from dreamer_jax.model.objectives import OBJECTIVES, ObjectiveParts
 from dreamer_jax.model.ops.activations import ACTIVATIONS
@@ -94,10 +94,11 @@ def make_agent(
     keys = select_keys(config.cnn_keys, config.mlp_keys, obs_shapes)
     used = {k: obs_shapes[k] for k in (*keys.images, *keys.vectors)}
     optimizer = make_optimizer(clip=config.opt.clip, eps=config.opt.eps, decay=config.opt.decay)
-    behaviors = _make_behaviors(config, action)
+    wm = _make_world_model(config, keys, action.size, backend)
+    behaviors = _make_behaviors(config, action, math.prod(wm.rssm.latent.shape))
     groups = ["model", *(group for behavior in behaviors for group in behavior.groups)]
     return Agent(
-        wm=_make_world_model(config, keys, action.size, backend),
+        wm=wm,
         behaviors=behaviors,
         exploration=_make_exploration(config, action),
         optimizers=dict.fromkeys(groups, optimizer),
@@ -105,13 +106,6 @@ def make_agent(
         max_nonfinite=config.max_nonfinite,
         backend=backend,
     )
-
-
-def _make_latent(config: ConfigDict) -> Latent:
-    if config.rssm.latent == "categorical":
-        return CategoricalLatent(config.rssm.stoch, config.rssm.classes)
-    std_act = STD_ACTS[config.rssm.std_act]
-    return GaussianLatent(config.rssm.stoch, config.rssm.min_std, std_act)
 
 
 def _network_settings(config: ConfigDict) -> dict:
@@ -136,16 +130,14 @@ def _make_world_model(
         "formulation": make_formulation(config.conv, backend),
         **shared,
     }
-    scales = {key: config.loss_scales[key] for key in ("reward", "discount")}
-    if config.objective == "contrastive":
-        scales["state"] = config.loss_scales.state
-    else:
-        scales |= {key: config.loss_scales.image for key in keys.images}
-        scales |= {key: config.loss_scales.vector for key in keys.vectors}
-    latent = _make_latent(config)
+    latent = LATENTS.bind(config.rssm.latent, config)(config.rssm.stoch)
     encoder = Encoder(tuple(keys.images), tuple(keys.vectors), **convolutional)
     decoder = Decoder(keys.images, keys.vectors, **convolutional)
     features = math.prod(latent.shape) + config.rssm.deter
+    objective = OBJECTIVES.bind(config.objective, config)(
+        ObjectiveParts(encoder, decoder, features)
+    )
+    heads = {head: config.loss_scales[head] for head in ("reward", "discount")}
     discount = config.discount_head
     return WorldModel(
         encoder=encoder,
@@ -158,13 +150,13 @@ def _make_world_model(
             gru_norm=config.rssm.gru_norm,
             **shared,
         ),
-        objective=OBJECTIVES[config.objective](ObjectiveParts(encoder, decoder, features)),
+        objective=objective,
         reward=_make_mlp(config, config.reward_head.layers, config.reward_head.units, 1),
         discount=_make_mlp(config, discount.layers, discount.units, 1)
         if discount.enabled
         else None,
         reward_transform=REWARD_TRANSFORMS[config.reward_transform],
-        loss_scales=scales,
+        loss_scales={**heads, **objective.loss_scales},
         kl_loss=KL_LOSSES[config.kl_loss],
         free_avg=config.free_avg,
         grad_heads=frozenset(head for head, trains in config.grad_heads.items() if trains),
@@ -194,10 +186,12 @@ def _make_actor_critic(config: ConfigDict, action: ActionSpec) -> ActorCritic:
     )
 
 
-def _make_behaviors(config: ConfigDict, action: ActionSpec) -> tuple[Behavior, ...]:
+def _make_behaviors(
+    config: ConfigDict, action: ActionSpec, latent_size: int
+) -> tuple[Behavior, ...]:
     parts = Parts(
         action=action,
-        latent_size=math.prod(_make_latent(config).shape),
+        latent_size=latent_size,
         make_mlp=partial(_make_mlp, config),
         make_actor_critic=partial(_make_actor_critic, config, action),
     )

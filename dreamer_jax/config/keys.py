@@ -11,7 +11,7 @@ from dreamer_jax.behavior.base import BEHAVIORS, EXPLORERS
 from dreamer_jax.behavior.exploration import NOISES
 from dreamer_jax.behavior.returns import RETURNS
 from dreamer_jax.model.kl import KL_LOSSES
-from dreamer_jax.model.latents import STD_ACTS
+from dreamer_jax.model.latents import LATENTS
 from dreamer_jax.model.objectives import OBJECTIVES
 from dreamer_jax.model.ops.activations import ACTIVATIONS
 from dreamer_jax.model.ops.convolutions import FORMULATIONS
@@ -115,11 +115,8 @@ WORLD_MODEL = {
     "reward_transform": Key(
         "tanh", choice(REWARD_TRANSFORMS), "applied to rewards before they are predicted"
     ),
-    "rssm.latent": Key("categorical", choice(("categorical", "gaussian")), "kind of latent"),
+    "rssm.latent": Key("categorical", choice(LATENTS), "kind of latent"),
     "rssm.stoch": Key(32, integer(1), "Z, latent variables"),
-    "rssm.classes": Key(32, integer(2), "K, classes per categorical latent variable"),
-    "rssm.min_std": Key(0.1, number(0), "smallest std of a Gaussian latent"),
-    "rssm.std_act": Key("sigmoid2", choice(STD_ACTS), "activation of the std of a Gaussian latent"),
     "rssm.deter": Key(600, integer(1), "D, GRU units"),
     "rssm.hidden": Key(600, integer(1), "units of the RSSM's hidden layers"),
     "rssm.gru_norm": Key(True, boolean(), "layer normalisation in the GRU"),
@@ -133,9 +130,6 @@ WORLD_MODEL = {
     ),
     "discount_head.layers": Key(4, integer(0), "hidden layers of the discount predictor"),
     "discount_head.units": Key(400, integer(1), "units of these layers"),
-    "loss_scales.image": Key(1.0, number(), "weight of the loss of each image"),
-    "loss_scales.vector": Key(1.0, number(), "weight of the loss of each vector"),
-    "loss_scales.state": Key(1.0, number(), "weight of the contrastive loss"),
     "loss_scales.reward": Key(1.0, number(), "weight of the reward loss"),
     "loss_scales.discount": Key(5.0, number(), "weight of the discount loss"),
     "grad_heads.observation": Key(True, boolean(), "whether the objective's loss trains states"),
