@@ -78,18 +78,20 @@ class Registry(dict[str, T]):
     def register(self, name: str, keys: Mapping[str, Key] | None = None) -> Callable[[T], T]:
         """Return a decorator that adds a piece and declares its keys.
 
-        A piece of the same name is replaced, so that a notebook's cell can be run again.
-
         Args:
             name: value of the config key that chooses the piece.
             keys: config keys by dotted name; the piece takes the value of each as a keyword
                 argument with the last part of its name.
 
         Raises:
-            ValueError: see `declare`.
+            ValueError: another piece has this name, or see `declare`.
         """
 
         def add(piece: T) -> T:
+            known = self.get(name, piece)
+            # A notebook's cell that is run again defines the same piece again.
+            if (known.__module__, known.__qualname__) != (piece.__module__, piece.__qualname__):
+                raise ValueError(f"the name {name!r} has been registered before: {known}")
             for key in self._keys.pop(name, ()):
                 del KEYS[key]
             declare(keys or {})
