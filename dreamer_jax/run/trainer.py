@@ -161,8 +161,8 @@ class Trainer:
             self._carry, action = self._act(obs, is_first)
             # Dispatched behind the policy: it runs while the environments step below.
             self._update_once()
-            action = np.asarray(action)
-            failed = self._driver.finish(run_lib.to_env_actions(action, self._parts.discrete))
+            discrete = self._parts.action.discrete
+            failed = self._driver.finish(run_lib.to_env_actions(np.asarray(action), discrete))
         if failed.any():
             self._prefetch.settle()  # it may be reading the records that are closed
             self._replay.close_open(failed)
@@ -258,7 +258,7 @@ class Trainer:
     def _save(self, *, wait: bool) -> None:
         """Save everything that the run goes on from. The replay's part is its cursors."""
         host = {
-            **self._vector.state(),  # first: asked for their states, environments may fail
+            "rows": self._vector.state(),  # first: asked for their states, environments may fail
             "env_step": self._env_step,
             "update": self._update,
             "due": self._due,
@@ -284,7 +284,7 @@ class Trainer:
         self._env_step, self._update = host["env_step"], host["update"]
         self._due, self._summary = host["due"], host["summary"]
         self._prefetch.restore(host["prefetch"])
-        restored = self._vector.restore(host)
+        restored = self._vector.restore(host["rows"])
         self._prefetch.settle()
         self._driver.restore(host["driver"], restored)
         self._records.restore(host["records"], self._env_step, self._update)
