@@ -17,7 +17,6 @@ from flax import struct
 Array = jax.Array
 Params = Mapping[str, "Params | Array"]
 Metrics = dict[str, Array]
-HYPER = "hyper/"  # prefix of the keys of a member's hyperparameters among its metrics
 LatentStats = dict[str, Array]  # parameters of a latent distribution (model/latents.py)
 
 

@@ -42,7 +42,7 @@ class RunSetup:
 
     @property
     def labels(self) -> list[dict]:
-        """What every member's records say of its hyperparameters, see `rows.HYPER`."""
+        """What every member's records say of its hyperparameters, see `metrics.HYPER`."""
         return sweep.member_labels(self.config)
 
     @property
