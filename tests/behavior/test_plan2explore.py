@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from mock_agents import mock_agent, mock_batch, mock_state, random_like
+from mock_agents import mock_agent, mock_batch, mock_state, random_like, train_step
 
 from dreamer_jax.agent import agent as agent_lib
+from dreamer_jax.agent.guard import flatten_metrics
 from dreamer_jax.behavior.base import PosteriorBatch
 from dreamer_jax.behavior.plan2explore import disagreement, ensemble_loss
 from dreamer_jax.metrics import PLOTTED
@@ -124,7 +125,9 @@ def test_disagreement_falls_where_the_ensemble_is_trained(case):
 def learn(case, intrinsic, extrinsic):
     explorer = replace(case.explorer, intrinsic=intrinsic, extrinsic=extrinsic)
     args = case.wm, case.agent.optimizers, case.state, case.replayed, jax.random.key(0)
-    return explorer.learn(*args, sample=from_noise)
+    state, updates = explorer.learn(*args, sample=from_noise)
+    assert set(updates) == set(explorer.groups)
+    return state, flatten_metrics(updates)
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +175,7 @@ def test_the_explorer_acts_in_training_and_the_task_beside_it(case):
     }  # fmt: skip
     init = functools.partial(agent_lib.init, agent)
     shapes = jax.eval_shape(init, jax.random.key(0), case.hypers)
-    step = functools.partial(agent_lib.train_step, agent)
-    new, _, metrics = jax.eval_shape(step, shapes, mock_batch("vector", "continuous"))
+    step = functools.partial(train_step, agent)
+    new, metrics = jax.eval_shape(step, shapes, mock_batch("vector", "continuous"))
     assert jax.tree.structure(new) == jax.tree.structure(shapes)
     assert {"actor_loss", "expl_actor_loss", "ensemble_loss"} <= set(metrics)

@@ -15,6 +15,7 @@ from dreamer_jax.benchmark.parts import make_inputs, part_functions
 from dreamer_jax.config import sweep
 from dreamer_jax.errors import UsageError
 from dreamer_jax.model.networks import MLP
+from dreamer_jax.runtime import make_backend
 from dreamer_jax.types import ActionSpec, Batch
 
 PIXELS = {"image": ((64, 64, 1), "uint8")}
@@ -50,7 +51,7 @@ def test_layers_of_an_mlp():
 
 def test_the_papers_update_on_atari():
     """B = L = 50 and H = 15, features of 32 * 32 + 600."""
-    agent = make_agent(config_lib.default_config(), PIXELS, DISCRETE)
+    agent = make_agent(config_lib.default_config(), PIXELS, DISCRETE, make_backend())
     parts = flops.update_flops(agent, batch=50, length=50)
     first, rest = 2 * 1624 * 400, 2 * (3 * 400 * 400 + 400)
     assert parts["critic"] == Flops(37_500 * (first + rest), 37_500 * (first + 2 * rest))
@@ -66,8 +67,8 @@ def abstract_member(agent, batch, length):
     def struct(shape, dtype):
         return jax.ShapeDtypeStruct((batch, length, *shape), dtype)
 
-    flag, size = struct((), "bool"), agent.ac.action_size
-    discrete = agent.ac.policy.outputs_per_action == 1
+    flag, size = struct((), "bool"), agent.behaviors[0].ac.action_size
+    discrete = agent.behaviors[0].ac.policy.outputs_per_action == 1
     action = struct((), "int32") if discrete else struct((size,), "float32")
     obs = {key: struct(*shape) for key, shape in agent.obs_shapes.items()}
     return state, Batch(obs, action, struct((), "float32"), flag, flag, flag)
@@ -89,7 +90,7 @@ def full_width_agent(obs, action, **changes):
     """The paper's widths, where matrix multiplications are nearly all; short in time."""
     config = config_lib.default_config()
     config.update({"conv": "lax", "horizon": 4} | changes)
-    return make_agent(config, obs, action)
+    return make_agent(config, obs, action, make_backend())
 
 
 AGENTS = {
