@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from dreamer_jax.config.keys import KEYS
+from dreamer_jax.config import KEYS
 from dreamer_jax.envs.vector import TooManyFaults
 from dreamer_jax.errors import UsageError, suggest
 from dreamer_jax.files import DISK_FULL

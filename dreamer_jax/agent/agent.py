@@ -59,10 +59,9 @@ def init(agent: Agent, key: Array, hypers: Hypers) -> TrainState:
     obs = {k: jnp.zeros((1, *shape), dtype) for k, (shape, dtype) in agent.obs_shapes.items()}
     params = {"model": init_world_model(agent.wm, model_key, prepare_obs(obs))}
     feat = agent.wm.feature(agent.wm.rssm.initial((1,)))
-    action = jnp.zeros((1, agent.wm.rssm.action_size))
     for behavior in agent.behaviors:
         group_keys, keys = keys[: len(behavior.groups)], keys[len(behavior.groups) :]
-        params |= behavior.init(group_keys, feat, action)
+        params |= behavior.init(group_keys, feat)
     return TrainState(
         params=params,
         # A copy, because no array may be donated twice.

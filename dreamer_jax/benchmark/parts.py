@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from dreamer_jax.agent.agent import Agent
 from dreamer_jax.agent.members import over_members
-from dreamer_jax.behavior.actor_critic import Rollout, actor_loss, critic_loss, roll_out
+from dreamer_jax.behavior.actor_critic import Rollout, actor_loss, critic_loss, imagine_rollout
 from dreamer_jax.benchmark.batches import make_batch
 from dreamer_jax.benchmark.flops import Flops, update_flops
 from dreamer_jax.benchmark.timing import milliseconds, time_calls
@@ -113,7 +113,7 @@ def _filter(agent: Agent, rssm_params, embed: Array, batch: Batch, key: Array):
 def _roll_out(agent: Agent, x: Inputs, actor_params) -> Rollout:
     starts = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), x.states)
     is_terminal = x.batch.is_terminal.reshape(-1)
-    return roll_out(
+    return imagine_rollout(
         agent.behaviors[0].ac,
         agent.wm,
         x.state.params["model"],

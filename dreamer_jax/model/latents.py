@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from dreamer_jax.model.distributions import Gaussian, NoiseDistribution, OneHot
+from dreamer_jax.schema import Key, Registry, choice, integer, number
 from dreamer_jax.types import Array, LatentStats
 
 
@@ -44,6 +45,14 @@ class Latent(Protocol):
         """Draw noise for `shape` samples, in the form that `sample_from` takes."""
 
 
+# Factories (Z, **values of the keys that were registered with it) -> latent.
+LATENTS: Registry[Callable[..., Latent]] = Registry()
+
+
+@LATENTS.register(
+    "categorical",
+    {"rssm.classes": Key(32, integer(2), "K, classes per categorical latent variable")},
+)
 @dataclass(frozen=True)
 class CategoricalLatent:
     """`stoch` independent one-hot variables of `classes` classes each; the stats are logits."""
@@ -120,14 +129,20 @@ class GaussianLatent:
         return jax.random.normal(key, (*shape, self.stoch))
 
 
+@LATENTS.register(
+    "gaussian",
+    {
+        "rssm.min_std": Key(0.1, number(0), "smallest std of a Gaussian latent"),
+        "rssm.std_act": Key(
+            "sigmoid2", choice(STD_ACTS), "activation of the std of a Gaussian latent"
+        ),
+    },
+)
+def make_gaussian(stoch: int, *, min_std: float, std_act: str) -> GaussianLatent:
+    return GaussianLatent(stoch, min_std, STD_ACTS[std_act])
+
+
 def flatten_stoch(latent: Latent, stoch: Array) -> Array:
     """Flatten latent states [..., *latent.shape] to [..., S]."""
     lead = stoch.shape[: stoch.ndim - len(latent.shape)]
     return stoch.reshape(*lead, -1)
-
-
-# Fields of an entry are its settings; the config's have the same names.
-LATENTS: dict[str, Callable[..., Latent]] = {
-    "categorical": CategoricalLatent,
-    "gaussian": GaussianLatent,
-}

@@ -1,12 +1,13 @@
 """Objectives of the representation, beside rewards and ends (Hafner et al. 2020, Section 4).
 
 Reconstruction, contrastive estimation, or the prediction of rewards alone. Each is a small class
-with the network that it trains, if any; `OBJECTIVES` makes one by name.
+with the network that it trains, if any, registered in `OBJECTIVES`.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from types import MappingProxyType
+from typing import NamedTuple
 
 import chex
 import jax
@@ -15,13 +16,22 @@ from flax import linen as nn
 
 from dreamer_jax.model.distributions import unit_normal
 from dreamer_jax.model.networks import Decoder, Encoder, dense
+from dreamer_jax.schema import Key, Registry, number
 from dreamer_jax.types import Array, Params
 
 Obs = Mapping[str, Array]  # prepared entries, images [B, T, 64, 64, C], vectors [B, T, V]
 
 
-class Objective(Protocol):
-    """A bound on the information that features hold about observations."""
+class Objective:
+    """A bound on the information that features hold about observations.
+
+    The defaults are those of an objective without a network. `docs/extending.md` has an example.
+
+    Attributes:
+        loss_scales: weights of its losses by name, 1 for those that are not in it.
+    """
+
+    loss_scales: Mapping[str, float] = MappingProxyType({})
 
     def init(self, key: Array, feat: Array, obs: Obs) -> dict[str, Params]:
         """Return initial parameters of its network by name, empty without a network.
@@ -31,9 +41,11 @@ class Objective(Protocol):
             feat: a feature [1, F].
             obs: a prepared observation [1, ...].
         """
+        return {}
 
     def decode(self, params: Mapping[str, Params], feat: Array) -> dict[str, Array]:
         """Map features [B, T, F] to means of observation entries, empty without a decoder."""
+        return {}
 
     def log_probs(self, params: Mapping[str, Params], feat: Array, obs: Obs) -> dict[str, Array]:
         """Return log-likelihoods [B, T] to maximise, by name.
@@ -43,13 +55,33 @@ class Objective(Protocol):
             feat: features [B, T, F].
             obs: prepared observations of the same steps.
         """
+        raise NotImplementedError
+
+
+class ObjectiveParts(NamedTuple):
+    """Everything that an objective may be made of."""
+
+    encoder: Encoder  # of the observation's entries
+    decoder: Decoder
+    features: int  # F
+
+
+# Factories (parts, **values of the keys that were registered with it) -> objective.
+OBJECTIVES: Registry[Callable[..., Objective]] = Registry()
 
 
 @dataclass(frozen=True)
-class Reconstruction:
+class Reconstruction(Objective):
     """ln q(o | s): the decoder predicts the observation (Hafner et al. 2020, Eq. 10)."""
 
     decoder: Decoder
+    image: float  # weight of the loss of each image
+    vector: float  # weight of the loss of each vector
+
+    @property
+    def loss_scales(self) -> dict[str, float]:
+        images = dict.fromkeys(self.decoder.image_channels, self.image)
+        return images | dict.fromkeys(self.decoder.vector_sizes, self.vector)
 
     def init(self, key: Array, feat: Array, obs: Obs) -> dict[str, Params]:
         return {"decoder": self.decoder.init(key, feat)["params"]}
@@ -61,8 +93,19 @@ class Reconstruction:
         return reconstruction(self.decode(params, feat), obs)
 
 
+@OBJECTIVES.register(
+    "reconstruction",
+    {
+        "loss_scales.image": Key(1.0, number(), "weight of the loss of each image"),
+        "loss_scales.vector": Key(1.0, number(), "weight of the loss of each vector"),
+    },
+)
+def make_reconstruction(parts: ObjectiveParts, *, image: float, vector: float) -> Reconstruction:
+    return Reconstruction(parts.decoder, image, vector)
+
+
 @dataclass(frozen=True)
-class Contrastive:
+class Contrastive(Objective):
     """ln q(s | o) - ln sum_o' q(s | o'), over all observations o' of the batch.
 
     A network predicts the feature from its observation alone, well enough to tell it from the
@@ -70,30 +113,38 @@ class Contrastive:
     """
 
     state_model: "StateModel"
+    scale: float  # weight of the loss
+
+    @property
+    def loss_scales(self) -> dict[str, float]:
+        return {"state": self.scale}
 
     def init(self, key: Array, feat: Array, obs: Obs) -> dict[str, Params]:
         return {"state_model": self.state_model.init(key, obs)["params"]}
-
-    def decode(self, params: Mapping[str, Params], feat: Array) -> dict[str, Array]:
-        return {}
 
     def log_probs(self, params: Mapping[str, Params], feat: Array, obs: Obs) -> dict[str, Array]:
         mean = self.state_model.apply({"params": params["state_model"]}, obs)
         return {"state": info_nce(mean, feat)}
 
 
-@dataclass(frozen=True)
-class RewardOnly:
+@OBJECTIVES.register(
+    "contrastive",
+    {"loss_scales.state": Key(1.0, number(), "weight of the contrastive loss")},
+)
+def make_contrastive(parts: ObjectiveParts, *, state: float) -> Contrastive:
+    return Contrastive(StateModel(parts.encoder, parts.features, parts.encoder.dtype), state)
+
+
+class RewardOnly(Objective):
     """No objective: only rewards, ends and the KL train the representation."""
-
-    def init(self, key: Array, feat: Array, obs: Obs) -> dict[str, Params]:
-        return {}
-
-    def decode(self, params: Mapping[str, Params], feat: Array) -> dict[str, Array]:
-        return {}
 
     def log_probs(self, params: Mapping[str, Params], feat: Array, obs: Obs) -> dict[str, Array]:
         return {}
+
+
+@OBJECTIVES.register("reward_only")
+def make_reward_only(parts: ObjectiveParts) -> RewardOnly:
+    return RewardOnly()
 
 
 class StateModel(nn.Module):
@@ -145,20 +196,3 @@ def info_nce(mean: Array, feat: Array) -> Array:
     scores = products - 0.5 * jnp.square(means).sum(-1)[None]
     log_probs = jnp.diagonal(scores) - jax.nn.logsumexp(scores, axis=-1)
     return log_probs.reshape(feat.shape[:-1])
-
-
-class ObjectiveParts(NamedTuple):
-    """Everything that an objective may be made of."""
-
-    encoder: Encoder  # of the observation's entries
-    decoder: Decoder
-    features: int  # F
-
-
-OBJECTIVES: dict[str, Callable[[ObjectiveParts], Objective]] = {
-    "reconstruction": lambda parts: Reconstruction(parts.decoder),
-    "contrastive": lambda parts: Contrastive(
-        StateModel(parts.encoder, parts.features, parts.encoder.dtype)
-    ),
-    "reward_only": lambda parts: RewardOnly(),
-}

@@ -203,7 +203,7 @@ def dry_run(config: ConfigDict, make_env_fn: MakeEnv | None = None) -> dict:
         "seeds": setup.seeds,
         "hypers": {
             name: [member.values[name] for member in sweep.members(config)]
-            for name in sweep.listed(config)
+            for name in sweep.member_lists(config)
         },
         "devices": len(setup.placement.devices),
         "replay_bytes": setup.replay_bytes(),

@@ -177,7 +177,7 @@ def test_actor_gradients():
     )
 
     def losses(inside, outside):
-        rollout = case.roll_out(actor=inside)
+        rollout = case.imagine(actor=inside)
         acs = {
             name: replace(case.agent.behaviors[0].ac, actor_grad=kind)
             for name, kind in kinds.items()

@@ -22,10 +22,11 @@ from dreamer_jax.run.schedule import updates_due, work_due
         ("replay.sampling", "episode", "Did you mean 'episodes'"),
         ("cnn_keys", "(", "a regular expression"),
         ("seeds", 0, "config.seeds is 0"),
-        ("seeds", (1, 1), "no repetition, but '1' is there twice"),
+        ("seeds", (1, 1), "no repetition, but '1' is repeated"),
         ("seeds", (-1,), "whole numbers from 0"),
         ("seeds", "3", "config.seeds is '3'"),
         ("norm", 1, "True or False"),
+        ("norm", "False", "config.norm is 'False'; allowed: True or False.$"),
         ("actor_entropy_final", -1.0, "None or a finite number"),
         ("prefill", 10, "at least config.length = 50"),
         ("steps", 100, "at least config.prefill"),
@@ -99,6 +100,14 @@ def test_json_round_trip():
     assert not config_lib.differences(config, again)
     assert sweep.member_seeds(again) == [3, 5]
     assert config_lib.to_json(again) == config_lib.to_json(config)
+
+
+def test_keys_that_are_not_known_cannot_be_read():
+    content = config_lib.to_json(config_lib.default_config()).replace('"horizon"', '"horizn"')
+    with pytest.raises(UsageError, match="config.horizn does not exist.*Did you mean 'horizon'"):
+        config_lib.from_json(content)
+    with pytest.raises(ValueError, match="it is a JSON list; allowed: an object"):
+        config_lib.from_json("[]")
 
 
 def test_differences_leave_out_what_may_change():

@@ -90,5 +90,5 @@ def test_without_a_decoder_an_agent_updates_and_reports_no_pictures(objective):
 def test_reward_sum_is_the_sum_to_the_horizon():
     reward = jnp.array([[1.0], [2.0], [4.0], [8.0]])
     nonsense = jnp.full((4, 1), 100.0)
-    target = RETURNS["reward_sum"](reward, nonsense, nonsense, 0.5)
+    target = RETURNS["reward_sum"](reward, value=nonsense, discount=nonsense, lambda_=0.5)
     np.testing.assert_array_equal(target, [[15.0], [14.0], [12.0]])
