@@ -57,7 +57,7 @@ def plan_of(config):
 
 
 def test_every_config_file_is_listed():
-    assert {path.stem for path in CONFIGS.glob("[a-z]*.py")} == set(SHIPPED)
+    assert {path.stem for path in CONFIGS.glob("[a-z]*.py")} - {"presets"} == set(SHIPPED)
 
 
 @pytest.mark.parametrize(("name", "arg"), [(n, a) for n, args in SHIPPED.items() for a in args])
