@@ -51,8 +51,8 @@ def get_config(arg: str = ""):
     game, *rest = arg.split(",")
     if not game or not rest:
         raise UsageError(
-            "configs/ablations.py needs a game and an ablation, as in "
-            "configs/ablations.py:pong,no_layer_norm"
+            "the config ablations needs a game and an ablation, as in "
+            "--config=ablations:pong,no_layer_norm"
         )
     changes = lookup(ABLATIONS, rest[0], "ablation")
     config = atari.get_config(",".join([game, *rest[1:]]))

@@ -46,11 +46,11 @@ def get_config(arg: str = ""):
     """
     game, *variants = arg.split(",")
     if not game:
-        raise UsageError("configs/atari.py needs a game, as in configs/atari.py:pong")
+        raise UsageError("the config atari needs a game, as in --config=atari:pong")
     find_rom(game)
     config = default_config()
     config.task = f"atari:{game}"
     config.env.action_repeat = 4
     for variant in variants:
-        config.update(lookup(VARIANTS, variant, "variant of configs/atari.py"))
+        config.update(lookup(VARIANTS, variant, "variant of the config atari"))
     return config

@@ -44,5 +44,5 @@ def get_config(arg: str = ""):
         }
     )
     if arg:
-        config.update(lookup(VARIANTS, arg, "argument of configs/catch.py"))
+        config.update(lookup(VARIANTS, arg, "argument of the config catch"))
     return config

@@ -76,11 +76,11 @@ def make_config(name: str, arg: str, changes: Mapping[str, Any], *, suite: str =
     """
     task, *variants = arg.split(",")
     if not task:
-        raise UsageError(f"configs/{name}.py needs a task, as in configs/{name}.py:walker_walk")
+        raise UsageError(f"the config {name} needs a task, as in --config={name}:walker_walk")
     config = default_config()
     config.task = f"{suite}:{task}"
     config.update(DMC)
     config.update(changes)
     for variant in variants:
-        config.update(lookup(VARIANTS, variant, f"variant of configs/{name}.py"))
+        config.update(lookup(VARIANTS, variant, f"variant of the config {name}"))
     return config

@@ -144,7 +144,7 @@ def make_config(name: str, arg: str, allowed: Mapping[str, Mapping[str, Any]]):
     """
     task, *variants = arg.split(",")
     if not task:
-        raise UsageError(f"configs/{name}.py needs a task, as in configs/{name}.py:reach")
+        raise UsageError(f"the config {name} needs a task, as in --config={name}:reach")
     config = default_config()
     config.update(AGENT)
     kind, _, game = task.partition(":")
@@ -158,10 +158,10 @@ def make_config(name: str, arg: str, allowed: Mapping[str, Mapping[str, Any]]):
         config.update(REACH)
     elif "_" not in task:
         tasks = "reach, or <domain>_<task> such as walker_walk"
-        raise UsageError(f"task of configs/{name}.py is {task!r}; allowed: {tasks}")
+        raise UsageError(f"task of the config {name} is {task!r}; allowed: {tasks}")
     else:
         config.task = f"dmc:{task}"
         config.update(CONTROL)
     for variant in variants:
-        config.update(lookup(allowed, variant, f"variant of configs/{name}.py"))
+        config.update(lookup(allowed, variant, f"variant of the config {name}"))
     return config

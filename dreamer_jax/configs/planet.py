@@ -25,7 +25,7 @@ def get_config(arg: str = ""):
         arg: as for configs/dreamer_v1.py, without Atari and `no_value`.
     """
     if arg.split(",")[0].split(":")[0] == "atari":
-        raise UsageError("configs/planet.py plans continuous actions; it has no atari:<game>")
+        raise UsageError("the config planet plans continuous actions; it has no atari:<game>")
     # `no_value` changes the actor's returns, and here is no actor.
     variants = {
         name: changes for name, changes in dreamer_v1.VARIANTS.items() if name != "no_value"

@@ -53,5 +53,5 @@ def get_config(arg: str = ""):
     config.update(SMALL)
     config.update(DREAMER_V2)
     if arg:
-        config.update(lookup(VARIANTS, arg, "argument of configs/reach.py"))
+        config.update(lookup(VARIANTS, arg, "argument of the config reach"))
     return config
