@@ -15,18 +15,24 @@ from dreamer_jax.types import Array, Params, TrainState
 
 
 class AdamHatState(NamedTuple):
-    """First and second moments, and the number of updates."""
+    """Moments of the gradients, and the number of updates."""
 
     count: Array  # int32
-    mu: Params
-    nu: Params
+    mu: Params  # first moment
+    nu: Params  # second moment
 
 
 def scale_by_adam_hat(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
-    """Adam whose epsilon is added before the bias correction.
+    """Return Adam with epsilon added before the bias correction.
 
-    step = sqrt(1 - b2^t) / (1 - b1^t) * m / (sqrt(v) + eps): 'epsilon hat' in Kingma & Ba 2015,
-    Section 2. optax.adam adds it after, which is another size of epsilon in the first updates.
+    step = sqrt(1 - b2^t) / (1 - b1^t) * m / (sqrt(v) + eps): 'epsilon hat' of Kingma & Ba 2015,
+    Section 2. `optax.adam` adds epsilon after the correction, which makes it smaller in the first
+    updates.
+
+    Args:
+        b1: decay rate of the first moment m.
+        b2: decay rate of the second moment v.
+        eps: epsilon hat.
     """
 
     def init(params: Params) -> AdamHatState:
@@ -34,7 +40,6 @@ def scale_by_adam_hat(b1: float, b2: float, eps: float) -> optax.GradientTransfo
         return AdamHatState(jnp.zeros((), jnp.int32), zeros, zeros)
 
     def update(grads, state, params=None):
-        del params
         count = state.count + 1
         mu = optax.tree.update_moment(grads, state.mu, b1, 1)
         nu = optax.tree.update_moment(grads, state.nu, b2, 2)
@@ -49,18 +54,21 @@ def scale_by_adam_hat(b1: float, b2: float, eps: float) -> optax.GradientTransfo
 def make_optimizer(
     *, clip: float, eps: float, decay: float, b1: float = 0.9, b2: float = 0.999
 ) -> optax.GradientTransformationExtraArgs:
-    """Clip by global norm, epsilon-hat Adam, decoupled decay.
+    """Return the optimizer: clip by global norm, epsilon-hat Adam, decoupled weight decay.
 
     Its `update` takes `lr` as an extra argument, so that members may differ in it. The decay is
-    `weights *= 1 - decay`, not times the learning rate, and touches all weights.
+    `weights *= 1 - decay`, independent of the learning rate, and applies to all weights.
 
     Args:
-        clip: largest global norm of the gradient; eps: Adam's epsilon; decay: in [0, 1).
+        clip: largest global norm of the gradient.
+        eps: Adam's epsilon hat.
+        decay: share of the weights that an update removes, in [0, 1).
+        b1: decay rate of the first moment.
+        b2: decay rate of the second moment.
     """
     core = optax.chain(optax.clip_by_global_norm(clip), scale_by_adam_hat(b1, b2, eps))
 
-    def update(grads, state, params, *, lr, **unused):
-        del unused
+    def update(grads, state, params, *, lr):
         steps, state = core.update(grads, state)
         return jax.tree.map(lambda s, p: -lr * s - decay * p, steps, params), state
 
@@ -74,7 +82,11 @@ def apply_gradients(
     params: Params,
     lr: Array | float,
 ) -> tuple[Params, optax.OptState, Array]:
-    """One step. Returns: new parameters, optimizer state, gradient norm before the clip."""
+    """Update parameters by one optimizer step.
+
+    Returns:
+        The new parameters, the optimizer state, and the gradient's norm before the clip.
+    """
     chex.assert_trees_all_equal_structs(grads, params)
     norm = optax.tree.norm(grads)
     updates, state = optimizer.update(grads, state, params, lr=lr)
@@ -88,7 +100,11 @@ def step_group(
     grads: Params,
     lr: Array,
 ) -> tuple[TrainState, Array]:
-    """Step one parameter group. Returns: the new state and the gradient norm before the clip."""
+    """Update one parameter group of a state by one optimizer step.
+
+    Returns:
+        The new state, and the gradient's norm before the clip.
+    """
     params, opt_state, norm = apply_gradients(
         optimizers[group], grads, state.opt_states[group], state.params[group], lr
     )

@@ -1,24 +1,79 @@
-"""Settings of the whole process, made by the command line before JAX computes."""
+"""Settings of the whole process, and the choices that depend on the backend (`Backend`).
+
+The command line makes the settings before JAX computes anything. The backend is chosen once, where
+the agent is built, and passed down, so that programs can be compiled for a device that is absent.
+"""
 
 import ctypes
 import functools
 import gc
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import jax
 
-# XLA's CPU backend hands multiplications of matrices to YNNPACK, unless no kind of fusion with it
-# is allowed, and then to Eigen, which is faster at those of an update (docs/performance.md).
+# XLA's CPU backend uses YNNPACK for matmuls. Disabling its fusions makes XLA fall back to Eigen,
+# which is faster for our updates (docs/performance.md).
 EIGEN = {"xla_cpu_experimental_ynn_fusion_type": ""}
-# glibc's names of options of mallopt(3).
+# Options of glibc's mallopt(3).
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 
 
-def cache_compilations() -> None:
-    """Keep compiled programs between runs, unless JAX is told where already.
+@dataclass(frozen=True)
+class Backend:
+    """Choices that depend on the kind of device that programs are compiled for.
 
-    Small ones too, which JAX would compile anew each time: there are many before a first update.
+    Attributes:
+        platform: 'cpu', 'gpu' or 'tpu'.
+        map_members_together: True maps an update over the members with `vmap`, which fills an
+            accelerator; False with `lax.map`, one member at a time. On a CPU `vmap` turns matmuls
+            into batched ones, which XLA multiplies more slowly, and holds all members' temporaries
+            at once.
+        convolutions: formulation of convolutions for `config.conv = 'auto'`.
+        slice_bytes: memory that a convolution may unfold at a time (`model.ops.slices`).
+        compiler_options: for `jax.jit` of an update.
+    """
+
+    platform: str
+    map_members_together: bool
+    convolutions: str
+    slice_bytes: int
+    compiler_options: Mapping[str, str]
+
+
+def make_backend(target: str | jax.Device | None = None) -> Backend:
+    """Return the choices for a device or platform, which need not be available.
+
+    Args:
+        target: a device, or one of 'cpu', 'gpu', 'cuda', 'rocm' and 'tpu'; None for JAX's default.
+    """
+    if target is None:
+        target = jax.default_backend()
+    platform = target if isinstance(target, str) else target.platform
+    if platform == "cpu":
+        # A slice that stays in the cache is 2 to 3 times as fast as all images at once.
+        return Backend("cpu", False, "winograd", 8 * 2**20, _known_options())
+    platform = "gpu" if platform in ("cuda", "rocm") else platform
+    # Large multiplications are fast here; slices only bound the memory.
+    return Backend(platform, True, "lax", 2**29, {})
+
+
+@functools.cache
+def _known_options() -> dict[str, str]:
+    """Return `EIGEN` if this version of XLA knows the option, else nothing."""
+    try:
+        jax.jit(lambda: 0, compiler_options=EIGEN).lower().compile()
+    except jax.errors.JaxRuntimeError:
+        return {}
+    return EIGEN
+
+
+def cache_compilations() -> None:
+    """Keep compiled programs between runs, in a default directory unless JAX has one.
+
+    Small programs are kept too: many of them run before the first update.
     """
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     if jax.config.jax_compilation_cache_dir is None:
@@ -27,58 +82,42 @@ def cache_compilations() -> None:
 
 
 def count_cores() -> int:
-    """Cores that this process may compute on."""
+    """Return the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def use_cores() -> None:
-    """Make every core of a CPU a device of JAX's, so that each can have members of its own.
+    """Make every CPU core a JAX device, so that each can train members of its own.
 
-    On one device XLA computes the members' matrix multiplications one after the other, each on all
-    cores, and small ones are too short for that. Nothing happens where JAX is told a number
-    already.
+    On a single device XLA spreads each matmul of one member over all cores, and small matmuls are
+    too short for that. A number of devices that is already set is kept.
     """
-    told = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
-    if jax.config.jax_num_cpu_devices < 0 and not told:
+    is_set = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if jax.config.jax_num_cpu_devices < 0 and not is_set:
         jax.config.update("jax_num_cpu_devices", count_cores())
 
 
 def collect_rarely() -> None:
-    """Look for cycles among Python's objects less often.
+    """Run Python's cycle collector less often.
 
-    Tracing a program makes very many objects that stay, and to look through them every few hundred
-    delays the first update.
+    Tracing a program creates very many objects that stay alive; scanning them every few hundred
+    allocations delays the first update.
     """
     gc.set_threshold(100_000)
 
 
 def keep_memory() -> None:
-    """Have memory that was freed used again instead of given back to the system.
+    """Make the allocator reuse freed memory instead of returning it to the system.
 
-    On a CPU, XLA takes the gigabytes of an update's temporaries anew in every update, and a page
-    that is touched for the first time costs more than what is computed on it. Without glibc
-    nothing happens.
+    On a CPU, XLA allocates gigabytes of temporaries in every update, and touching a fresh page
+    costs more than the computation on it. Does nothing without glibc.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return
-    mallopt(_MMAP_MAX, 0)  # all from the heap,
-    mallopt(_TRIM_THRESHOLD, -1)  # whose end is never given back,
-    mallopt(_ARENA_MAX, 1)  # and of which there is one for all threads
-
-
-def compiler_options() -> dict[str, str]:
-    """For `jax.jit` on the default backend: none that this version of XLA does not know."""
-    return _known() if jax.default_backend() == "cpu" else {}
-
-
-@functools.cache
-def _known() -> dict[str, str]:
-    try:
-        jax.jit(lambda: 0, compiler_options=EIGEN).lower().compile()
-    except jax.errors.JaxRuntimeError:
-        return {}
-    return EIGEN
+    mallopt(_MMAP_MAX, 0)  # Allocate everything on the heap,
+    mallopt(_TRIM_THRESHOLD, -1)  # never shrink it,
+    mallopt(_ARENA_MAX, 1)  # and share it between all threads.

@@ -1,4 +1,4 @@
-"""Arrays and records that every room shares, and the one legend of axis letters.
+"""Records that every room shares, and the legend of axis letters.
 
 M members (seeds x hyperparameters), E environments per member, B batch, T time, H imagination
 horizon, N = B*T imagination starts, A action, D deterministic state, Z latent variables,
@@ -16,8 +16,8 @@ from flax import struct
 Array = jax.Array
 Params = Mapping[str, "Params | Array"]
 Metrics = dict[str, Array]
-HYPER = "hyper/"  # prefix of the metrics keys that hold a member's hyperparameters
-LatentStats = dict[str, Array]  # parameters of a latent distribution, see model/latents.py
+HYPER = "hyper/"  # prefix of the keys of a member's hyperparameters among its metrics
+LatentStats = dict[str, Array]  # parameters of a latent distribution (model/latents.py)
 
 
 class ActionSpec(NamedTuple):
@@ -37,7 +37,7 @@ class RSSMState:
 
 @struct.dataclass
 class Batch:
-    """PosteriorBatch sequences. `action[t]` and `reward[t]` are those that led to `obs[t]`.
+    """Sequences from the replay. `action[t]` and `reward[t]` led to `obs[t]`.
 
     obs      x0        x1        x2
     action   -    a0 ->     a1 ->       stored as action[0] = 0, action[1] = a0, ...
@@ -63,7 +63,7 @@ class Trajectory:
 
 @struct.dataclass
 class PolicyCarry:
-    """What a policy remembers between two environment steps."""
+    """State of a policy between two environment steps."""
 
     state: RSSMState  # [E, ...]
     action: Array  # [E, A], the last action
@@ -74,11 +74,11 @@ class PolicyCarry:
 class Hypers:
     """Hyperparameters that may differ between members: traced scalars, never code.
 
-    `actor_entropy` and `actor_grad_mix` go linearly from their value to `*_final` over
-    `anneal_updates` updates (Hafner et al. 2021, Appendix D, the schedules variant).
+    `actor_entropy` and `actor_grad_mix` move linearly to `*_final` within `anneal_updates` updates
+    (Hafner et al. 2021, Appendix D, the schedules variant).
     """
 
-    model_lr: Array | float  # step sizes of the three optimizers
+    model_lr: Array | float  # learning rates of the three optimizers
     actor_lr: Array | float
     critic_lr: Array | float
     kl_scale: Array | float  # beta, weight of the KL loss
@@ -103,5 +103,18 @@ class TrainState:
     hypers: Hypers
     key: Array  # typed PRNG key, split at every update
     update: Array  # int32, updates made, skipped ones included
-    skipped: Array  # int32, updates not taken because something was not finite
-    nonfinite: Array  # int32, how many of these in a row
+    skipped: Array  # int32, updates skipped because a loss or gradient was non-finite
+    nonfinite: Array  # int32, consecutive skipped updates
+
+
+@struct.dataclass
+class Update:
+    """Outcome of one update of a parameter group; all scalars.
+
+    The agent logs `loss` and `grad_norm` as `<group>_loss` and `<group>_grad_norm`, and skips an
+    update in which one of them is non-finite.
+    """
+
+    loss: Array
+    grad_norm: Array  # global norm before the clip
+    metrics: Metrics  # anything else to log, by its full name

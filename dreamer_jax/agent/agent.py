@@ -1,10 +1,10 @@
-"""One member's agent as pure functions: `init`, `policy_step`, `explore_step`, `train_step`,
-`report`.
+"""One member's agent as pure functions: `init`, `init_policy`, `policy_step`, `explore_step`,
+`train_step` and `report`.
 
-No member knows of the others; members.py turns each function into many members.
+No member knows of the others; members.py maps each function over many members.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,74 +12,59 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dreamer_jax.behavior.actor_critic import ActorCritic
 from dreamer_jax.behavior.base import Behavior, PosteriorBatch
-from dreamer_jax.behavior.dreamer import Dreamer
 from dreamer_jax.behavior.exploration import Exploration
-from dreamer_jax.errors import UsageError
 from dreamer_jax.model import rssm as rssm_lib
 from dreamer_jax.model.distributions import SampleFn, from_noise, take_mode
 from dreamer_jax.model.world_model import (
     WorldModel,
-    WorldModelOutput,
     init_world_model,
     prepare_action,
     prepare_obs,
     world_model_loss,
 )
 from dreamer_jax.optimizer import step_group
+from dreamer_jax.runtime import Backend
 from dreamer_jax.types import (
     Array,
     Batch,
     Hypers,
-    Metrics,
     Params,
     PolicyCarry,
     RSSMState,
     TrainState,
+    Update,
 )
 
-CONTEXT = 5  # steps that `report` filters before it predicts
+CONTEXT = 5  # observed steps before the prediction of `report`
 
 
 @dataclass(frozen=True)
 class Agent:
-    """Everything about an agent that is code: modules, optimizers, sizes."""
+    """An agent's code: modules, optimizers, sizes, and the backend that they were chosen for."""
 
     wm: WorldModel
     behaviors: tuple[Behavior, ...]  # all learn; the first acts on the task, the last explores
     exploration: Exploration
     optimizers: Mapping[str, optax.GradientTransformationExtraArgs]  # by group
     obs_shapes: Mapping[str, tuple[tuple[int, ...], str]]  # key -> shape and dtype of one entry
-    max_nonfinite: int  # updates in a row that may be skipped before a member is frozen
-
-    @property
-    def ac(self) -> ActorCritic:
-        """Actor and critic of the task.
-
-        Raises:
-            UsageError: the task is not learned by any.
-        """
-        task = self.behaviors[0]
-        if not isinstance(task, Dreamer):
-            raise UsageError("this needs an actor and a critic; allowed: behavior = 'dreamer'")
-        return task.ac
+    max_nonfinite: int  # consecutive non-finite updates that freeze a member
+    backend: Backend
 
 
 def init(agent: Agent, key: Array, hypers: Hypers) -> TrainState:
-    """Initial state of one member from one key."""
+    """Return the initial state of one member."""
     groups = [group for behavior in agent.behaviors for group in behavior.groups]
     model_key, *keys, run_key = jax.random.split(key, 2 + len(groups))
     obs = {k: jnp.zeros((1, *shape), dtype) for k, (shape, dtype) in agent.obs_shapes.items()}
     params = {"model": init_world_model(agent.wm, model_key, prepare_obs(obs))}
     feat = agent.wm.feature(agent.wm.rssm.initial((1,)))
-    action = jnp.zeros((1, agent.wm.rssm.action_size))
     for behavior in agent.behaviors:
-        own, keys = keys[: len(behavior.groups)], keys[len(behavior.groups) :]
-        params |= behavior.init(own, feat, action)
+        group_keys, keys = keys[: len(behavior.groups)], keys[len(behavior.groups) :]
+        params |= behavior.init(group_keys, feat)
     return TrainState(
         params=params,
-        # A copy: with donated buffers no array may stand in the state twice.
+        # A copy, because no array may be donated twice.
         slow_critic=jax.tree.map(jnp.copy, params.get("critic", {})),
         opt_states={name: agent.optimizers[name].init(params[name]) for name in params},
         hypers=jax.tree.map(lambda value: jnp.asarray(value, jnp.float32), hypers),
@@ -91,7 +76,7 @@ def init(agent: Agent, key: Array, hypers: Hypers) -> TrainState:
 
 
 def init_policy(agent: Agent, key: Array, num_envs: int) -> PolicyCarry:
-    """The carry before the first observation of `num_envs` environments."""
+    """Return the carry before the first observation of `num_envs` environments."""
     rssm = agent.wm.rssm
     action = jnp.zeros((num_envs, rssm.action_size))
     return PolicyCarry(state=rssm.initial((num_envs,)), action=action, key=key)
@@ -109,11 +94,14 @@ def policy_step(
 ) -> tuple[PolicyCarry, Array]:
     """Filter one observation and choose an action for the task.
 
-    The latent is drawn from the posterior; so is the action from its distribution, unless
-    `greedy`: then it is the mode.
-
     Args:
-        params: by group; obs: raw entries [E, ...]; is_first: [E] bool, resets the carry.
+        agent: the agent.
+        params: parameters by group.
+        carry: carry of the last step.
+        obs: raw observation entries [E, ...].
+        is_first: [E] bool, True resets the carry.
+        greedy: take the mode of the action distribution.
+        sample: how the latent is taken from the posterior, and the action unless `greedy`.
 
     Returns:
         The next carry and actions [E, A], one-hot or in [-1, 1].
@@ -134,10 +122,19 @@ def explore_step(
     *,
     sample: SampleFn = from_noise,
 ) -> tuple[PolicyCarry, Array]:
-    """`policy_step` for collecting experience: the exploring behaviour's action, with noise.
+    """Filter one observation and choose the exploring behaviour's action, with noise.
 
     Args:
-        update: scalar count of updates made, for the noise's schedule.
+        agent: the agent.
+        params: parameters by group.
+        carry: carry of the last step.
+        obs: raw observation entries [E, ...].
+        is_first: [E] bool, True resets the carry.
+        update: scalar number of updates made, for the noise's schedule.
+        sample: how latent and action are taken from their distributions.
+
+    Returns:
+        The next carry and actions [E, A], one-hot or in [-1, 1].
     """
     state, keys = _filter_obs(agent, params, carry, obs, is_first, sample)
     action = agent.behaviors[-1].act(agent.wm, params, state, keys.action, sample=sample)
@@ -146,7 +143,7 @@ def explore_step(
 
 
 class _PolicyKeys(NamedTuple):
-    carry: Array  # of the next step
+    carry: Array  # for the next step
     latent: Array
     action: Array
     exploration: Array
@@ -160,67 +157,58 @@ def _filter_obs(
     is_first: Array,
     sample: SampleFn,
 ) -> tuple[RSSMState, _PolicyKeys]:
-    """The posterior state [E, ...] after an observation, and the keys of this step."""
+    """Return the posterior state [E, ...] after an observation, and the keys of this step."""
     keys = _PolicyKeys(*jax.random.split(carry.key, 4))
     wm = agent.wm
     embed = wm.embed(params["model"], prepare_obs(obs))
-    rssm_params = params["model"]["rssm"]
-    projected = wm.rssm.apply({"params": rssm_params}, embed, method="project_embed")
-    state, _ = rssm_lib.obs_step(
-        wm.rssm,
-        rssm_params,
+    variables = {"params": params["model"]["rssm"]}
+    projected = wm.rssm.apply(variables, embed, method="project_embed")
+    state, _ = wm.rssm.apply(
+        variables,
         carry.state,
         carry.action,
         projected,
         is_first,
         wm.rssm.latent.noise(keys.latent, is_first.shape),
         sample=sample,
+        method="obs_step",
     )
     return state, keys
 
 
 def train_step(
-    agent: Agent,
-    state: TrainState,
-    batch: Batch,
-    *,
-    start: RSSMState | None = None,
-    sample: SampleFn = from_noise,
-) -> tuple[TrainState, RSSMState, Metrics]:
-    """One update of the world model and of everything that learns inside it.
+    agent: Agent, state: TrainState, batch: Batch, *, sample: SampleFn = from_noise
+) -> tuple[TrainState, dict[str, Update]]:
+    """Update the world model, then the behaviours that learn inside it.
 
-    The world model is updated first; imagination runs with its new weights from the old
-    posteriors, all B*T of them (Hafner et al. 2021, Section 2).
+    Imagination runs with the world model's new weights from the posteriors of its old ones, all
+    B*T of them (Hafner et al. 2021, Section 2).
 
     Args:
-        batch: [B, T, ...]; start: [B, ...] state before the sequences, zeros if None.
-        sample: how samples are taken, from noise or as the mode.
+        agent: the agent.
+        state: state of one member.
+        batch: [B, T, ...].
+        sample: how samples are taken from distributions.
 
     Returns:
-        The new state, the last posterior state [B, ...], and scalar metrics.
+        The new state, and the outcome of the update by parameter group.
     """
     key, model_key, *keys = jax.random.split(state.key, 2 + len(agent.behaviors))
-    if start is None:
-        start = agent.wm.rssm.initial(batch.reward.shape[:1])
-    state, filtered, metrics = update_model(agent, state, batch, start, model_key, sample)
+    start = agent.wm.rssm.initial(batch.reward.shape[:1])
+    state, posteriors, update = update_model(agent, state, batch, start, model_key, sample)
     action = prepare_action(batch.action, agent.wm.rssm.action_size)
-    replayed = PosteriorBatch(filtered.states, action, batch.is_first, batch.is_terminal)
-    for behavior, own in zip(agent.behaviors, keys, strict=True):
-        state, more = behavior.learn(
-            agent.wm, agent.optimizers, state, replayed, own, sample=sample
-        )
-        metrics |= more
-    last = jax.tree.map(lambda x: x[:, -1], filtered.states)
-    return state.replace(key=key, update=state.update + 1), last, metrics
+    replayed = PosteriorBatch(posteriors, action, batch.is_first, batch.is_terminal)
+    state, updates = update_behaviors(agent, state, replayed, keys, sample)
+    return state.replace(key=key, update=state.update + 1), {"model": update, **updates}
 
 
 def update_model(
     agent: Agent, state: TrainState, batch: Batch, start: RSSMState, key: Array, sample: SampleFn
-) -> tuple[TrainState, WorldModelOutput, Metrics]:
-    """Update the world model on a batch [B, T, ...] of sequences that begin at `start` [B, ...].
+) -> tuple[TrainState, RSSMState, Update]:
+    """Update the world model on a batch [B, T, ...] of sequences that follow `start` [B, ...].
 
     Returns:
-        The new state, the posteriors (without gradient), and metrics.
+        The new state, the posterior states [B, T, ...] without gradient, and the update's outcome.
     """
     b, t = batch.reward.shape
     noise = agent.wm.rssm.latent.noise(key, (t, b))
@@ -228,22 +216,56 @@ def update_model(
     def loss_fn(params):
         return world_model_loss(agent.wm, params, batch, noise, start, state.hypers, sample=sample)
 
-    grads, (filtered, metrics) = jax.grad(loss_fn, has_aux=True)(state.params["model"])
+    value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
+    (loss, (posteriors, metrics)), grads = value_and_grad(state.params["model"])
     state, norm = step_group(agent.optimizers, state, "model", grads, state.hypers.model_lr)
-    return state, filtered, metrics | {"model_grad_norm": norm}
+    return state, posteriors, Update(loss, norm, metrics)
+
+
+def update_behaviors(
+    agent: Agent,
+    state: TrainState,
+    replayed: PosteriorBatch,
+    keys: Sequence[Array],
+    sample: SampleFn,
+) -> tuple[TrainState, dict[str, Update]]:
+    """Update every behaviour on a filtered batch, each with a key of its own.
+
+    Returns:
+        The new state, and the outcomes by parameter group.
+
+    Raises:
+        ValueError: a behaviour does not report one update for each of its groups.
+    """
+    updates: dict[str, Update] = {}
+    for behavior, key in zip(agent.behaviors, keys, strict=True):
+        state, learned = behavior.learn(
+            agent.wm, agent.optimizers, state, replayed, key, sample=sample
+        )
+        if set(learned) != set(behavior.groups):
+            raise ValueError(
+                f"{type(behavior).__name__}.learn returned updates of the groups "
+                f"{sorted(learned)}; required: {sorted(behavior.groups)}"
+            )
+        updates |= learned
+    return state, updates
 
 
 def report(
     agent: Agent, params: Mapping[str, Params], batch: Batch, key: Array, *, context: int = CONTEXT
 ) -> dict[str, tuple[Array, Array]]:
-    """Open-loop prediction: filter `context` steps, then predict under the replayed actions.
+    """Predict images open loop: filter `context` steps, then follow the replayed actions.
 
     Args:
+        agent: the agent.
+        params: parameters by group.
         batch: [B, T, ...] with T > context.
+        key: key of the latent samples.
+        context: number of observed steps.
 
     Returns:
-        Per image key the truth and the prediction, float32 [B, T, 64, 64, C] in [0, 1]; the
-        first `context` frames of the prediction are reconstructions.
+        The truth and the prediction of each image key, float32 [B, T, 64, 64, C] in [0, 1]. The
+        first `context` frames of a prediction are reconstructions.
     """
     wm, model = agent.wm, params["model"]
     observe_key, predict_key = jax.random.split(key)

@@ -1,8 +1,9 @@
-"""Builds an agent from a config: the last place that knows config keys."""
+"""Build an agent from a config: no code below this knows config keys."""
 
 import math
 import re
 from collections.abc import Mapping
+from functools import partial
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -10,8 +11,7 @@ from ml_collections import ConfigDict
 
 from dreamer_jax.agent.agent import Agent
 from dreamer_jax.behavior.actor_critic import ACTOR_GRADS, POLICIES, ActorCritic
-from dreamer_jax.behavior.base import Behavior
-from dreamer_jax.behavior.dreamer import Dreamer
+from dreamer_jax.behavior.base import BEHAVIORS, EXPLORERS, Behavior, Parts
 from dreamer_jax.behavior.exploration import (
     CONTINUOUS_ONLY,
     NOISES,
@@ -19,46 +19,44 @@ from dreamer_jax.behavior.exploration import (
     draw_onehot,
     draw_uniform,
 )
-from dreamer_jax.behavior.plan2explore import Plan2Explore
-from dreamer_jax.behavior.planet import CEM, Planner
 from dreamer_jax.behavior.returns import RETURNS
 from dreamer_jax.errors import UsageError
 from dreamer_jax.model.kl import KL_LOSSES
-from dreamer_jax.model.latents import STD_ACTS, CategoricalLatent, GaussianLatent, Latent
-from dreamer_jax.model.networks import (
-    ENCODER_KERNELS,
-    IMAGE_SIZE,
-    MLP,
-    Decoder,
-    Encoder,
-)
-from dreamer_jax.model.objectives import OBJECTIVES
+from dreamer_jax.model.latents import LATENTS
+from dreamer_jax.model.networks import IMAGE_SIZE, MLP, Decoder, Encoder
+from dreamer_jax.model.objectives import OBJECTIVES, ObjectiveParts
 from dreamer_jax.model.ops.activations import ACTIVATIONS
-from dreamer_jax.model.ops.convolutions import choose_formulation
+from dreamer_jax.model.ops.convolutions import make_formulation
 from dreamer_jax.model.rssm import RSSM
 from dreamer_jax.model.world_model import REWARD_TRANSFORMS, WorldModel
 from dreamer_jax.optimizer import make_optimizer
+from dreamer_jax.runtime import Backend
 from dreamer_jax.types import ActionSpec
 
 ObsShapes = Mapping[str, tuple[tuple[int, ...], str]]  # key -> shape and dtype of one entry
 
 
-# A loss is named after what it predicts: these are not names of observation entries.
+# Losses are named after what they predict, so no entry of an observation may have these names.
 LOSSES = ("discount", "kl", "model", "reward")
 
 
 class ObsKeys(NamedTuple):
-    """The observation entries that the agent uses."""
+    """The entries of the observation that the agent uses."""
 
     images: dict[str, int]  # key -> channels
     vectors: dict[str, int]  # key -> size
 
 
 def select_keys(cnn_keys: str, mlp_keys: str, obs_shapes: ObsShapes) -> ObsKeys:
-    """Choose entries by the two regular expressions (full match).
+    """Choose the entries whose names match one of two regular expressions in full.
+
+    Args:
+        cnn_keys: for images.
+        mlp_keys: for vectors.
+        obs_shapes: of the environment.
 
     Raises:
-        UsageError: nothing is chosen, an entry has the name of a loss, or an image is not 64x64.
+        UsageError: no entry matches, an entry has the name of a loss, or an image is not 64x64.
     """
     images = {k: s[-1] for k, (s, d) in obs_shapes.items() if d == "uint8" and len(s) == 3}
     vectors = {k: s[0] for k, (s, d) in obs_shapes.items() if k not in images}
@@ -68,12 +66,12 @@ def select_keys(cnn_keys: str, mlp_keys: str, obs_shapes: ObsShapes) -> ObsKeys:
     )
     if not chosen.images and not chosen.vectors:
         raise UsageError(
-            f"config.cnn_keys = {cnn_keys!r} and config.mlp_keys = {mlp_keys!r} choose nothing; "
+            f"config.cnn_keys = {cnn_keys!r} and config.mlp_keys = {mlp_keys!r} match nothing; "
             f"the environment has images {sorted(images)} and vectors {sorted(vectors)}."
         )
     for key in sorted({*chosen.images, *chosen.vectors}.intersection(LOSSES)):
         raise UsageError(
-            f"observation {key!r} has the name of another loss: rename it, or leave it out with "
+            f"observation {key!r} has the name of another loss: rename it, or exclude it by "
             f"config.cnn_keys and config.mlp_keys; reserved are {', '.join(LOSSES)}."
         )
     for key in chosen.images:
@@ -85,66 +83,62 @@ def select_keys(cnn_keys: str, mlp_keys: str, obs_shapes: ObsShapes) -> ObsKeys:
     return chosen
 
 
-def make_agent(config: ConfigDict, obs_shapes: ObsShapes, action: ActionSpec) -> Agent:
-    """Build the agent of a validated config for an environment's spaces.
+def make_agent(
+    config: ConfigDict, obs_shapes: ObsShapes, action: ActionSpec, backend: Backend
+) -> Agent:
+    """Build the agent of a valid config for an environment's spaces and a backend.
 
     Raises:
-        UsageError: the config does not fit the spaces.
+        UsageError: the config does not suit the spaces.
     """
     keys = select_keys(config.cnn_keys, config.mlp_keys, obs_shapes)
     used = {k: obs_shapes[k] for k in (*keys.images, *keys.vectors)}
     optimizer = make_optimizer(clip=config.opt.clip, eps=config.opt.eps, decay=config.opt.decay)
-    behaviors = _make_behaviors(config, action)
+    wm = _make_world_model(config, keys, action.size, backend)
+    behaviors = _make_behaviors(config, action, math.prod(wm.rssm.latent.shape))
     groups = ["model", *(group for behavior in behaviors for group in behavior.groups)]
     return Agent(
-        wm=_make_world_model(config, keys, action.size),
+        wm=wm,
         behaviors=behaviors,
         exploration=_make_exploration(config, action),
         optimizers=dict.fromkeys(groups, optimizer),
         obs_shapes=used,
         max_nonfinite=config.max_nonfinite,
+        backend=backend,
     )
 
 
-def _make_latent(config: ConfigDict) -> Latent:
-    if config.rssm.latent == "categorical":
-        return CategoricalLatent(config.rssm.stoch, config.rssm.classes)
-    std_act = STD_ACTS[config.rssm.std_act]
-    return GaussianLatent(config.rssm.stoch, config.rssm.min_std, std_act)
-
-
-def _shared(config: ConfigDict) -> dict:
-    """What every network takes."""
+def _network_settings(config: ConfigDict) -> dict:
+    """Return the arguments that all networks share."""
     dtype = jnp.dtype(config.compute_dtype)
     return {"act": ACTIVATIONS[config.act], "norm": config.norm, "dtype": dtype}
 
 
-def _make_mlp(config: ConfigDict, head: ConfigDict, outputs: int) -> MLP:
-    return MLP(layers=head.layers, units=head.units, outputs=outputs, **_shared(config))
+def _make_mlp(config: ConfigDict, layers: int, units: int, outputs: int) -> MLP:
+    return MLP(layers=layers, units=units, outputs=outputs, **_network_settings(config))
 
 
-def _make_world_model(config: ConfigDict, keys: ObsKeys, action_size: int) -> WorldModel:
-    shared = _shared(config)
+def _make_world_model(
+    config: ConfigDict, keys: ObsKeys, action_size: int, backend: Backend
+) -> WorldModel:
+    shared = _network_settings(config)
     convolutional = {
         "depth": config.cnn_depth,
         "mlp_layers": config.vector.layers,
         "mlp_units": config.vector.units,
         "cnn_act": ACTIVATIONS[config.cnn_act],
-        "formulation": choose_formulation(config.conv),
+        "formulation": make_formulation(config.conv, backend),
         **shared,
     }
-    images = 2 * 2 * config.cnn_depth * 2 ** (len(ENCODER_KERNELS) - 1) if keys.images else 0
-    vectors = config.vector.units if keys.vectors else 0
-    scales = {key: config.loss_scales[key] for key in ("reward", "discount")}
-    if config.objective == "contrastive":
-        scales["state"] = config.loss_scales.state
-    else:
-        scales |= {key: config.loss_scales.image for key in keys.images}
-        scales |= {key: config.loss_scales.vector for key in keys.vectors}
-    latent = _make_latent(config)
+    latent = LATENTS.bind(config.rssm.latent, config)(config.rssm.stoch)
     encoder = Encoder(tuple(keys.images), tuple(keys.vectors), **convolutional)
     decoder = Decoder(keys.images, keys.vectors, **convolutional)
     features = math.prod(latent.shape) + config.rssm.deter
+    objective = OBJECTIVES.bind(config.objective, config)(
+        ObjectiveParts(encoder, decoder, features)
+    )
+    heads = {head: config.loss_scales[head] for head in ("reward", "discount")}
+    discount = config.discount_head
     return WorldModel(
         encoder=encoder,
         rssm=RSSM(
@@ -152,17 +146,17 @@ def _make_world_model(config: ConfigDict, keys: ObsKeys, action_size: int) -> Wo
             deter=config.rssm.deter,
             hidden=config.rssm.hidden,
             action_size=action_size,
-            embed_size=images + vectors,
+            embed_size=encoder.embed_size,
             gru_norm=config.rssm.gru_norm,
             **shared,
         ),
-        objective=OBJECTIVES[config.objective](encoder, decoder, features),
-        reward=_make_mlp(config, config.reward_head, 1),
-        discount=_make_mlp(config, config.discount_head, 1)
-        if config.discount_head.enabled
+        objective=objective,
+        reward=_make_mlp(config, config.reward_head.layers, config.reward_head.units, 1),
+        discount=_make_mlp(config, discount.layers, discount.units, 1)
+        if discount.enabled
         else None,
         reward_transform=REWARD_TRANSFORMS[config.reward_transform],
-        loss_scales=scales,
+        loss_scales={**heads, **objective.loss_scales},
         kl_loss=KL_LOSSES[config.kl_loss],
         free_avg=config.free_avg,
         grad_heads=frozenset(head for head, trains in config.grad_heads.items() if trains),
@@ -170,18 +164,20 @@ def _make_world_model(config: ConfigDict, keys: ObsKeys, action_size: int) -> Wo
 
 
 def _make_actor_critic(config: ConfigDict, action: ActionSpec) -> ActorCritic:
-    fitting = [name for name, kind in POLICIES.items() if kind.discrete == action.discrete]
-    name = fitting[0] if config.actor.dist == "auto" else config.actor.dist
-    if name not in fitting:
+    names = [name for name, kind in POLICIES.items() if kind.discrete == action.discrete]
+    name = names[0] if config.actor.dist == "auto" else config.actor.dist
+    if name not in names:
         kind = "discrete" if action.discrete else "continuous"
         raise UsageError(
             f"config.actor.dist is {name!r}, but the environment's {action.size} actions are "
-            f"{kind}; allowed: {' or '.join(['auto', *fitting])}."
+            f"{kind}; allowed: {' or '.join(['auto', *names])}."
         )
     policy = POLICIES[name]
     return ActorCritic(
-        actor=_make_mlp(config, config.actor, policy.outputs_per_action * action.size),
-        critic=_make_mlp(config, config.critic, 1),
+        actor=_make_mlp(
+            config, config.actor.layers, config.actor.units, policy.outputs_per_action * action.size
+        ),
+        critic=_make_mlp(config, config.critic.layers, config.critic.units, 1),
         policy=policy,
         actor_grad=ACTOR_GRADS[config.actor_grad],
         returns=RETURNS[config.returns],
@@ -190,47 +186,31 @@ def _make_actor_critic(config: ConfigDict, action: ActionSpec) -> ActorCritic:
     )
 
 
-def _make_dreamer(config: ConfigDict, action: ActionSpec) -> Behavior:
-    return Dreamer(_make_actor_critic(config, action), config.slow_critic_every)
-
-
-def _make_planner(config: ConfigDict, action: ActionSpec) -> Behavior:
-    if action.discrete:
-        raise UsageError(
-            f"config.behavior is 'planet', which plans continuous actions, but the environment's "
-            f"{action.size} actions are discrete; allowed: dreamer."
-        )
-    return Planner(CEM(**config.planet))
-
-
-BEHAVIORS = {"dreamer": _make_dreamer, "planet": _make_planner}
-
-
-def _make_behaviors(config: ConfigDict, action: ActionSpec) -> tuple[Behavior, ...]:
-    task = BEHAVIORS[config.behavior](config, action)
-    if config.expl.behavior == "task":
-        return (task,)
-    stoch = math.prod(_make_latent(config).shape)
-    explorer = Plan2Explore(
-        ac=_make_actor_critic(config, action),
-        ensemble=_make_mlp(config, config.expl, stoch),
-        models=config.expl.models,
-        intrinsic=config.expl.intrinsic,
-        extrinsic=config.expl.extrinsic,
+def _make_behaviors(
+    config: ConfigDict, action: ActionSpec, latent_size: int
+) -> tuple[Behavior, ...]:
+    parts = Parts(
+        action=action,
+        latent_size=latent_size,
+        make_mlp=partial(_make_mlp, config),
+        make_actor_critic=partial(_make_actor_critic, config, action),
     )
-    return (task, explorer)
+    task = BEHAVIORS.bind(config.behavior, config)(parts)
+    if config.expl.behavior not in EXPLORERS:  # the task's behaviour explores
+        return (task,)
+    return (task, EXPLORERS.bind(config.expl.behavior, config)(parts))
 
 
 def _make_exploration(config: ConfigDict, action: ActionSpec) -> Exploration:
     expl = config.expl
     if action.discrete and expl.noise in CONTINUOUS_ONLY:
-        fitting = [name for name in NOISES if name not in CONTINUOUS_ONLY]
+        names = [name for name in NOISES if name not in CONTINUOUS_ONLY]
         raise UsageError(
             f"config.expl.noise is {expl.noise!r}, but the environment's {action.size} actions are "
-            f"discrete; allowed: {' or '.join(fitting)}."
+            f"discrete; allowed: {' or '.join(names)}."
         )
     return Exploration(
-        noise=NOISES[expl.noise],
+        noise=NOISES.bind(expl.noise, config),
         draw=draw_onehot if action.discrete else draw_uniform,
         start=expl.amount,
         final=expl.amount if expl.amount_final is None else expl.amount_final,

@@ -1,41 +1,54 @@
-"""Keeps a member whose losses or gradients are not finite from spoiling its own state.
+"""Protection of a member's state from non-finite losses and gradients.
 
-Members share nothing inside of an update, so a member that diverges never reaches the others; here
-it is also held at its last finite state.
+Members share nothing within an update, so a member that diverges cannot affect the others. The
+guard keeps it at its last finite state.
 """
+
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 
-from dreamer_jax.types import Array, Metrics, TrainState
+from dreamer_jax.types import Array, Metrics, TrainState, Update
 
-CHECKED = ("loss", "grad_norm")  # metrics of every parameter group, as in `actor_loss`
-COUNTED = "counted"  # metric: 1 where the update was taken
+COUNTED = "counted"  # metric: 1 if the update was taken, else 0
 
 
 def is_frozen(state: TrainState, max_nonfinite: int) -> Array:
-    """Whether a member has been given up."""
+    """Return whether a member was given up: it takes no further updates."""
     return state.nonfinite >= max_nonfinite
 
 
-def keep_finite(
-    old: TrainState, new: TrainState, metrics: Metrics, max_nonfinite: int
-) -> tuple[TrainState, Metrics]:
-    """Take an update only if every loss and every gradient norm is finite.
+def flatten_metrics(updates: Mapping[str, Update]) -> Metrics:
+    """Merge the metrics of all groups with their `<group>_loss` and `<group>_grad_norm`."""
+    metrics = {}
+    for group, update in updates.items():
+        checked = {f"{group}_loss": update.loss, f"{group}_grad_norm": update.grad_norm}
+        metrics |= update.metrics | checked
+    return metrics
 
-    A skipped update changes nothing but the key, the number of the update and the counts of
-    skipped updates; after `max_nonfinite` in a row the member is frozen, and no update is taken
-    or counted any more.
+
+def keep_finite(
+    old: TrainState, new: TrainState, updates: Mapping[str, Update], max_nonfinite: int
+) -> tuple[TrainState, Metrics]:
+    """Take an update only if all of its losses and gradient norms are finite.
+
+    A skipped update changes only the key and the counts of updates and of skipped updates. After
+    `max_nonfinite` consecutive ones the member is frozen: further updates are neither taken nor
+    counted.
 
     Args:
-        old: before the update; new: after it; metrics: of it, scalars.
+        old: state before the update.
+        new: state after it.
+        updates: outcome of the update by parameter group.
+        max_nonfinite: consecutive skipped updates that freeze a member.
 
     Returns:
-        The state to go on with, and the metrics, zero where the update was skipped, with
-        `counted`: sums of these over updates divided by the sum of `counted` are means.
+        The state to continue from, and the update's metrics, zero if it was skipped. Among them is
+        `counted`: the sum of a metric over updates divided by the sum of `counted` is its mean.
     """
     frozen = is_frozen(old, max_nonfinite)
-    checked = [metrics[f"{group}_{value}"] for group in old.params for value in CHECKED]
+    checked = [value for update in updates.values() for value in (update.loss, update.grad_norm)]
     finite = jnp.isfinite(jnp.stack(checked)).all()
     take, skip = finite & ~frozen, ~finite & ~frozen
     learned = ("params", "slow_critic", "opt_states")
@@ -50,5 +63,5 @@ def keep_finite(
         skipped=old.skipped + skip.astype(jnp.int32),
         **kept,
     )
-    metrics = {name: jnp.where(take, value, 0) for name, value in metrics.items()}
+    metrics = {name: jnp.where(take, x, 0) for name, x in flatten_metrics(updates).items()}
     return state, metrics | {COUNTED: take.astype(jnp.float32)}

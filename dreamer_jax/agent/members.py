@@ -1,5 +1,4 @@
-"""Turns one member's functions into M members': mapped over the leading axis, jit with donation,
-and over a mesh of devices where there is one."""
+"""One member's functions mapped over M members, compiled, and placed on devices."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -14,7 +13,7 @@ from dreamer_jax.agent import agent as agent_lib
 from dreamer_jax.agent.agent import Agent
 from dreamer_jax.agent.guard import keep_finite
 from dreamer_jax.agent.placement import MEMBER, Placement
-from dreamer_jax.runtime import compiler_options
+from dreamer_jax.runtime import Backend
 from dreamer_jax.types import Hypers, PolicyCarry, TrainState
 
 
@@ -24,40 +23,38 @@ class MemberFns(NamedTuple):
     init: Callable  # (keys [M], hypers [M]) -> TrainState
     init_policy: Callable  # (keys [M], number of environments) -> PolicyCarry
     policy_step: Callable  # (params, carry, obs, is_first) -> carry, action [M, E, A]
-    greedy_step: Callable  # the same with the mode of the actions
+    greedy_step: Callable  # as policy_step, with the mode of the action distribution
     explore_step: Callable  # (params, carry, obs, is_first, updates [M]) -> carry, action
     train_step: Callable  # (state, batch [M, B, T, ...]) -> state, metrics [M]; donates state
     report: Callable  # (params, batch, keys [M]) -> {key: (truth, prediction)}
 
 
-def make_members(
-    agent: Agent, placement: Placement | None = None, *, together: bool | None = None
-) -> MemberFns:
+def make_members(agent: Agent, placement: Placement | None = None) -> MemberFns:
     """Vectorise and compile an agent's functions.
 
-    Keys are threefry: `vmap` then gives each member the stream it would have alone, which the
-    faster rbg generator does not.
+    Keys must be threefry: under `vmap` each member then gets the stream that it has alone, which
+    the faster rbg generator does not guarantee.
 
     Args:
-        placement: where arguments are and results stay; None for wherever JAX puts them.
-        together: as of `over_members`.
+        agent: the agent.
+        placement: where arguments lie and results stay; None leaves that to JAX.
     """
 
     def step(state, batch):
-        new, _, metrics = agent_lib.train_step(agent, state, batch)
-        return keep_finite(state, new, metrics, agent.max_nonfinite)
+        new, updates = agent_lib.train_step(agent, state, batch)
+        return keep_finite(state, new, updates, agent.max_nonfinite)
 
     def init_policy(keys, envs):
         carry = jax.vmap(lambda key: agent_lib.init_policy(agent, key, envs))(keys)
         return carry if placement is None else placement.put(carry)
 
     def report(params, batch, keys):
-        # Sequences chosen by hand are where their batch was.
+        # Hand-picked sequences come sharded like the batch they are from.
         batch = batch if placement is None else placement.put(batch)
         return compiled_report(params, batch, keys)
 
-    compile_ = partial(_compile, placement, together)
-    update = {"donate_argnums": 0, "compiler_options": compiler_options()}
+    compile_ = partial(_compile, agent.backend, placement)
+    update = {"donate_argnums": 0, "compiler_options": dict(agent.backend.compiler_options)}
     policy, greedy = (partial(agent_lib.policy_step, agent, greedy=g) for g in (False, True))
     compiled_report = compile_(partial(agent_lib.report, agent), 3)
     return MemberFns(
@@ -72,24 +69,28 @@ def make_members(
 
 
 def _compile(
+    backend: Backend,
     placement: Placement | None,
-    together: bool | None,
     fn: Callable,
     arguments: int,
     *,
     batch_argument: int | None = None,
     **options,
 ) -> Callable:
-    """`fn` of one member -> the compiled function of all of them.
+    """Compile a function of one member for all members.
 
-    On several devices each runs the program of its own members, so that members need no
-    communication whatever the compiler makes of their operations; only devices that share a member
-    talk.
+    On several devices each runs the program of its own members, so that members never communicate,
+    whatever the compiler makes of their operations; only devices that share a member do.
 
     Args:
-        arguments: how many `fn` takes; batch_argument: which of them is a batch.
+        backend: decides how members are mapped.
+        placement: where arguments lie and results stay; None leaves that to JAX.
+        fn: the function of one member.
+        arguments: number of its arguments.
+        batch_argument: index of the argument that is a batch, if any.
+        **options: passed to `jax.jit`.
     """
-    fn = over_members(fn, together=together)
+    fn = over_members(fn, together=backend.map_members_together)
     if placement is None or placement.mesh is None:
         return jax.jit(fn, **options)
     spec = PartitionSpec(MEMBER)
@@ -104,35 +105,32 @@ def _compile(
     )
 
 
-def over_members(fn: Callable, *, together: bool | None = None) -> Callable:
-    """`fn` of one member -> of M members, whose arrays have a leading axis M.
+def over_members(fn: Callable, *, together: bool) -> Callable:
+    """Map a function of one member over arrays with a leading axis M.
 
-    Of a single member the axis is taken off: a batch of one is no help to any compiler.
+    A single member is not mapped: a batch of one helps no compiler.
 
     Args:
-        together: of several members, by `vmap`, all in every operation, which fills an accelerator;
-            else one after the other. None: what the default backend is faster with. On a CPU `vmap`
-            makes batches of small matrices, which XLA's CPU backend multiplies more slowly, and
-            copies first where they are transposed; and the temporaries of all members are there
-            at once.
+        fn: the function of one member.
+        together: True maps with `vmap`, False with `lax.map`, see `Backend.map_members_together`.
     """
 
     def of_members(*args):
         if len(jax.tree.leaves(args)[0]) == 1:
             results = fn(*jax.tree.map(lambda x: x[0], args))
             return jax.tree.map(lambda x: x[None], results)
-        if together or (together is None and jax.default_backend() != "cpu"):
+        if together:
             return jax.vmap(fn)(*args)
-        return jax.lax.map(lambda own: fn(*own), args)
+        return jax.lax.map(lambda member_args: fn(*member_args), args)
 
     return of_members
 
 
 def stack_hypers(hypers: Sequence[Hypers]) -> Hypers:
-    """M records of scalars -> one record of float32 [M] arrays."""
+    """Stack M records of scalars into one record of float32 arrays [M]."""
     return jax.tree.map(lambda *values: jnp.asarray(np.array(values, np.float32)), *hypers)
 
 
 def member(tree: TrainState | PolicyCarry, index: int):
-    """Member number `index` of a stacked tree."""
+    """Return member number `index` of a stacked tree."""
     return jax.tree.map(lambda leaf: leaf[index], tree)

@@ -1,12 +1,13 @@
-"""Where the arrays of a run are: on one device, or on a mesh of devices by member and by sequence.
+"""Placement of a run's arrays: on one device, or on a mesh over members and sequences.
 
-With at least as many members as devices every device has members of its own, which never wait for
-another device. With fewer, the devices of a member share the sequences of its batch. The devices of
-a CPU are its cores (`runtime.use_cores`).
+With at least as many members as devices, every device trains members of its own and never waits for
+another device. With fewer members, several devices share the sequences of one member's batch. The
+devices of a CPU are its cores (`runtime.use_cores`).
 """
 
+import functools
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -14,6 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDev
 
 from dreamer_jax.errors import UsageError
 
+T = TypeVar("T")
 MEMBER, DATA = "member", "data"  # axes of the mesh
 
 
@@ -22,32 +24,32 @@ class Placement:
     """The devices of a run.
 
     Attributes:
-        devices: those that are used, member-major.
-        data: how many of them share one member.
+        devices: the devices in use, member-major.
+        data: number of devices that share one member.
     """
 
     devices: tuple[jax.Device, ...]
     data: int = 1
 
-    @property
+    @functools.cached_property
     def mesh(self) -> Mesh | None:
-        """Axes `MEMBER` and `DATA`; None on a single device, which needs none."""
+        """The mesh with axes `MEMBER` and `DATA`; None on a single device."""
         if len(self.devices) == 1:
             return None
         return Mesh(np.array(self.devices).reshape(-1, self.data), (MEMBER, DATA))
 
     @property
     def by_member(self) -> Sharding:
-        """Of arrays [M, ...]: states, carries, observations, metrics."""
+        """Sharding of arrays [M, ...]: states, carries, observations, metrics."""
         return self._sharding(MEMBER)
 
     @property
     def by_sequence(self) -> Sharding:
-        """Of arrays [M, B, ...]: batches."""
+        """Sharding of arrays [M, B, ...]: batches."""
         return self._sharding(MEMBER, DATA)
 
-    def put(self, tree: Any) -> Any:
-        """Put arrays [M, ...] where restored ones will be, so that both run the same programs."""
+    def put(self, tree: T) -> T:
+        """Move arrays [M, ...] to where a checkpoint restores them, for the same programs."""
         return jax.device_put(tree, self.by_member)
 
     def _sharding(self, *axes: str) -> Sharding:
@@ -57,52 +59,55 @@ class Placement:
 
 
 def one_device() -> Placement:
-    """Everything on the first device."""
+    """Place everything on the first device."""
     return Placement(devices=(jax.local_devices()[0],))
 
 
 def place(num_members: int, batch: int, devices: int) -> Placement:
-    """Spread members, and batches where there are fewer members, over the local devices.
+    """Spread members over the local devices, and batches if there are fewer members.
 
     Args:
-        num_members: M; batch: B; devices: how many to use, 0 for all. Of a CPU's, 0 is for as many
-            as have members of their own: one core is faster on its own member than on a part of a
-            batch, and a program on one device uses all cores as well.
+        num_members: M.
+        batch: B.
+        devices: number of devices to use, 0 for all. On a CPU, 0 uses the most cores that get
+            members of their own: a core is faster on its own member than on a part of a batch, and
+            a program on one device uses all cores anyway.
 
     Raises:
-        UsageError: there are not so many, or members and sequences do not divide over them.
+        UsageError: too few devices, or members and sequences do not divide over them.
     """
-    there = jax.local_devices()
-    if devices > len(there):
+    available = jax.local_devices()
+    if devices > len(available):
         raise UsageError(
-            f"config.devices is {devices}; allowed: 0 for all, or at most the {len(there)} devices "
-            f"({there[0].platform}) of this process"
+            f"config.devices is {devices}; allowed: 0 for all, or at most the {len(available)} "
+            f"devices ({available[0].platform}) of this process"
         )
-    count = devices or _all_of(there, num_members)
+    count = devices or _all_of(available, num_members)
     data = _devices_per_member(num_members, count)
     if data and batch % data == 0:
-        return Placement(tuple(there[:count]), data)
+        return Placement(tuple(available[:count]), data)
     reason = (
         f"config.batch = {batch} sequences do not divide over the {data} devices of each member"
         if data
         else f"{num_members} members do not divide over {count} devices, nor devices over members"
     )
-    splits = {n: _devices_per_member(num_members, n) for n in range(1, len(there) + 1)}
-    fitting = [str(n) for n, split in splits.items() if split and batch % split == 0]
+    splits = {n: _devices_per_member(num_members, n) for n in range(1, len(available) + 1)}
+    compatible = [str(n) for n, split in splits.items() if split and batch % split == 0]
     raise UsageError(
-        f"config.devices is {devices}, that is {count} of {len(there)}, but {reason}; allowed for "
-        f"these members and sequences: config.devices = {', '.join(fitting)}"
+        f"config.devices is {devices}, that is {count} of {len(available)}, but {reason}; allowed "
+        f"for these members and sequences: config.devices = {', '.join(compatible)}"
     )
 
 
-def _all_of(there: list[jax.Device], num_members: int) -> int:
-    if there[0].platform != "cpu":
-        return len(there)
-    return max(n for n in range(1, len(there) + 1) if num_members % n == 0)
+def _all_of(available: list[jax.Device], num_members: int) -> int:
+    """Return the number of devices that 0 stands for."""
+    if available[0].platform != "cpu":
+        return len(available)
+    return max(n for n in range(1, len(available) + 1) if num_members % n == 0)
 
 
 def _devices_per_member(num_members: int, devices: int) -> int:
-    """0 where neither divides by the other."""
+    """Return the number of devices that share a member; 0 if neither count divides the other."""
     if num_members % devices == 0:
         return 1
     return devices // num_members if devices % num_members == 0 else 0

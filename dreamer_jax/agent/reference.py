@@ -1,16 +1,15 @@
-"""Reads weights of the original TensorFlow implementation into our parameters.
+"""Import of weights of the original TensorFlow implementation.
 
-The original's variables are named by their place in its modules, for instance
-`wm/rssm/gru/dense/kernel` or `ac/target_critic/out/out/bias`; `_RULES` is the whole mapping. Kernel
-layouts: dense (in, out) and convolution (h, w, in, out) are ours too; transposed convolutions are
-(h, w, out, in) there and (h, w, in, out) here; a layer norm's gamma and beta are scale and bias.
+The original names its variables by their place in its modules, such as `wm/rssm/gru/dense/kernel`
+or `ac/target_critic/out/out/bias`; `_RULES` is the complete mapping. Dense kernels (in, out) and
+convolution kernels (h, w, in, out) have the same layout in both. Transposed convolutions are
+(h, w, out, in) there and (h, w, in, out) here. A layer norm's gamma and beta are scale and bias.
 """
 
 import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -24,8 +23,8 @@ class ImportedParams(NamedTuple):
     slow_critic: Params
 
 
-# Theirs -> (tree, path in it). Heads that predict a distribution have a last layer `out/out`, and
-# continuous actors `out/std` beside it; both are columns of one layer here.
+# Their name -> our path. Heads that predict a distribution end in a layer `out/out`, and continuous
+# actors have `out/std` beside it; both are columns of one layer here.
 _RULES = [
     (r"wm/encoder/conv(\d)/(kernel|bias)", r"model/encoder/conv_\1/\2"),
     (r"wm/encoder/dense(\d)/(kernel|bias)", r"model/encoder/dense_\1/\2"),
@@ -50,10 +49,10 @@ _TRANSPOSED = re.compile(r"wm/decoder/conv\d/kernel")
 
 
 def reference_path(name: str) -> str:
-    """Our path, joined by '/', of the original's variable `name`.
+    """Return our path, joined by '/', of the original's variable `name`.
 
     Raises:
-        ValueError: the name is in no rule.
+        ValueError: no rule maps the name.
     """
     for pattern, target in _RULES:
         if re.fullmatch(pattern, name):
@@ -66,13 +65,13 @@ def import_reference(arrays: Mapping[str, np.ndarray]) -> ImportedParams:
     """Map the original's variables, by name, onto our parameters.
 
     Args:
-        arrays: variable name -> array, in the original's layouts; names under `wm/` and `ac/`.
+        arrays: arrays in the original's layouts, by variable name under `wm/` or `ac/`.
 
     Returns:
-        Parameters by group, and the slow critic. Groups of which no variable is given are absent.
+        Parameters by group, and the slow critic. Groups without a variable are absent.
 
     Raises:
-        ValueError: a name that no rule maps.
+        ValueError: no rule maps a name.
     """
     flat: dict[str, np.ndarray] = {}
     for name in sorted(arrays):  # 'out/out' before 'out/std', the order of our columns
@@ -90,21 +89,3 @@ def import_reference(arrays: Mapping[str, np.ndarray]) -> ImportedParams:
         node[leaf] = jnp.asarray(value)
     slow_critic = tree.pop("slow_critic", {})
     return ImportedParams(params=tree, slow_critic=slow_critic)
-
-
-def assert_same_structure(imported: Params, ours: Params) -> None:
-    """Check that imported parameters fit a network.
-
-    Raises:
-        ValueError: names the first paths that are missing, unknown or of another shape.
-    """
-
-    def shapes(tree):
-        leaves = jax.tree_util.tree_leaves_with_path(tree)
-        return {jax.tree_util.keystr(path): leaf.shape for path, leaf in leaves}
-
-    given, wanted = shapes(imported), shapes(ours)
-    wrong = sorted(k for k in given | wanted if given.get(k) != wanted.get(k))
-    if wrong:
-        rows = ", ".join(f"{k}: {given.get(k)} given, {wanted.get(k)} wanted" for k in wrong[:5])
-        raise ValueError(f"{len(wrong)} parameters do not fit: {rows}")

@@ -11,7 +11,14 @@ import jax.numpy as jnp
 
 from dreamer_jax.behavior.imagination import ImagineNoise, imagine, imagined_discount
 from dreamer_jax.behavior.returns import ReturnFn, linear_schedule
-from dreamer_jax.model.distributions import OneHot, SampleFn, TanhNormal, TruncatedNormal
+from dreamer_jax.model.distributions import (
+    OneHot,
+    PolicyDist,
+    SampleFn,
+    TanhNormal,
+    TruncatedNormal,
+)
+from dreamer_jax.model.latents import Latent
 from dreamer_jax.model.networks import MLP
 from dreamer_jax.model.world_model import WorldModel
 from dreamer_jax.types import Array, Hypers, Metrics, Params, RSSMState, Trajectory
@@ -19,30 +26,35 @@ from dreamer_jax.types import Array, Hypers, Metrics, Params, RSSMState, Traject
 
 @dataclass(frozen=True)
 class Policy:
-    """A kind of action distribution."""
+    """A family of action distributions."""
 
     discrete: bool
     outputs_per_action: int
-    make_dist: Callable[[Array], object]  # network output [..., O] -> distribution
-    noise: Callable[[Array, tuple[int, ...], int], Array]  # key, shape, A -> noise
+    make_dist: Callable[[Array], PolicyDist]  # network output [..., O] -> distribution [...]
+    noise: Callable[[Array, tuple[int, ...], int], Array]  # key, shape, A -> noise of samples
 
 
 def _truncated_normal(out: Array) -> TruncatedNormal:
-    """loc = tanh(out), scale = 2 sigmoid(out / 2) + 0.1."""
+    """Return the truncated normal of loc = tanh(out), scale = 2 sigmoid(out / 2) + 0.1."""
     loc, scale = jnp.split(out, 2, -1)
     return TruncatedNormal(jnp.tanh(loc), 2 * jax.nn.sigmoid(scale / 2) + 0.1)
 
 
 def tanh_normal(out: Array, *, raw_std: float, min_std: float) -> TanhNormal:
-    """mean = 5 tanh(out / 5), std = softplus(out + raw_std) + min_std.
+    """Return tanh of a normal with mean = 5 tanh(out / 5), std = softplus(out + raw_std) + min_std.
 
-    The factor of 5 lets the action saturate without an unbounded mean (Hafner et al. 2020, App. A).
+    The factor of 5 lets actions saturate while the mean stays bounded (Hafner et al. 2020, App. A).
+
+    Args:
+        out: network output [..., 2 A].
+        raw_std: offset of the output for the std.
+        min_std: smallest std, before tanh.
     """
     mean, std = jnp.split(out, 2, -1)
     return TanhNormal(5 * jnp.tanh(mean / 5), jax.nn.softplus(std + raw_std) + min_std)
 
 
-FIRST_STD = 5.0  # before tanh, of an actor whose network puts out zeros
+INITIAL_STD = 5.0  # before tanh, where the network's outputs are zero
 
 POLICIES = {
     "onehot": Policy(True, 1, OneHot, lambda key, shape, size: jax.random.uniform(key, shape)),
@@ -52,11 +64,11 @@ POLICIES = {
         _truncated_normal,
         lambda key, shape, size: jax.random.uniform(key, (*shape, size)),
     ),
-    # Wide at first, so that actions begin near the ends: that is DreamerV1's exploration.
+    # A large initial std puts actions near -1 and 1 at first: the exploration of DreamerV1.
     "tanh_normal": Policy(
         False,
         2,
-        partial(tanh_normal, raw_std=math.log(math.expm1(FIRST_STD)), min_std=1e-4),
+        partial(tanh_normal, raw_std=math.log(math.expm1(INITIAL_STD)), min_std=1e-4),
         lambda key, shape, size: jax.random.normal(key, (*shape, size)),
     ),
 }
@@ -64,36 +76,41 @@ POLICIES = {
 
 @dataclass(frozen=True)
 class ActorCritic:
-    """Networks and settings; parameters are `{'actor': ..., 'critic': ...}`."""
+    """The networks of an actor and a critic, and how they learn."""
 
     actor: MLP
     critic: MLP
     policy: Policy
     actor_grad: "ActorGrad"
-    returns: ReturnFn  # one of returns.RETURNS
+    returns: ReturnFn  # one of `returns.RETURNS`
     horizon: int  # H, imagined steps
     action_size: int
 
     def init(self, keys: Sequence[Array], feat: Array) -> tuple[Params, Params]:
-        """Initial parameters of actor and critic from two keys and a feature [1, F]."""
+        """Return the initial parameters of the actor and of the critic.
+
+        Args:
+            keys: two.
+            feat: [1, F], any feature.
+        """
         networks = zip((self.actor, self.critic), keys, strict=True)
         return tuple(network.init(key, feat)["params"] for network, key in networks)
 
-    def act(self, params: Params, feat: Array) -> object:
-        """Actor parameters, feature [..., F] -> action distribution [...]."""
+    def act(self, params: Params, feat: Array) -> PolicyDist:
+        """Return the action distributions [...] of an actor in features [..., F]."""
         return self.policy.make_dist(self.actor.apply({"params": params}, feat))
 
     def choose(self, params: Params, feat: Array, key: Array, *, sample: SampleFn) -> Array:
-        """Actor parameters, feature [..., F] -> actions [..., A]."""
+        """Return actions [..., A] of an actor in features [..., F]."""
         noise = self.policy.noise(key, feat.shape[:-1], self.action_size)
         return sample(self.act(params, feat), noise)
 
     def value(self, params: Params, feat: Array) -> Array:
-        """Critic parameters, feature [..., F] -> value [...]."""
+        """Return the values [...] that a critic gives to features [..., F]."""
         return self.critic.apply({"params": params}, feat)[..., 0]
 
-    def draw_noise(self, key: Array, latent, starts: int) -> ImagineNoise:
-        """Noise of one imagination from `starts` states."""
+    def draw_noise(self, key: Array, latent: Latent, starts: int) -> ImagineNoise:
+        """Return the noise of one imagined rollout from a number of start states."""
         action_key, latent_key = jax.random.split(key)
         shape = (self.horizon, starts)
         return ImagineNoise(
@@ -107,12 +124,12 @@ RewardFn = Callable[[WorldModel, Params, Trajectory], Array]
 
 
 def predicted_reward(wm: WorldModel, params: Params, trajectory: Trajectory) -> Array:
-    """The task's reward, as the world model predicts it."""
+    """Return the rewards [H+1, N] that the world model predicts on a trajectory."""
     return wm.predict_reward(params, trajectory.feat)
 
 
 class Rollout(NamedTuple):
-    """An imagined trajectory with what the losses need; no gradient is cut here."""
+    """An imagined trajectory and its evaluation, for the losses; gradients flow through it."""
 
     trajectory: Trajectory
     reward: Array  # [H+1, N], after the transform
@@ -123,9 +140,9 @@ class Rollout(NamedTuple):
 
 
 class ActorGrad(NamedTuple):
-    """How the actor's objective uses a rollout."""
+    """An estimator of the actor's gradient."""
 
-    through_dynamics: bool  # whether the rollout itself must be differentiated
+    through_dynamics: bool  # whether the gradient passes through the rollout itself
     objective: Callable[..., Array]  # (log_prob, advantage, target, mix) -> [H-1, N]
 
 
@@ -139,7 +156,7 @@ ACTOR_GRADS = {
 }
 
 
-def roll_out(
+def imagine_rollout(
     ac: ActorCritic,
     wm: WorldModel,
     wm_params: Params,
@@ -153,14 +170,24 @@ def roll_out(
     sample: SampleFn,
     reward_fn: RewardFn = predicted_reward,
 ) -> Rollout:
-    """Imagine and evaluate.
+    """Imagine trajectories and evaluate them.
 
         feat       s0  s1  ...  s[H-1]  s[H]
         reward     r0  r1  ...  r[H-1]  (r[H] unused)      r[t] is the reward of reaching s[t]
         target     V0  V1  ...  V[H-1]  bootstrap v[H]
 
     Args:
-        start: [N, ...]; is_terminal: [N] bool of the start states.
+        ac: actor and critic.
+        wm: the world model.
+        wm_params: of the world model.
+        actor_params: of the actor, which acts.
+        slow_critic: parameters of the critic that evaluates.
+        start: [N, ...].
+        is_terminal: [N] bool, of the start states.
+        noise: of H steps.
+        hypers: discount and lambda.
+        sample: takes samples from distributions.
+        reward_fn: gives the rewards.
     """
     trajectory = imagine(
         wm, wm_params, lambda feat: ac.act(actor_params, feat), start, noise, sample=sample
@@ -169,24 +196,32 @@ def roll_out(
     reward = reward_fn(wm, wm_params, trajectory)
     discount, weight = imagined_discount(wm, wm_params, feat, is_terminal, hypers.discount)
     value = ac.value(slow_critic, feat)
-    target = ac.returns(reward, value, discount, hypers.lambda_)
+    target = ac.returns(reward, value=value, discount=discount, lambda_=hypers.lambda_)
     return Rollout(trajectory, reward, discount, weight, value, target)
 
 
 def actor_loss(
     ac: ActorCritic, actor_params: Params, rollout: Rollout, hypers: Hypers, update: Array
 ) -> tuple[Array, Metrics]:
-    """-mean weight * (objective + eta * entropy). Eq. 6.
+    """Return -mean(weight * (objective + eta * entropy)), Hafner et al. 2021, Eq. 6.
 
         state s[t]             s0   s1  ...  s[H-2]     feat[:-2], where the policy is evaluated
         action drawn in it     a1   a2  ...  a[H-1]     action[1:-1]
         its return             V1   V2  ...  V[H-1]     target[1:]
 
-    Reinforce: log pi(a[t+1] | s[t]) * sg(V[t+1] - v_slow(s[t])); dynamics: V[t+1]; both: mixed,
-    where continuous actions keep their gradient inside log pi, as in the original.
+    The objective is log pi(a[t+1] | s[t]) * sg(V[t+1] - v_slow(s[t])) for `reinforce`, V[t+1] for
+    `dynamics`, and their mix for `both`. As in the original, continuous actions keep their gradient
+    inside log pi.
 
     Args:
-        rollout: H + 1 steps; update: scalar count of updates, for the schedules.
+        ac: actor and critic.
+        actor_params: of the actor.
+        rollout: H + 1 steps.
+        hypers: entropy and mix, which are annealed.
+        update: scalar number of updates made, for the schedules.
+
+    Returns:
+        The scalar loss and scalar metrics.
     """
     sg = jax.lax.stop_gradient
     feat, action = rollout.trajectory.feat, rollout.trajectory.action
@@ -200,7 +235,6 @@ def actor_loss(
     objective = ac.actor_grad.objective(log_prob, advantage, rollout.target[1:], mix)
     loss = -(rollout.weight[:-2] * (objective + scale * entropy)).mean()
     return loss, {
-        "actor_loss": loss,
         "actor_entropy": entropy.mean(),
         "actor_entropy_scale": scale,
         "actor_grad_mix": mix,
@@ -212,10 +246,10 @@ def actor_loss(
 
 
 def critic_loss(ac: ActorCritic, critic_params: Params, rollout: Rollout) -> tuple[Array, Metrics]:
-    """mean weight * 0.5 (v(s) - sg(V))^2 over s0 ... s[H-1]. Eq. 5."""
+    """Return mean(weight * 0.5 (v(s) - sg(V))^2) over s0 ... s[H-1], Hafner et al. 2021, Eq. 5."""
     sg = jax.lax.stop_gradient
     value = ac.value(critic_params, sg(rollout.trajectory.feat[:-1]))
-    # The constant of a unit normal's log-likelihood, so that losses compare with the original's.
+    # With the constant of a unit normal's log-likelihood, losses compare with the original's.
     error = 0.5 * (value - sg(rollout.target)) ** 2 + 0.5 * jnp.log(2 * jnp.pi)
     loss = (rollout.weight[:-1] * error).mean()
-    return loss, {"critic_loss": loss, "critic": value.mean()}
+    return loss, {"critic": value.mean()}

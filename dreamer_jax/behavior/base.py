@@ -1,20 +1,28 @@
-"""What every behaviour is to the agent: parameters, actions, and what it learns from a batch."""
+"""The interface of behaviours, and the registries of those for the task and for exploration.
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol
+A behaviour chooses actions, and may learn how to from imagined experience. A new one is a subclass
+of `Behavior` with a factory that registers it; docs/extending.md has an example.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 import optax
 
+from dreamer_jax.behavior.actor_critic import ActorCritic
 from dreamer_jax.model.distributions import SampleFn
+from dreamer_jax.model.networks import MLP
 from dreamer_jax.model.world_model import WorldModel
-from dreamer_jax.types import Array, Metrics, Params, RSSMState, TrainState
+from dreamer_jax.schema import Registry
+from dreamer_jax.types import ActionSpec, Array, Params, RSSMState, TrainState, Update
 
 Optimizers = Mapping[str, optax.GradientTransformationExtraArgs]  # by group
 
 
 class PosteriorBatch(NamedTuple):
-    """A batch as the world model filtered it; no gradient."""
+    """A replayed batch and the world model's posterior states of it, without gradients."""
 
     states: RSSMState  # [B, T, ...] posterior
     action: Array  # [B, T, A]; action[t] led to states[t]
@@ -22,25 +30,30 @@ class PosteriorBatch(NamedTuple):
     is_terminal: Array  # [B, T] bool
 
     def starts(self) -> tuple[RSSMState, Array]:
-        """Where imagination begins: states [N, ...] and is_terminal [N], N = B*T."""
+        """Return the states [N, ...] that imagination starts from, and is_terminal [N]."""
         states = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), self.states)
         return states, self.is_terminal.reshape(-1)
 
 
-class Behavior(Protocol):
-    """How actions are chosen, and how that is learned inside the world model."""
+class Behavior:
+    """A way to choose actions, and to learn that inside the world model.
 
-    @property
-    def groups(self) -> tuple[str, ...]:
-        """Names of its parameter groups. Of each it reports `<group>_loss` and
-        `<group>_grad_norm`."""
+    The defaults are those of a behaviour that learns nothing: only `act` must be defined.
 
-    def init(self, keys: Sequence[Array], feat: Array, action: Array) -> dict[str, Params]:
-        """Initial parameters by group.
+    Attributes:
+        groups: names of its parameter groups.
+    """
+
+    groups: tuple[str, ...] = ()
+
+    def init(self, keys: Sequence[Array], feat: Array) -> dict[str, Params]:
+        """Return the initial parameters by group.
 
         Args:
-            keys: one per group; feat: [1, F]; action: [1, A].
+            keys: one per group.
+            feat: [1, F], any feature.
         """
+        return {}
 
     def act(
         self,
@@ -54,12 +67,16 @@ class Behavior(Protocol):
         """Choose actions.
 
         Args:
-            params: by group, the world model's among them; state: [E, ...]; sample: how an action
-                is taken from its distribution.
+            wm: the world model.
+            params: by group, with the world model's as `model`.
+            state: [E, ...], of the environments.
+            key: for random numbers.
+            sample: takes an action from its distribution: a sample, or the mode.
 
         Returns:
             [E, A], one-hot or in [-1, 1].
         """
+        raise NotImplementedError
 
     def learn(
         self,
@@ -70,5 +87,34 @@ class Behavior(Protocol):
         key: Array,
         *,
         sample: SampleFn,
-    ) -> tuple[TrainState, Metrics]:
-        """One update of its groups. Returns: the new state, and scalar metrics."""
+    ) -> tuple[TrainState, dict[str, Update]]:
+        """Update the groups once.
+
+        Args:
+            wm: the world model.
+            optimizers: by group, see `optimizer.step_group`.
+            state: of the member, with the world model already updated.
+            replayed: the batch that the world model was updated on.
+            key: for random numbers.
+            sample: takes a sample from a distribution.
+
+        Returns:
+            The new state, and an `Update` of each group.
+        """
+        return state, {}
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What behaviours are made of, for the agent's config and environment."""
+
+    action: ActionSpec
+    latent_size: int  # S
+    make_mlp: Callable[[int, int, int], MLP]  # hidden layers, units, outputs -> network
+    make_actor_critic: Callable[[], ActorCritic]
+
+
+# Factories (parts, **values of the keys that were registered with it) -> behaviour.
+MakeBehavior = Callable[..., Behavior]
+BEHAVIORS: Registry[MakeBehavior] = Registry()  # act on the task
+EXPLORERS: Registry[MakeBehavior] = Registry()  # collect experience in the place of these

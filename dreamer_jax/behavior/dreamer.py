@@ -1,5 +1,7 @@
-"""Dreamer's behaviour: an actor and a critic that learn from imagined trajectories
-(Hafner et al. 2021, Section 2.2)."""
+"""Dreamer: an actor and a critic that learn from imagined trajectories.
+
+Hafner et al. 2021, Section 2.2.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,27 +14,33 @@ from dreamer_jax.behavior.actor_critic import (
     RewardFn,
     actor_loss,
     critic_loss,
+    imagine_rollout,
     predicted_reward,
-    roll_out,
 )
-from dreamer_jax.behavior.base import Optimizers, PosteriorBatch
+from dreamer_jax.behavior.base import (
+    BEHAVIORS,
+    Behavior,
+    Optimizers,
+    Parts,
+    PosteriorBatch,
+)
 from dreamer_jax.model.distributions import SampleFn
 from dreamer_jax.model.world_model import WorldModel
 from dreamer_jax.optimizer import step_group
-from dreamer_jax.types import Array, Metrics, Params, RSSMState, TrainState
+from dreamer_jax.schema import Key, integer
+from dreamer_jax.types import Array, Metrics, Params, RSSMState, TrainState, Update
 
 
 @dataclass(frozen=True)
-class Dreamer:
-    """Learns groups `actor` and `critic` on the world model's reward."""
+class Dreamer(Behavior):
+    """An actor and a critic of the reward that the world model predicts."""
 
     ac: ActorCritic
     slow_critic_every: int  # updates between copies of the critic; 1: the critic is its own target
 
     groups = ("actor", "critic")
 
-    def init(self, keys: Sequence[Array], feat: Array, action: Array) -> dict[str, Params]:
-        del action
+    def init(self, keys: Sequence[Array], feat: Array) -> dict[str, Params]:
         return dict(zip(self.groups, self.ac.init(keys, feat), strict=True))
 
     def act(
@@ -55,17 +63,25 @@ class Dreamer:
         key: Array,
         *,
         sample: SampleFn,
-    ) -> tuple[TrainState, Metrics]:
+    ) -> tuple[TrainState, dict[str, Update]]:
         starts = replayed.starts()
-        state, metrics = update_actor_critic(
+        state, updates = update_actor_critic(
             self.ac, wm, optimizers, state, state.slow_critic, *starts, key, sample=sample
         )
-        # Hard copy after update 0 and every `slow_critic_every` updates from there.
+        # A hard copy after the first update, and every `slow_critic_every` updates from there.
         copy = state.update % self.slow_critic_every == 0
         slow_critic = jax.tree.map(
             lambda new, old: jnp.where(copy, new, old), state.params["critic"], state.slow_critic
         )
-        return state.replace(slow_critic=slow_critic), metrics
+        return state.replace(slow_critic=slow_critic), updates
+
+
+@BEHAVIORS.register(
+    "dreamer",
+    {"slow_critic_every": Key(100, integer(1), "updates between copies to the slow critic")},
+)
+def make_dreamer(parts: Parts, *, slow_critic_every: int) -> Dreamer:
+    return Dreamer(parts.make_actor_critic(), slow_critic_every)
 
 
 def update_actor_critic(
@@ -81,21 +97,30 @@ def update_actor_critic(
     sample: SampleFn,
     reward_fn: RewardFn = predicted_reward,
     prefix: str = "",
-) -> tuple[TrainState, Metrics]:
-    """Update an actor and a critic on one imagination.
+) -> tuple[TrainState, dict[str, Update]]:
+    """Update an actor and a critic on one imagined rollout.
 
     Args:
-        starts: [N, ...]; is_terminal: [N] bool.
-        prefix: of the names of the two groups, and of all metrics.
+        ac: actor and critic.
+        wm: the world model.
+        optimizers: by group.
+        state: of the member.
+        slow_critic: parameters of the critic that evaluates the rollout.
+        starts: [N, ...].
+        is_terminal: [N] bool, of the starts.
+        key: for random numbers.
+        sample: takes samples from distributions.
+        reward_fn: gives the rewards.
+        prefix: of the names of the two groups and of all metrics.
 
     Returns:
-        The new state and scalar metrics.
+        The new state, and an `Update` of each of the two groups.
     """
     hypers, actor, critic = state.hypers, f"{prefix}actor", f"{prefix}critic"
     noise = ac.draw_noise(key, wm.rssm.latent, is_terminal.shape[0])
 
     def imagined(actor_params):
-        return roll_out(
+        return imagine_rollout(
             ac,
             wm,
             state.params["model"],
@@ -109,8 +134,8 @@ def update_actor_critic(
             reward_fn=reward_fn,
         )
 
-    # Reinforce needs no gradient through imagination: rolling out here, outside of the gradient,
-    # keeps no residuals of the H steps.
+    # Reinforce needs no gradient through the rollout: imagined here, outside of the gradient, it
+    # keeps no residuals of its H steps.
     outside = None if ac.actor_grad.through_dynamics else imagined(state.params[actor])
 
     def actor_loss_fn(actor_params):
@@ -118,14 +143,20 @@ def update_actor_critic(
         loss, metrics = actor_loss(ac, actor_params, rollout, hypers, state.update)
         return loss, (rollout, metrics)
 
-    actor_grads, (rollout, actor_metrics) = jax.grad(actor_loss_fn, has_aux=True)(
+    (loss, (rollout, metrics)), grads = jax.value_and_grad(actor_loss_fn, has_aux=True)(
         state.params[actor]
     )
-    critic_grads, critic_metrics = jax.grad(
+    critic_value_and_grad = jax.value_and_grad(
         lambda params: critic_loss(ac, params, rollout), has_aux=True
-    )(state.params[critic])
-    state, actor_norm = step_group(optimizers, state, actor, actor_grads, hypers.actor_lr)
+    )
+    (critic_value, critic_metrics), critic_grads = critic_value_and_grad(state.params[critic])
+    state, norm = step_group(optimizers, state, actor, grads, hypers.actor_lr)
     state, critic_norm = step_group(optimizers, state, critic, critic_grads, hypers.critic_lr)
-    metrics = actor_metrics | critic_metrics
-    metrics |= {"actor_grad_norm": actor_norm, "critic_grad_norm": critic_norm}
-    return state, {prefix + name: value for name, value in metrics.items()}
+
+    def named(metrics: Metrics) -> Metrics:
+        return {prefix + name: value for name, value in metrics.items()}
+
+    return state, {
+        actor: Update(loss, norm, named(metrics)),
+        critic: Update(critic_value, critic_norm, named(critic_metrics)),
+    }

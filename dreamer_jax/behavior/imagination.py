@@ -1,4 +1,4 @@
-"""Rollouts of the actor inside the world model (Hafner et al. 2021, Section 2.2)."""
+"""Trajectories of a policy inside the world model (Hafner et al. 2021, Section 2.2)."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -7,16 +7,16 @@ import jax
 import jax.numpy as jnp
 
 from dreamer_jax.behavior.returns import imagination_weight
-from dreamer_jax.model.distributions import SampleFn
+from dreamer_jax.model.distributions import PolicyDist, SampleFn
 from dreamer_jax.model.rssm import img_step
 from dreamer_jax.model.world_model import WorldModel
 from dreamer_jax.types import Array, Params, RSSMState, Trajectory
 
-PolicyFn = Callable[[Array], object]  # feature [..., F] -> action distribution
+PolicyFn = Callable[[Array], PolicyDist]  # feature [..., F] -> action distribution
 
 
 class ImagineNoise(NamedTuple):
-    """Noise of a whole rollout, drawn before the scan."""
+    """The noise of all steps of a trajectory, drawn before its scan."""
 
     action: Array  # [H, N, ...]
     latent: Array  # [H, N, ...]
@@ -31,13 +31,18 @@ def imagine(
     *,
     sample: SampleFn,
 ) -> Trajectory:
-    """Roll the policy out from `start`; it reads sg(feature).
+    """Follow a policy, which reads sg(feature), from start states.
 
         state    s0          s1          s2         s0 = start
         action   0   a1 ->       a2 ->              a[t] was drawn in s[t-1] and led to s[t]
 
     Args:
-        params: of the world model; start: [N, ...]; noise: H steps.
+        wm: the world model.
+        params: of the world model.
+        policy: gives the action distributions.
+        start: [N, ...].
+        noise: of H steps.
+        sample: takes samples from distributions.
 
     Returns:
         H + 1 states, features and actions.
@@ -58,15 +63,19 @@ def imagine(
 def imagined_discount(
     wm: WorldModel, params: Params, feat: Array, is_terminal: Array, gamma: Array
 ) -> tuple[Array, Array]:
-    """Discounts and weights of a rollout.
+    """Return the discounts and weights of an imagined trajectory.
 
-    With a discount head the first entry is not predicted but known: gamma * (1 - is_terminal).
+    With a discount head, the first discount is not predicted but known: gamma * (1 - is_terminal).
 
     Args:
-        feat: [H+1, N, F]; is_terminal: [N] bool of the start states; gamma: scalar.
+        wm: the world model.
+        params: of the world model.
+        feat: [H+1, N, F].
+        is_terminal: [N] bool, of the start states.
+        gamma: scalar.
 
     Returns:
-        discount [H+1, N] and weight [H+1, N] (no gradient).
+        Discounts [H+1, N], and weights [H+1, N] without gradient.
     """
     discount = wm.predict_discount(params, feat, gamma)
     if wm.discount is not None:

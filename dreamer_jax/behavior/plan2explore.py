@@ -1,8 +1,8 @@
-"""Plan2Explore (Sekar et al. 2020): an actor that seeks states of which the model knows little.
+"""Plan2Explore: an actor that seeks states about which the world model knows little.
 
-An ensemble of networks predicts the next latent from a feature and the action that leaves it.
-Where they disagree, something can be learned; where outcomes are merely random, they come to agree
-on the mean.
+An ensemble of networks predicts the next latent from a feature and an action. Where their
+predictions disagree there is something to learn; where outcomes are merely random, they come to
+agree on the mean. Sekar et al. 2020.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,32 +12,41 @@ import jax
 import jax.numpy as jnp
 
 from dreamer_jax.behavior.actor_critic import ActorCritic, predicted_reward
-from dreamer_jax.behavior.base import Optimizers, PosteriorBatch
+from dreamer_jax.behavior.base import (
+    EXPLORERS,
+    Behavior,
+    Optimizers,
+    Parts,
+    PosteriorBatch,
+)
 from dreamer_jax.behavior.dreamer import update_actor_critic
 from dreamer_jax.model.distributions import SampleFn, unit_normal
 from dreamer_jax.model.latents import flatten_stoch
 from dreamer_jax.model.networks import MLP
 from dreamer_jax.model.world_model import WorldModel
 from dreamer_jax.optimizer import step_group
-from dreamer_jax.types import Array, Metrics, Params, RSSMState, TrainState, Trajectory
+from dreamer_jax.schema import Key, integer, number
+from dreamer_jax.types import Array, Params, RSSMState, TrainState, Trajectory, Update
 
 
 @dataclass(frozen=True)
-class Plan2Explore:
-    """Learns groups `ensemble`, `expl_actor` and `expl_critic`; without a slow critic, as the
-    DreamerV1 that it was made for."""
+class Plan2Explore(Behavior):
+    """An ensemble, and an actor and a critic of its disagreement.
+
+    There is no slow critic, as in DreamerV1, on which Plan2Explore was built.
+    """
 
     ac: ActorCritic
-    ensemble: MLP  # one of the predictors: [feature, action] -> flattened latent
+    ensemble: MLP  # one of the models: [feature, action] -> flattened latent
     models: int  # K, at least 2
     intrinsic: float  # weight of the disagreement
     extrinsic: float  # weight of the task's reward
 
     groups = ("ensemble", "expl_actor", "expl_critic")
 
-    def init(self, keys: Sequence[Array], feat: Array, action: Array) -> dict[str, Params]:
+    def init(self, keys: Sequence[Array], feat: Array) -> dict[str, Params]:
         ensemble_key, *keys = keys
-        inputs = jnp.concatenate([feat, action], -1)
+        inputs = jnp.concatenate([feat, jnp.zeros((1, self.ac.action_size))], -1)
         ensemble = jax.vmap(lambda key: self.ensemble.init(key, inputs)["params"])(
             jax.random.split(ensemble_key, self.models)
         )
@@ -64,7 +73,7 @@ class Plan2Explore:
         key: Array,
         *,
         sample: SampleFn,
-    ) -> tuple[TrainState, Metrics]:
+    ) -> tuple[TrainState, dict[str, Update]]:
         loss, grads = jax.value_and_grad(lambda p: ensemble_loss(self, wm, p, replayed))(
             state.params["ensemble"]
         )
@@ -78,7 +87,7 @@ class Plan2Explore:
             )
 
         slow_critic, starts = state.params["expl_critic"], replayed.starts()
-        state, metrics = update_actor_critic(
+        state, updates = update_actor_critic(
             self.ac,
             wm,
             optimizers,
@@ -90,14 +99,39 @@ class Plan2Explore:
             reward_fn=reward_fn,
             prefix="expl_",
         )
-        return state, metrics | {"ensemble_loss": loss, "ensemble_grad_norm": norm}
+        return state, {"ensemble": Update(loss, norm, {}), **updates}
+
+
+@EXPLORERS.register(
+    "plan2explore",
+    {
+        "expl.models": Key(10, integer(2), "plan2explore: K, models in the ensemble"),
+        "expl.layers": Key(4, integer(0), "plan2explore: hidden layers of each model"),
+        "expl.units": Key(400, integer(1), "plan2explore: units of each hidden layer"),
+        "expl.intrinsic": Key(1.0, number(), "plan2explore: weight of the disagreement"),
+        "expl.extrinsic": Key(0.0, number(), "plan2explore: weight of the task's reward"),
+    },
+)
+def make_plan2explore(
+    parts: Parts, *, models: int, layers: int, units: int, intrinsic: float, extrinsic: float
+) -> Plan2Explore:
+    return Plan2Explore(
+        ac=parts.make_actor_critic(),
+        ensemble=parts.make_mlp(layers, units, parts.latent_size),
+        models=models,
+        intrinsic=intrinsic,
+        extrinsic=extrinsic,
+    )
 
 
 def predict(explorer: Plan2Explore, ensemble: Params, feat: Array, action: Array) -> Array:
-    """Every model's mean of the next latent.
+    """Return every model's prediction of the next latent.
 
     Args:
-        feat: [..., F]; action: [..., A] that leaves it.
+        explorer: has the network of a model.
+        ensemble: parameters of all models, stacked.
+        feat: [..., F].
+        action: [..., A], taken in the state of the feature.
 
     Returns:
         [K, ..., S].
@@ -109,10 +143,10 @@ def predict(explorer: Plan2Explore, ensemble: Params, feat: Array, action: Array
 def ensemble_loss(
     explorer: Plan2Explore, wm: WorldModel, ensemble: Params, replayed: PosteriorBatch
 ) -> Array:
-    """Sum over the models of -ln N(z[t+1]; prediction, 1), mean over steps within episodes.
+    """Return -ln N(z[t+1]; prediction, 1), summed over models, mean over steps within episodes.
 
     feat     s0      s1      s2
-    action   -     a1      a2         a[t+1] leaves s[t]
+    action   -     a1      a2         a[t+1] was taken in s[t]
     target           z1      z2
     """
     states = replayed.states
@@ -124,10 +158,10 @@ def ensemble_loss(
 
 
 def disagreement(explorer: Plan2Explore, ensemble: Params, trajectory: Trajectory) -> Array:
-    """Variance of the models' predictions, mean over the latent (Sekar et al. 2020, Eq. 1).
+    """Return the variance over models, mean over the latent (Sekar et al. 2020, Eq. 1).
 
-    It belongs to the state that was predicted, as the reward of reaching it. What led to the start
-    state is not in the trajectory; it gets its successor's.
+    Entry t is the disagreement about state t, the reward of reaching it. The start state was not
+    predicted inside the trajectory; it gets the entry of its successor.
 
     Returns:
         [H+1, N], at least 0.

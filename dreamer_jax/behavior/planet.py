@@ -1,38 +1,44 @@
-"""PlaNet's behaviour: no policy is learned, actions are planned inside the world model
-(Hafner et al. 2019, Algorithm 2)."""
+"""PlaNet: actions are planned inside the world model, without a policy.
 
-from collections.abc import Callable, Mapping, Sequence
+Hafner et al. 2019, Algorithm 2.
+"""
+
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 
-from dreamer_jax.behavior.base import Optimizers, PosteriorBatch
+from dreamer_jax.behavior.base import BEHAVIORS, Behavior, Parts
+from dreamer_jax.errors import UsageError
 from dreamer_jax.model.distributions import SampleFn, from_noise
 from dreamer_jax.model.rssm import img_step
 from dreamer_jax.model.world_model import WorldModel
-from dreamer_jax.types import Array, Metrics, Params, RSSMState, TrainState
+from dreamer_jax.schema import Key, integer
+from dreamer_jax.types import Array, Params, RSSMState
 
 
 @dataclass(frozen=True)
 class CEM:
-    """The cross-entropy method: a normal is fitted to the best of its own samples, repeatedly."""
+    """The cross-entropy method: repeatedly fit a normal to the best of its own samples."""
 
     horizon: int  # H, steps of a plan
     iterations: int
     candidates: int  # C, plans per iteration
-    elites: int  # of them that the normal is fitted to
+    elites: int  # best candidates, which the normal is fitted to
 
     def __call__(
         self, score: Callable[[Array, Array], Array], key: Array, action_size: int
     ) -> Array:
         """Search for the plan with the highest score.
 
-        Begins with independent standard normals; plans are clipped to [-1, 1]. A plan whose score
-        is NaN is the worst.
+        The search begins with independent standard normals. Plans are clipped to [-1, 1]; those
+        with a score of NaN rank last.
 
         Args:
-            score: (plans [H, C, A], key) -> [C].
+            score: (plans [H, C, A], key) -> scores [C].
+            key: for random numbers.
+            action_size: A.
 
         Returns:
             [H, A], the mean of the last fit.
@@ -45,7 +51,7 @@ class CEM:
             noise = jax.random.normal(plan_key, (self.horizon, self.candidates, action_size))
             plans = jnp.clip(mean[:, None] + std[:, None] * noise, -1, 1)
             scores = score(plans, score_key)
-            # NaN sorts above all numbers: one diverged rollout would be an elite of every fit.
+            # NaN sorts above all numbers, so a rollout that diverged would always be an elite.
             ranked = jnp.where(jnp.isnan(scores), -jnp.inf, scores)
             _, best = jax.lax.top_k(ranked, self.elites)
             elites = plans[:, best]
@@ -57,17 +63,13 @@ class CEM:
 
 
 @dataclass(frozen=True)
-class Planner:
-    """Takes the first action of the plan with the highest sum of predicted rewards; nothing is
-    learned beside the world model."""
+class Planner(Behavior):
+    """Model-predictive control: take the first action of the plan of the largest return.
+
+    Nothing is learned but the world model.
+    """
 
     cem: CEM
-
-    groups = ()
-
-    def init(self, keys: Sequence[Array], feat: Array, action: Array) -> dict[str, Params]:
-        del keys, feat, action
-        return {}
 
     def act(
         self,
@@ -78,8 +80,7 @@ class Planner:
         *,
         sample: SampleFn,
     ) -> Array:
-        """`sample` has no effect: the action is the mean of the last fit."""
-        del sample
+        """Return the first actions of new plans; `sample` has no effect on them."""
         keys = jax.random.split(key, state.deter.shape[0])
 
         def plan(state, key):
@@ -90,27 +91,36 @@ class Planner:
 
         return jax.vmap(plan)(state, keys)
 
-    def learn(
-        self,
-        wm: WorldModel,
-        optimizers: Optimizers,
-        state: TrainState,
-        replayed: PosteriorBatch,
-        key: Array,
-        *,
-        sample: SampleFn,
-    ) -> tuple[TrainState, Metrics]:
-        del wm, optimizers, replayed, key, sample
-        return state, {}
+
+@BEHAVIORS.register(
+    "planet",
+    {
+        "planet.horizon": Key(12, integer(1), "steps of a plan"),
+        "planet.iterations": Key(10, integer(1), "iterations of the cross-entropy method"),
+        "planet.candidates": Key(1000, integer(1), "plans per iteration"),
+        "planet.elites": Key(100, integer(2), "best plans of an iteration, for the next fit"),
+    },
+)
+def make_planner(parts: Parts, **settings: int) -> Planner:
+    if parts.action.discrete:
+        raise UsageError(
+            f"config.behavior is 'planet', which plans continuous actions, but the environment's "
+            f"{parts.action.size} actions are discrete; allowed: dreamer."
+        )
+    return Planner(CEM(**settings))
 
 
 def imagined_reward(
     wm: WorldModel, params: Params, state: RSSMState, plans: Array, key: Array
 ) -> Array:
-    """Sum of the rewards that the world model predicts along plans, one sampled rollout of each.
+    """Return the sum of the predicted rewards of each plan, along one sampled trajectory.
 
     Args:
-        params: of the world model; state: [...] of one environment; plans: [H, C, A].
+        wm: the world model.
+        params: of the world model.
+        state: [...], of one environment.
+        plans: [H, C, A].
+        key: for random numbers.
 
     Returns:
         [C].

@@ -1,4 +1,4 @@
-"""Returns of imagined trajectories."""
+"""Returns, weights and schedules of imagined trajectories, as functions of arrays alone."""
 
 from collections.abc import Callable
 
@@ -12,19 +12,23 @@ from dreamer_jax.types import Array
 def lambda_return(
     reward: Array, value: Array, discount: Array, bootstrap: Array, lambda_: Array | float
 ) -> Array:
-    """V[t] = r[t] + d[t] * ((1 - lambda) v[t+1] + lambda V[t+1]), V[H] = v[H] = bootstrap.
+    """Return V[t] = r[t] + d[t] * ((1 - lambda) v[t+1] + lambda V[t+1]), V[H] = v[H] = bootstrap.
 
-    Hafner et al. 2021, Eq. 4.
+    This is Eq. 4 of Hafner et al. 2021.
 
         reward     r0  r1  ...  r[H-1]
         discount   d0  d1  ...  d[H-1]
         value      v0  v1  ...  v[H-1]   bootstrap = v[H]
 
     Args:
-        reward, value, discount: [H, ...]; bootstrap: [...]; lambda_: scalar in [0, 1].
+        reward: [H, ...].
+        value: [H, ...].
+        discount: [H, ...].
+        bootstrap: [...], the value after the last reward.
+        lambda_: scalar in [0, 1].
 
     Returns:
-        [H, ...] targets for the states at 0 ... H-1.
+        [H, ...], targets for the values of the states 0 ... H-1.
     """
     chex.assert_equal_shape([reward, value, discount])
     chex.assert_equal_shape([reward[0], bootstrap])
@@ -40,31 +44,31 @@ def lambda_return(
     return returns
 
 
-def bootstrapped(reward: Array, value: Array, discount: Array, lambda_: Array | float) -> Array:
-    """`lambda_return` of a rollout whose last value is the bootstrap.
+# (reward [H+1, N], value=[H+1, N], discount=[H+1, N], lambda_=scalar) -> targets [H, N]
+ReturnFn = Callable[..., Array]
 
-    Args: all but lambda_: [H+1, N]. Returns: [H, N].
-    """
+
+def bootstrapped(reward: Array, *, value: Array, discount: Array, lambda_: Array | float) -> Array:
+    """Return the `lambda_return` of a rollout, with its last value as the bootstrap."""
     return lambda_return(reward[:-1], value[:-1], discount[:-1], value[-1], lambda_)
 
 
-def reward_sum(reward: Array, value: Array, discount: Array, lambda_: Array | float) -> Array:
-    """V[t] = r[t] + ... + r[H], without a value: Dreamer's ablation (Hafner et al. 2020, Eq. 4).
-
-    Args: all but lambda_: [H+1, N]. Returns: [H, N].
-    """
-    del value, discount, lambda_
+def reward_sum(reward: Array, **_: Array | float) -> Array:
+    """Return V[t] = r[t] + ... + r[H], without a value (Hafner et al. 2020, Eq. 4)."""
     return jnp.cumsum(reward[::-1], 0)[::-1][:-1]
 
 
-ReturnFn = Callable[[Array, Array, Array, Array], Array]
 RETURNS: dict[str, ReturnFn] = {"lambda": bootstrapped, "reward_sum": reward_sum}
 
 
 def imagination_weight(discount: Array) -> Array:
-    """weight[t] = prod_{i < t} discount[i], no gradient: how likely step t is reached.
+    """Return weight[t] = prod_{i < t} discount[i], the probability of reaching step t.
 
-    Args: discount: [H+1, ...]. Returns: [H+1, ...], weight[0] = 1.
+    Args:
+        discount: [H+1, ...].
+
+    Returns:
+        [H+1, ...] without gradient; weight[0] = 1.
     """
     ones = jnp.ones_like(discount[:1])
     weight = jnp.cumprod(jnp.concatenate([ones, discount[:-1]]), 0)
@@ -72,6 +76,13 @@ def imagination_weight(discount: Array) -> Array:
 
 
 def linear_schedule(start: Array, final: Array, steps: Array, step: Array) -> Array:
-    """Go linearly from `start` to `final` in `steps`, then stay; all scalars, steps >= 1."""
+    """Interpolate linearly from `start` to `final` in `steps`, then stay there.
+
+    Args:
+        start: scalar.
+        final: scalar.
+        steps: scalar, at least 1.
+        step: scalar.
+    """
     share = jnp.clip(step / steps, 0.0, 1.0)
     return start + (final - start) * share

@@ -1,6 +1,7 @@
 """The parts of an update, timed apart: each with its gradients, compiled for all members."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -8,16 +9,16 @@ import jax.numpy as jnp
 
 from dreamer_jax.agent.agent import Agent
 from dreamer_jax.agent.members import over_members
-from dreamer_jax.behavior.actor_critic import Rollout, actor_loss, critic_loss, roll_out
+from dreamer_jax.behavior.actor_critic import Rollout, actor_loss, critic_loss, imagine_rollout
 from dreamer_jax.benchmark.batches import make_batch
 from dreamer_jax.benchmark.flops import Flops, update_flops
 from dreamer_jax.benchmark.timing import milliseconds, time_calls
 from dreamer_jax.model import rssm as rssm_lib
 from dreamer_jax.model.distributions import from_noise
+from dreamer_jax.model.objectives import reconstruction
 from dreamer_jax.model.world_model import prepare_action, prepare_obs
 from dreamer_jax.optimizer import apply_gradients
 from dreamer_jax.run.setup import RunSetup
-from dreamer_jax.runtime import compiler_options
 from dreamer_jax.types import Array, Batch, RSSMState, TrainState
 
 
@@ -62,12 +63,14 @@ def measure_parts(parts: RunSetup, *, repeats: int, synthetic: bool) -> list[dic
     """
     config, members = parts.config, len(parts.seeds)
     counted = update_flops(parts.agent, batch=config.batch, length=config.length)
-    inputs = jax.jit(over_members(lambda s, b: make_inputs(parts.agent, s, b)))(
+    backend = parts.agent.backend
+    over = partial(over_members, together=backend.map_members_together)
+    inputs = jax.jit(over(lambda s, b: make_inputs(parts.agent, s, b)))(
         parts.init_state(), make_batch(parts, synthetic=synthetic)
     )
     rows = []
     for name, fn in part_functions(parts.agent).items():
-        program = jax.jit(over_members(fn), compiler_options=compiler_options())
+        program = jax.jit(over(fn), compiler_options=dict(backend.compiler_options))
         compiled = program.lower(inputs).compile()
         seconds = time_calls(lambda compiled=compiled: compiled(inputs), repeats=repeats)
         row = {"part": name, **milliseconds(seconds)}
@@ -110,15 +113,15 @@ def _filter(agent: Agent, rssm_params, embed: Array, batch: Batch, key: Array):
 def _roll_out(agent: Agent, x: Inputs, actor_params) -> Rollout:
     starts = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), x.states)
     is_terminal = x.batch.is_terminal.reshape(-1)
-    return roll_out(
-        agent.ac,
+    return imagine_rollout(
+        agent.behaviors[0].ac,
         agent.wm,
         x.state.params["model"],
         actor_params,
         x.state.slow_critic,
         starts,
         is_terminal,
-        agent.ac.draw_noise(x.key, agent.wm.rssm.latent, is_terminal.shape[0]),
+        agent.behaviors[0].ac.draw_noise(x.key, agent.wm.rssm.latent, is_terminal.shape[0]),
         x.state.hypers,
         sample=from_noise,
     )
@@ -140,8 +143,8 @@ def _decoder(agent: Agent, x: Inputs):
     obs, feat = prepare_obs(x.batch.obs), agent.wm.feature(x.states)
 
     def loss(params, feat):
-        likes = agent.wm.objective(agent.wm.decode({"decoder": params}, feat), obs)
-        return -sum(like.mean() for like in likes.values())
+        log_probs = reconstruction(agent.wm.decode({"decoder": params}, feat), obs)
+        return -sum(log_prob.mean() for log_prob in log_probs.values())
 
     return jax.grad(loss, (0, 1))(x.state.params["model"]["decoder"], feat)
 
@@ -161,7 +164,7 @@ def _heads(agent: Agent, x: Inputs):
 
 
 def _imagination(agent: Agent, x: Inputs):
-    if not agent.ac.actor_grad.through_dynamics:
+    if not agent.behaviors[0].ac.actor_grad.through_dynamics:
         return _roll_out(agent, x, x.state.params["actor"])
 
     def loss(actor_params):
@@ -173,13 +176,15 @@ def _imagination(agent: Agent, x: Inputs):
 
 def _actor(agent: Agent, x: Inputs):
     def loss(params):
-        return actor_loss(agent.ac, params, x.rollout, x.state.hypers, x.state.update)
+        return actor_loss(agent.behaviors[0].ac, params, x.rollout, x.state.hypers, x.state.update)
 
     return jax.grad(loss, has_aux=True)(x.state.params["actor"])
 
 
 def _critic(agent: Agent, x: Inputs):
-    loss = jax.grad(lambda params: critic_loss(agent.ac, params, x.rollout), has_aux=True)
+    loss = jax.grad(
+        lambda params: critic_loss(agent.behaviors[0].ac, params, x.rollout), has_aux=True
+    )
     return loss(x.state.params["critic"])
 
 

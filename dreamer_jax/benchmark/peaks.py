@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from dreamer_jax.benchmark.timing import time_calls
-from dreamer_jax.runtime import compiler_options
+from dreamer_jax.runtime import make_backend
 
 # Dense peaks in TFLOP/s, (float32, bfloat16), by a pattern of JAX's device_kind; the first that
 # matches holds. For float32 it is what XLA's default precision computes with: TF32 on NVIDIA
@@ -55,8 +55,9 @@ def matmul_rate(size: int | None = None, *, repeats: int = 5) -> float:
 
     Compiled as an update is.
     """
-    size = size or SIZES.get(jax.default_backend(), LARGE)
+    backend = make_backend()
+    size = size or SIZES.get(backend.platform, LARGE)
     # Not zeros or ones: a device clocks higher on them.
     left, right = jax.random.normal(jax.random.key(0), (2, size, size), jnp.float32)
-    multiply = jax.jit(jnp.matmul, compiler_options=compiler_options())
+    multiply = jax.jit(jnp.matmul, compiler_options=dict(backend.compiler_options))
     return 2 * size**3 / min(time_calls(lambda: multiply(left, right), repeats=repeats))

@@ -19,7 +19,6 @@ from dreamer_jax.benchmark.plan import plan_members
 from dreamer_jax.benchmark.update import measure_update
 from dreamer_jax.config import sweep
 from dreamer_jax.errors import UsageError
-from dreamer_jax.model.ops.convolutions import FORMULATIONS
 from dreamer_jax.run import setup as run_lib
 from dreamer_jax.run.setup import MakeEnv, RunSetup
 from dreamer_jax.runtime import count_cores
@@ -128,13 +127,13 @@ def plan(
 def describe(parts: RunSetup, name: str) -> Row:
     """What is measured, on what, with what, and when."""
     config, device = parts.config, jax.devices()[0]
-    chosen = parts.agent.wm.encoder.formulation
-    conv = next((name for name, known in FORMULATIONS.items() if known is chosen), config.conv)
+    backend = parts.agent.backend
+    conv = backend.convolutions if config.conv == "auto" else config.conv
     return {
         "config": name,
         "task": config.task,
         "device": device.device_kind,
-        "backend": jax.default_backend(),
+        "backend": backend.platform,
         "cpus": count_cores(),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),

@@ -53,7 +53,7 @@ def measure_update(parts: RunSetup, *, repeats: int, synthetic: bool) -> dict[st
             raise
         return row | {"error": "out of memory"}
     rate = 1e3 / row["ms_per_update"]
-    imagined = config.batch * config.length * agent.ac.horizon
+    imagined = config.batch * config.length * config.horizon
     return row | {
         "updates_per_s": rate,
         "member_updates_per_s": members * rate,

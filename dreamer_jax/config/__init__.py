@@ -1,4 +1,13 @@
-"""Configs: every key with its default, whole configs, and the members that a config describes."""
+"""Configs: their keys, validation, and the members that a config describes.
+
+keys      the config keys that every run has; pieces that register themselves bring their own
+config    default configs, validation, JSON, differences
+sweep     the members of a config: seeds and lists of hyperparameters
+
+The names below are what other rooms use of configs as a whole; members are in `config.sweep`. The
+room is pure: it imports `types`, `errors`, `schema`, `model`, `behavior`, and the names of
+`replay.samplers`. Start with keys.
+"""
 
 from dreamer_jax.config.config import (
     default_config,
@@ -8,7 +17,8 @@ from dreamer_jax.config.config import (
     to_json,
     validate,
 )
-from dreamer_jax.config.keys import KEYS, RUN_KEYS
+from dreamer_jax.config.keys import RUN_KEYS
+from dreamer_jax.schema import KEYS
 
 __all__ = [
     "KEYS",

@@ -1,8 +1,8 @@
 """The members of a config: every seed with every combination of the lists in `config.members`.
 
-Order: the seeds vary fastest, then the lists in the reverse order of the fields of `types.Hypers`.
-Members of one seed have all their random streams in common (initial weights, environments, draws
-from the replay, noise), so that they differ by their hyperparameters alone.
+Seeds vary fastest, then the lists, in the reverse order of the fields of `types.Hypers`. Members
+with the same seed share all random streams (initial weights, environments, draws from the replay,
+noise), so that they differ in their hyperparameters alone.
 """
 
 import itertools
@@ -14,41 +14,41 @@ from ml_collections import ConfigDict
 
 from dreamer_jax.types import HYPER, Hypers
 
-NAMES = tuple(Hypers.__dataclass_fields__)
-# What the world model alone is trained with; the others are of actors and critics.
-OF_WORLD_MODEL = ("model_lr", "kl_scale", "kl_balance", "free_nats", "discount")
+HYPER_NAMES = tuple(Hypers.__dataclass_fields__)
+# The hyperparameters of the world model; the others are of actors and critics.
+WORLD_MODEL_HYPERS = ("model_lr", "kl_scale", "kl_balance", "free_nats", "discount")
 ANNEALED = ("actor_entropy", "actor_grad_mix")
 
 
 class Member(NamedTuple):
-    """What a member has of its own in the config."""
+    """A member's seed and hyperparameters."""
 
     seed: int
-    values: dict[str, Any]  # by name, of the hyperparameters that `config.members` lists
+    values: dict[str, Any]  # by name, of the hyperparameters listed in `config.members`
 
     @property
     def setting(self) -> str:
-        """Its values in words; empty if it has none."""
+        """Return the values in words, '' without any."""
         return ", ".join(f"{name} {value}" for name, value in self.values.items())
 
     def __str__(self) -> str:
         return f"seed {self.seed}" + (f", {self.setting}" if self.values else "")
 
 
-def listed(config: ConfigDict) -> dict[str, list]:
-    """The lists of `config.members` that are given, in the order of `NAMES`."""
-    lists = {name: config.members.get(name) for name in NAMES}
+def member_lists(config: ConfigDict) -> dict[str, list]:
+    """Return the lists that `config.members` has, in the order of the fields of `Hypers`."""
+    lists = {name: config.members.get(name) for name in HYPER_NAMES}
     return {name: list(values) for name, values in lists.items() if values is not None}
 
 
-def given_seeds(config: ConfigDict) -> list[int]:
-    """`config.seeds` as a list."""
+def seed_list(config: ConfigDict) -> list[int]:
+    """Return `config.seeds` as a list."""
     return list(range(config.seeds)) if isinstance(config.seeds, int) else list(config.seeds)
 
 
 def members(config: ConfigDict) -> list[Member]:
-    """All members of a valid config, in order."""
-    lists, seeds = listed(config), given_seeds(config)
+    """Return all members of a valid config, in order."""
+    lists, seeds = member_lists(config), seed_list(config)
     if config.members.get("paired"):
         rows = zip(seeds, *lists.values(), strict=True)
     else:
@@ -57,28 +57,29 @@ def members(config: ConfigDict) -> list[Member]:
     return [Member(seed, dict(zip(lists, values, strict=True))) for seed, *values in rows]
 
 
-def with_members(config: ConfigDict, wanted: Sequence[Member]) -> ConfigDict:
-    """The config of a run of the same settings with exactly these members.
+def with_members(config: ConfigDict, chosen: Sequence[Member]) -> ConfigDict:
+    """Return the config of a run with the same settings and exactly these members.
 
     Args:
-        wanted: all with values for the same names.
+        config: of the run that has the settings.
+        chosen: members, all with values for the same names.
 
     Returns:
-        A config that crosses lists with seeds if that gives `wanted`, else one that pairs them.
+        A config that combines seeds and lists if that gives `chosen`, else one that pairs them.
     """
     changed = config.copy_and_resolve_references()
-    names = list(wanted[0].values) if wanted else []
-    columns = {name: tuple(member.values[name] for member in wanted) for name in names}
-    seeds = tuple(member.seed for member in wanted)
+    names = list(chosen[0].values) if chosen else []
+    columns = {name: tuple(member.values[name] for member in chosen) for name in names}
+    seeds = tuple(member.seed for member in chosen)
     _set(changed, _distinct(seeds), {n: _distinct(column) for n, column in columns.items()})
-    if members(changed) != list(wanted):
+    if members(changed) != list(chosen):
         _set(changed, seeds, columns, paired=True)
-    changed.env.workers = min(changed.env.workers, len(wanted) * changed.env.num_envs)
+    changed.env.workers = min(changed.env.workers, len(chosen) * changed.env.num_envs)
     return changed
 
 
 def with_seeds(config: ConfigDict, seeds: Sequence[int]) -> ConfigDict:
-    """The config of a run in which these seeds have every setting that members have in this one."""
+    """Return the config of a run that has every hyperparameter setting with each of these seeds."""
     settings = []
     for member in members(config):
         if member.values not in settings:
@@ -87,21 +88,21 @@ def with_seeds(config: ConfigDict, seeds: Sequence[int]) -> ConfigDict:
 
 
 def joined(sources: Sequence[tuple[ConfigDict, Sequence[int]]]) -> list[Member]:
-    """Members of several configs, each with values for all names that any of them lists.
+    """Return members of several configs, with values for all names that any of these lists.
 
     Args:
-        sources: a config and the numbers of the members wanted of it.
+        sources: configs, each with the numbers of its members.
     """
-    names = [n for n in NAMES if any(n in listed(config) for config, _ in sources)]
+    names = [n for n in HYPER_NAMES if any(n in member_lists(config) for config, _ in sources)]
     return [
         Member(member.seed, {name: member.values.get(name, config[name]) for name in names})
-        for config, wanted in sources
-        for member in [members(config)[number] for number in wanted]
+        for config, numbers in sources
+        for member in [members(config)[number] for number in numbers]
     ]
 
 
 def without_members(config: ConfigDict, names: Sequence[str]) -> ConfigDict:
-    """The config without what depends on the member: seeds, lists, and the values of `names`."""
+    """Return the config without seeds, lists, and the values of the hyperparameters `names`."""
     changed = config.copy_and_resolve_references()
     _set(changed, 1, {})
     with changed.ignore_type():
@@ -111,34 +112,34 @@ def without_members(config: ConfigDict, names: Sequence[str]) -> ConfigDict:
 
 
 def member_seeds(config: ConfigDict) -> list[int]:
-    """The seed of every member."""
+    """Return the seed of every member."""
     return [member.seed for member in members(config)]
 
 
 def member_hypers(config: ConfigDict) -> list[Hypers]:
-    """The hyperparameters of every member."""
-    shared = {name: config[name] for name in NAMES}
+    """Return the hyperparameters of every member."""
+    shared = {name: config[name] for name in HYPER_NAMES}
     return [_hypers(shared | member.values) for member in members(config)]
 
 
 def member_configs(config: ConfigDict) -> list[dict[str, Any]]:
-    """The config of every member as nested dicts: its own values and `seed`, not the others'."""
+    """Return a config per member, as nested dicts, with its values and `seed` and without lists."""
     shared = {k: v for k, v in config.to_dict().items() if k not in ("seeds", "members")}
     return [shared | member.values | {"seed": member.seed} for member in members(config)]
 
 
 def member_labels(config: ConfigDict) -> list[dict[str, Any]]:
-    """What every row of metrics.jsonl says of its member's values, see rows.HYPER."""
+    """Return every member's values as the metrics that its rows in metrics.jsonl carry."""
     return [{HYPER + n: value for n, value in m.values.items()} for m in members(config)]
 
 
-def grid_errors(config: ConfigDict) -> Iterator[str]:
-    """What is wrong with seeds and lists that are allowed each by itself."""
-    lists = {f"members.{name}": values for name, values in listed(config).items()}
-    seeds = given_seeds(config)
+def member_errors(config: ConfigDict) -> Iterator[str]:
+    """Yield what is wrong with seeds and lists of which each by itself is allowed."""
+    lists = {f"members.{name}": values for name, values in member_lists(config).items()}
+    seeds = seed_list(config)
     if not config.members.get("paired"):
         for name, values in {"seeds": seeds, **lists}.items():
-            yield from _repetition(name, values, values)
+            yield from _repetitions(name, values, values)
         return
     uneven = [name for name, values in lists.items() if len(values) != len(seeds)]
     for name in uneven:
@@ -147,13 +148,13 @@ def grid_errors(config: ConfigDict) -> Iterator[str]:
             "config.seeds has, since config.members.paired is True."
         )
     if not uneven:
-        yield from _repetition("seeds", seeds, map(str, members(config)))
+        yield from _repetitions("seeds", seeds, map(str, members(config)))
 
 
-def _repetition(name: str, given: Sequence, distinct: Iterable) -> Iterator[str]:
-    twice = [value for value, count in Counter(distinct).items() if count > 1]
-    if twice:
-        yield f"config.{name} is {given}; allowed: no repetition, but '{twice[0]}' is there twice."
+def _repetitions(name: str, given: Sequence, distinct: Iterable) -> Iterator[str]:
+    repeated = [value for value, count in Counter(distinct).items() if count > 1]
+    if repeated:
+        yield f"config.{name} is {given}; allowed: no repetition, but '{repeated[0]}' is repeated."
 
 
 def _hypers(values: dict[str, Any]) -> Hypers:
@@ -165,7 +166,7 @@ def _hypers(values: dict[str, Any]) -> Hypers:
 def _set(config: ConfigDict, seeds: Any, lists: dict[str, Any], *, paired: bool = False) -> None:
     with config.ignore_type():
         config.seeds = seeds
-        for name in NAMES:
+        for name in HYPER_NAMES:
             config.members[name] = lists.get(name)
         config.members.paired = paired
 

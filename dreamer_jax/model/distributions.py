@@ -1,8 +1,8 @@
-"""Distributions that sample from noise which is passed in (built on distrax).
+"""Distributions that sample from noise that is passed in (built on distrax).
 
 A sampling rule is a function `(distribution, noise) -> value`: `from_noise` transforms the noise,
-`take_mode` ignores it. It is an argument down to `train_step`, so that a whole update has a
-deterministic form. Everything here is float32 whatever the compute dtype.
+`take_mode` ignores it. It is an argument of every function from here up to `train_step`, so that a
+complete update has a deterministic form. Everything here is float32 whatever the compute dtype.
 """
 
 import math
@@ -28,22 +28,29 @@ class NoiseDistribution(Protocol):
     def sample_mode(self) -> Array: ...
 
 
+class PolicyDist(NoiseDistribution, Protocol):
+    """A distribution of actions."""
+
+    def log_prob(self, value: Array) -> Array: ...
+
+    def entropy(self) -> Array: ...
+
+
 SampleFn = Callable[[NoiseDistribution, Array], Array]
 
 
 def from_noise(dist: NoiseDistribution, noise: Array) -> Array:
-    """Sampling rule: a function of the noise, with the sample's gradient."""
+    """Sample as a function of the noise, with the gradient of the reparameterised sample."""
     return dist.sample_from(noise)
 
 
 def take_mode(dist: NoiseDistribution, noise: Array) -> Array:
-    """Sampling rule: the mode, with the gradient that a sample would have."""
-    del noise
+    """Take the mode, with the gradient that a sample would have; the noise has no effect."""
     return dist.sample_mode()
 
 
 class OneHot(distrax.OneHotCategorical):
-    """One-hot categorical with straight-through gradients: z = onehot(k) + p - sg(p).
+    """A one-hot categorical with straight-through gradients: z = onehot(k) + p - sg(p).
 
     Hafner et al. 2021, Algorithm 1. `logits` is [..., K].
     """
@@ -52,19 +59,19 @@ class OneHot(distrax.OneHotCategorical):
         super().__init__(logits=jnp.asarray(logits, jnp.float32), dtype=jnp.float32)
 
     def sample_from(self, noise: Array) -> Array:
-        """Inverse CDF of one uniform per categorical.
+        """Transform one uniform per categorical by the inverse CDF.
 
         Args:
             noise: [...] float32 in [0, 1).
 
         Returns:
-            [..., K] one-hot values with the gradient of the probabilities.
+            One-hot values [..., K] with the gradient of the probabilities.
         """
         chex.assert_shape(noise, self.logits.shape[:-1])
-        # A multiplication, as XLA makes a quadratic window of `cumsum`; exact also on accelerators.
+        # A matmul, since XLA lowers `cumsum` to a quadratic window; exact on accelerators too.
         sums = jnp.triu(jnp.ones((self.num_categories, self.num_categories)))
         cdf = jnp.matmul(self.probs, sums, precision=jax.lax.Precision.HIGHEST)
-        # The last class takes what rounding leaves of the interval, so no index exceeds K - 1.
+        # The last class takes the rest of the interval, so that no rounding exceeds index K - 1.
         index = jnp.sum(noise[..., None] >= cdf[..., :-1], -1)
         return self._straight_through(index)
 
@@ -72,10 +79,16 @@ class OneHot(distrax.OneHotCategorical):
         return self._straight_through(jnp.argmax(self.logits, -1))
 
     def log_prob(self, value: Array) -> Array:
-        """Args: value: [..., K] one-hot. Returns: [...].
+        """Return ln p(value), with no gradient to the value.
 
-        A class has no gradient: the straight-through gradient of a sampled action must not leak
-        into the reinforce term of the mixed actor objective.
+        The straight-through gradient of a sampled action must not leak into the reinforce term of
+        the mixed actor objective.
+
+        Args:
+            value: [..., K] one-hot.
+
+        Returns:
+            [...] nats.
         """
         return super().log_prob(jax.lax.stop_gradient(value))
 
@@ -86,13 +99,13 @@ class OneHot(distrax.OneHotCategorical):
 
 
 class Gaussian(distrax.MultivariateNormalDiag):
-    """Diagonal normal over the last axis: x = mean + std * noise."""
+    """A diagonal normal over the last axis: x = mean + std * noise."""
 
     def __init__(self, mean: Array, std: Array):
         super().__init__(jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32))
 
     def sample_from(self, noise: Array) -> Array:
-        """Args: noise: [..., Z] standard normal. Returns: [..., Z]."""
+        """Scale and shift standard normal noise [..., Z]."""
         return self.loc + self.scale_diag * noise
 
     def sample_mode(self) -> Array:
@@ -102,8 +115,8 @@ class Gaussian(distrax.MultivariateNormalDiag):
 class TruncatedNormal(distrax.Distribution):
     """Independent normals truncated to [-1, 1]; the event is the last axis.
 
-    The sample's gradient is d/dloc = 1 and d/dscale = (x - loc) / scale, as if it were not
-    truncated, and passes straight through the final clip to +-(1 - 1e-6).
+    A sample x has the gradients d/dloc = 1 and d/dscale = (x - loc) / scale of a normal without
+    truncation, which pass straight through the final clip to +-(1 - 1e-6).
     """
 
     CLIP = 1 - 1e-6
@@ -124,7 +137,14 @@ class TruncatedNormal(distrax.Distribution):
         return jax.vmap(self.sample_from)(jax.random.uniform(key, (n, *self.loc.shape)))
 
     def sample_from(self, noise: Array) -> Array:
-        """Inverse CDF. Args: noise: [..., A] in [0, 1). Returns: [..., A] inside (-1, 1)."""
+        """Transform uniform noise by the inverse CDF.
+
+        Args:
+            noise: [..., A] in [0, 1).
+
+        Returns:
+            [..., A] in (-1, 1).
+        """
         quantile = ndtr(self._low) + noise * self._mass
         drawn = jax.lax.stop_gradient(jnp.clip(self.loc + self.scale * ndtri(quantile), -1, 1))
         unit = jax.lax.stop_gradient((drawn - self.loc) / self.scale)
@@ -136,24 +156,24 @@ class TruncatedNormal(distrax.Distribution):
         return self.mode()
 
     def log_prob(self, value: Array) -> Array:
-        """Args: value: [..., A] in [-1, 1]. Returns: [...] summed over actions."""
+        """Return ln p(value) [...], summed over actions, of values [..., A] in [-1, 1]."""
         unit = (value - self.loc) / self.scale
         each = -0.5 * unit**2 - _LOG_SQRT_2PI - jnp.log(self.scale) - jnp.log(self._mass)
         return each.sum(-1)
 
     def entropy(self) -> Array:
-        """Returns: [...] nats, summed over actions."""
+        """Return the entropy [...] in nats, summed over actions."""
         tails = self._low * self._density(self._low) - self._high * self._density(self._high)
         each = 0.5 + _LOG_SQRT_2PI + jnp.log(self.scale * self._mass) + 0.5 * tails / self._mass
         return each.sum(-1)
 
     def mean(self) -> Array:
-        """Returns: [..., A]."""
+        """Return the mean [..., A]."""
         shift = (self._density(self._low) - self._density(self._high)) / self._mass
         return self.loc + self.scale * shift
 
     def mode(self) -> Array:
-        """Returns: [..., A]."""
+        """Return the mode [..., A]."""
         return jnp.clip(self.loc, -1, 1)
 
     @staticmethod
@@ -162,16 +182,21 @@ class TruncatedNormal(distrax.Distribution):
 
 
 class TanhNormal(distrax.Distribution):
-    """Independent normals put through tanh; the event is the last axis (Hafner et al. 2020, Eq. 3).
+    """Independent normals squashed by tanh; the event is the last axis (Hafner et al. 2020, Eq. 3).
 
     y = tanh(x), x = mean + std * noise, so ln p(y) = ln N(x) - ln(1 - y^2).
     """
 
     CLIP = 1 - 2**-24  # the largest float32 below 1, where atanh is still finite
-    POINTS = 16  # of the entropy's quadrature
+    POINTS = 16  # points of the entropy's quadrature
 
     def __init__(self, mean: Array, std: Array):
-        """Args: mean: [..., A]; std: [..., A] > 0, both before tanh."""
+        """Store the parameters of the normals.
+
+        Args:
+            mean: mean before tanh, [..., A].
+            std: standard deviation before tanh, [..., A] > 0.
+        """
         super().__init__()
         self._mean = jnp.asarray(mean, jnp.float32)
         self._std = jnp.asarray(std, jnp.float32)
@@ -184,14 +209,14 @@ class TanhNormal(distrax.Distribution):
         return jax.vmap(self.sample_from)(jax.random.normal(key, (n, *self._mean.shape)))
 
     def sample_from(self, noise: Array) -> Array:
-        """Args: noise: [..., A] standard normal. Returns: [..., A] in [-1, 1]."""
+        """Transform standard normal noise [..., A] to values in [-1, 1]."""
         return jnp.tanh(self._mean + self._std * noise)
 
     def sample_mode(self) -> Array:
         return self.mode()
 
     def log_prob(self, value: Array) -> Array:
-        """Args: value: [..., A] in [-1, 1]. Returns: [...] summed over actions."""
+        """Return ln p(value) [...], summed over actions, of values [..., A] in [-1, 1]."""
         x = jnp.arctanh(jnp.clip(value, -self.CLIP, self.CLIP))
         unit = (x - self._mean) / self._std
         each = -0.5 * unit**2 - _LOG_SQRT_2PI - jnp.log(self._std)
@@ -199,12 +224,14 @@ class TanhNormal(distrax.Distribution):
         return (each - 2 * (math.log(2) - x - jax.nn.softplus(-2 * x))).sum(-1)
 
     def entropy(self) -> Array:
-        """H[x] + E[ln(1 - tanh(x)^2)], within 0.03 nats per action for std up to 8.
+        """Approximate the entropy H[x] + E[ln(1 - tanh(x)^2)].
 
-        ln(1 - tanh(x)^2) = 2 ln 2 - 2 |x| - 2 ln(1 + exp(-2 |x|)): the expectation of |x| is known,
-        that of the last term, which is bounded, is the mean over equally likely points.
+        ln(1 - tanh(x)^2) = 2 ln 2 - 2 |x| - 2 ln(1 + exp(-2 |x|)). The expectation of |x| has a
+        closed form; that of the last term, which is bounded, is a mean over equally likely points.
+        The error is below 0.03 nats per action for std up to 8.
 
-        Returns: [...] nats, summed over actions.
+        Returns:
+            [...] nats, summed over actions.
         """
         ratio = self._mean / self._std
         spread = 2 * self._std * jnp.exp(-0.5 * ratio**2 - _LOG_SQRT_2PI)
@@ -217,16 +244,16 @@ class TanhNormal(distrax.Distribution):
         return (normal + 2 * (math.log(2) - absolute - rest)).sum(-1)
 
     def mode(self) -> Array:
-        """tanh(mean), [..., A]: the median, where the density itself may peak at -1 and 1."""
+        """Return the median tanh(mean) [..., A]; the density itself may peak at -1 and 1."""
         return jnp.tanh(self._mean)
 
 
 def unit_normal(mean: Array, event_ndims: int) -> distrax.Independent:
-    """Normal of scale 1 around `mean`, log-probability summed over the last `event_ndims` axes."""
+    """Return a unit-variance normal whose events are the last `event_ndims` axes of `mean`."""
     mean = jnp.asarray(mean, jnp.float32)
     return distrax.Independent(distrax.Normal(mean, jnp.ones_like(mean)), event_ndims)
 
 
 def bernoulli(logits: Array) -> distrax.Bernoulli:
-    """Bernoulli of float32 `logits` [...]; `log_prob` also takes soft labels in [0, 1]."""
+    """Return a Bernoulli of `logits` [...]; its `log_prob` also takes soft labels in [0, 1]."""
     return distrax.Bernoulli(logits=jnp.asarray(logits, jnp.float32), dtype=jnp.float32)

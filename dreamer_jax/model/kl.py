@@ -1,4 +1,7 @@
-"""The KL loss between posterior and prior: balanced (DreamerV2) or plain (DreamerV1)."""
+"""The KL loss between posterior and prior: balanced (DreamerV2) or plain (DreamerV1).
+
+Both losses take the same arguments and are registered in `KL_LOSSES`.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -16,13 +19,20 @@ def balanced_kl(
     free_nats: Array | float,
     free_avg: bool = True,
 ) -> tuple[Array, Array]:
-    """KL balancing: (1 - balance) KL(post || sg prior) + balance KL(sg post || prior).
+    """Compute the KL loss with balancing (Hafner et al. 2021, Algorithm 2).
 
-    Hafner et al. 2021, Algorithm 2. Each KL is clamped from below by `free_nats` after the mean
-    over batch and time, or before it where `free_avg` is False.
+    loss = (1 - balance) KL(post || sg prior) + balance KL(sg post || prior).
+
+    Args:
+        latent: kind of the latent variables.
+        posterior: parameters of the posterior, [B, T, ...].
+        prior: parameters of the prior, [B, T, ...].
+        balance: share of the gradient that trains the prior, in [0, 1].
+        free_nats: nats below which the KL is clamped.
+        free_avg: clamp the mean over batch and time, instead of every step.
 
     Returns:
-        The scalar loss and the unclamped KL [...] in nats, summed over latent variables.
+        The scalar loss and the unclamped KL [B, T] in nats, summed over latent variables.
     """
     sg = jax.lax.stop_gradient
     post_kl = latent.dist(posterior).kl_divergence(latent.dist(sg(prior)))
@@ -40,12 +50,11 @@ def plain_kl(
     free_nats: Array | float,
     free_avg: bool = True,
 ) -> tuple[Array, Array]:
-    """KL(post || prior) with its whole gradient to both sides (Hafner et al. 2020, Eq. 10).
+    """Compute KL(post || prior) with its full gradient to both sides (Hafner et al. 2020, Eq. 10).
 
-    Not the same as a balance of 0.5, which gives each side half of its gradient. Arguments and
-    results are those of `balanced_kl`; `balance` has no effect.
+    A balance of 0.5 would give each side half of its gradient. Arguments and results are those of
+    `balanced_kl`; `balance` has no effect.
     """
-    del balance
     kl = latent.dist(posterior).kl_divergence(latent.dist(prior))
     clamp = _clamped_mean if free_avg else _mean_of_clamped
     return clamp(kl, free_nats), kl

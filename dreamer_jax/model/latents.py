@@ -11,58 +11,75 @@ import distrax
 import jax
 import jax.numpy as jnp
 
-from dreamer_jax.model.distributions import Gaussian, OneHot
+from dreamer_jax.model.distributions import Gaussian, NoiseDistribution, OneHot
+from dreamer_jax.schema import Key, Registry, choice, integer, number
 from dreamer_jax.types import Array, LatentStats
 
 
+class LatentDist(NoiseDistribution, Protocol):
+    """A distribution of the latent state [...]; entropy and KL are summed over its variables."""
+
+    def entropy(self) -> Array: ...
+
+    def kl_divergence(self, other: "LatentDist") -> Array: ...
+
+
 class Latent(Protocol):
-    """How a network output becomes a latent distribution, and what noise it samples from."""
+    """A kind of latent variables: from a network's output to a distribution and its noise."""
 
     @property
     def stats_size(self) -> int:
-        """Outputs that the prior and posterior heads need."""
+        """Number of outputs of the prior's and the posterior's heads."""
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of one sample."""
 
     def stats(self, out: Array) -> LatentStats:
-        """[..., stats_size] network output -> parameters."""
+        """Turn a network's output [..., stats_size] into parameters."""
 
-    def dist(self, stats: LatentStats) -> distrax.Distribution:
-        """Parameters -> distribution with `sample_from` and `sample_mode`."""
+    def dist(self, stats: LatentStats) -> LatentDist:
+        """Return the distribution of given parameters."""
 
     def noise(self, key: Array, shape: tuple[int, ...]) -> Array:
-        """Noise for `shape` samples, as the distribution's `sample_from` takes it."""
+        """Draw noise for `shape` samples, in the form that `sample_from` takes."""
 
 
+# Factories (Z, **values of the keys that were registered with it) -> latent.
+LATENTS: Registry[Callable[..., Latent]] = Registry()
+
+
+@LATENTS.register(
+    "categorical",
+    {"rssm.classes": Key(32, integer(2), "K, classes per categorical latent variable")},
+)
 @dataclass(frozen=True)
 class CategoricalLatent:
-    """`variables` independent one-hot variables of `classes` classes each; raw logits."""
+    """`stoch` independent one-hot variables of `classes` classes each; the stats are logits."""
 
-    variables: int
-    classes: int
+    stoch: int  # Z
+    classes: int  # K
 
     @property
     def stats_size(self) -> int:
-        return self.variables * self.classes
+        return self.stoch * self.classes
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return (self.variables, self.classes)
+        return (self.stoch, self.classes)
 
     def stats(self, out: Array) -> LatentStats:
         return {"logits": out.astype(jnp.float32).reshape(*out.shape[:-1], *self.shape)}
 
-    def dist(self, stats: LatentStats) -> distrax.Distribution:
+    def dist(self, stats: LatentStats) -> LatentDist:
         return IndependentOneHot(stats["logits"])
 
     def noise(self, key: Array, shape: tuple[int, ...]) -> Array:
-        return jax.random.uniform(key, (*shape, self.variables))
+        return jax.random.uniform(key, (*shape, self.stoch))
 
 
 class IndependentOneHot(distrax.Independent):
-    """Z independent one-hot variables of one latent state; `logits` is [..., Z, K]."""
+    """The Z independent one-hot variables of a latent state; `logits` is [..., Z, K]."""
 
     def __init__(self, logits: Array):
         super().__init__(OneHot(logits), 1)
@@ -75,7 +92,7 @@ class IndependentOneHot(distrax.Independent):
 
 
 def sigmoid2(x: Array) -> Array:
-    """2 * sigmoid(x / 2): 1 and of slope 1/2 at 0, at most 2."""
+    """Return 2 * sigmoid(x / 2): at 0 it is 1 with slope 1/2, and it never exceeds 2."""
     return 2 * jax.nn.sigmoid(x / 2)
 
 
@@ -87,32 +104,45 @@ STD_ACTS: dict[str, Callable[[Array], Array]] = {
 
 @dataclass(frozen=True)
 class GaussianLatent:
-    """A diagonal Gaussian of `size` variables, std = std_act(x) + min_std."""
+    """A diagonal Gaussian of `stoch` variables with std = std_act(x) + min_std."""
 
-    size: int
+    stoch: int  # Z
     min_std: float = 0.1
     std_act: Callable[[Array], Array] = sigmoid2
 
     @property
     def stats_size(self) -> int:
-        return 2 * self.size
+        return 2 * self.stoch
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return (self.size,)
+        return (self.stoch,)
 
     def stats(self, out: Array) -> LatentStats:
         mean, std = jnp.split(out.astype(jnp.float32), 2, -1)
         return {"mean": mean, "std": self.std_act(std) + self.min_std}
 
-    def dist(self, stats: LatentStats) -> distrax.Distribution:
+    def dist(self, stats: LatentStats) -> LatentDist:
         return Gaussian(stats["mean"], stats["std"])
 
     def noise(self, key: Array, shape: tuple[int, ...]) -> Array:
-        return jax.random.normal(key, (*shape, self.size))
+        return jax.random.normal(key, (*shape, self.stoch))
+
+
+@LATENTS.register(
+    "gaussian",
+    {
+        "rssm.min_std": Key(0.1, number(0), "smallest std of a Gaussian latent"),
+        "rssm.std_act": Key(
+            "sigmoid2", choice(STD_ACTS), "activation of the std of a Gaussian latent"
+        ),
+    },
+)
+def make_gaussian(stoch: int, *, min_std: float, std_act: str) -> GaussianLatent:
+    return GaussianLatent(stoch, min_std, STD_ACTS[std_act])
 
 
 def flatten_stoch(latent: Latent, stoch: Array) -> Array:
-    """[..., *latent.shape] -> [..., S]."""
+    """Flatten latent states [..., *latent.shape] to [..., S]."""
     lead = stoch.shape[: stoch.ndim - len(latent.shape)]
     return stoch.reshape(*lead, -1)

@@ -12,17 +12,17 @@ from dreamer_jax.types import Array
 
 ENCODER_KERNELS = (4, 4, 4, 4)
 DECODER_KERNELS = (5, 5, 6, 6)
-IMAGE_SIZE = 64  # pixels; what these kernels map to 2x2 and back
+IMAGE_SIZE = 64  # pixels; the encoder's kernels map it to 2, the decoder's map 1 to it
 
 
 def dense(units: int, dtype: jnp.dtype, name: str | None = None) -> nn.Dense:
-    """Dense layer with Glorot-uniform kernel and zero bias; float32 parameters."""
+    """Return a dense layer with Glorot-uniform kernel, zero bias and float32 parameters."""
     init = nn.initializers.glorot_uniform()
     return nn.Dense(units, dtype=dtype, kernel_init=init, name=name)
 
 
 class LayerNorm32(nn.Module):
-    """Layer normalisation with epsilon 1e-3, computed in float32, returned in `dtype`."""
+    """Layer normalisation with epsilon 1e-3, computed in float32 and returned in `dtype`."""
 
     dtype: jnp.dtype
 
@@ -34,9 +34,9 @@ class LayerNorm32(nn.Module):
 
 
 class MLP(nn.Module):
-    """`layers` hidden layers of `units`, then a linear output: [..., I] -> [..., outputs] float32.
+    """Hidden layers of `units`, then a linear output: [..., I] -> [..., outputs] float32.
 
-    With `norm`, layer normalisation sits between each hidden layer and its activation.
+    With `norm`, layer normalisation comes between each hidden layer and its activation.
     """
 
     layers: int
@@ -52,8 +52,15 @@ class MLP(nn.Module):
         return dense(self.outputs, self.dtype, "out")(hidden).astype(jnp.float32)
 
 
-def hidden_stack(inputs, layers, units, act, norm, dtype) -> Array:
-    """Hidden layers `dense_0`, `dense_1`, ... of the module that is being called."""
+def hidden_stack(
+    inputs: Array,
+    layers: int,
+    units: int,
+    act: Callable[[Array], Array],
+    norm: bool,
+    dtype: jnp.dtype,
+) -> Array:
+    """Apply hidden layers `dense_0`, `dense_1`, ... of the enclosing compact module."""
     hidden = inputs.astype(dtype)
     for i in range(layers):
         hidden = dense(units, dtype, f"dense_{i}")(hidden)
@@ -64,10 +71,10 @@ def hidden_stack(inputs, layers, units, act, norm, dtype) -> Array:
 
 
 class Encoder(nn.Module):
-    """Observation -> embedding.
+    """A network from observations to embeddings.
 
     Images (64x64, all `cnn_keys` stacked on channels) pass four stride-2 convolutions,
-    64 -> 31 -> 14 -> 6 -> 2; vectors (all `mlp_keys` concatenated) a dense stack.
+    64 -> 31 -> 14 -> 6 -> 2; vectors (all `mlp_keys` concatenated) pass a dense stack.
     """
 
     cnn_keys: tuple[str, ...]
@@ -81,9 +88,22 @@ class Encoder(nn.Module):
     formulation: Formulation
     dtype: jnp.dtype
 
+    @property
+    def embed_size(self) -> int:
+        """X, the size of an embedding."""
+        images = 2 * 2 * self.depth * 2 ** (len(ENCODER_KERNELS) - 1) if self.cnn_keys else 0
+        return images + (self.mlp_units if self.mlp_keys else 0)
+
     @nn.compact
     def __call__(self, obs: Mapping[str, Array]) -> Array:
-        """Args: obs: floats, images [..., 64, 64, C] in [-0.5, 0.5]. Returns: [..., X]."""
+        """Embed observations.
+
+        Args:
+            obs: floats by key, images [..., 64, 64, C] in [-0.5, 0.5], vectors [..., V].
+
+        Returns:
+            [..., X].
+        """
         parts = []
         if self.cnn_keys:
             parts.append(self._images(jnp.concatenate([obs[k] for k in self.cnn_keys], -1)))
@@ -96,7 +116,7 @@ class Encoder(nn.Module):
     def _images(self, images: Array) -> Array:
         lead, hidden = images.shape[:-3], images.reshape(-1, *images.shape[-3:])
         for i, kernel in enumerate(ENCODER_KERNELS):
-            # A layer norm comes between the convolution and its activation.
+            # A layer norm goes between the convolution and its activation.
             act = LINEAR if self.norm else self.cnn_act
             args = (self.depth * 2**i, kernel, 2, self.formulation.conv, act, self.dtype)
             hidden = Conv(*args, name=f"conv_{i}")(hidden)
@@ -106,13 +126,14 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Feature -> means of the observation's entries, unit variance.
+    """A network from features to the means of observation entries.
 
-    Images: dense to 32 * depth, then transposed convolutions 1 -> 5 -> 13 -> 30 -> 64.
+    Images come from a dense layer to 32 * depth channels and four stride-2 transposed convolutions,
+    1 -> 5 -> 13 -> 30 -> 64; vectors from a dense stack.
     """
 
     image_channels: Mapping[str, int]  # channels of each image key
-    vector_sizes: Mapping[str, int]
+    vector_sizes: Mapping[str, int]  # size of each vector key
     depth: int
     mlp_layers: int
     mlp_units: int
@@ -124,7 +145,7 @@ class Decoder(nn.Module):
 
     @nn.compact
     def __call__(self, feat: Array) -> dict[str, Array]:
-        """Args: feat: [..., F]. Returns: float32 {image [..., 64, 64, C], vector [..., V]}."""
+        """Map features [..., F] to float32 means, images [..., 64, 64, C], vectors [..., V]."""
         means = {}
         if self.image_channels:
             images = self._images(feat, sum(self.image_channels.values()))
@@ -152,6 +173,6 @@ class Decoder(nn.Module):
 
 
 def _split(joined: Array, sizes: Mapping[str, int]) -> dict[str, Array]:
-    """Cut the last axis into the named entries."""
+    """Split the last axis into named entries."""
     offsets = [sum(list(sizes.values())[: i + 1]) for i in range(len(sizes) - 1)]
     return dict(zip(sizes, jnp.split(joined, offsets, -1), strict=True))

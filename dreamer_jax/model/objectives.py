@@ -1,12 +1,13 @@
-"""What makes the world model's representation of observations, beside rewards and ends.
+"""Objectives of the representation, beside rewards and ends (Hafner et al. 2020, Section 4).
 
-Hafner et al. 2020, Section 4: reconstruction, contrastive estimation, reward prediction alone. Each
-is a small class with the network that it trains, if any.
+Reconstruction, contrastive estimation, or the prediction of rewards alone. Each is a small class
+with the network that it trains, if any, registered in `OBJECTIVES`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from types import MappingProxyType
+from typing import NamedTuple
 
 import chex
 import jax
@@ -15,90 +16,139 @@ from flax import linen as nn
 
 from dreamer_jax.model.distributions import unit_normal
 from dreamer_jax.model.networks import Decoder, Encoder, dense
+from dreamer_jax.schema import Key, Registry, number
 from dreamer_jax.types import Array, Params
 
 Obs = Mapping[str, Array]  # prepared entries, images [B, T, 64, 64, C], vectors [B, T, V]
 
 
-class Objective(Protocol):
-    """A bound on the information that features hold of observations."""
+class Objective:
+    """A bound on the information that features hold about observations.
+
+    The defaults are those of an objective without a network. `docs/extending.md` has an example.
+
+    Attributes:
+        loss_scales: weights of its losses by name, 1 for those that are not in it.
+    """
+
+    loss_scales: Mapping[str, float] = MappingProxyType({})
 
     def init(self, key: Array, feat: Array, obs: Obs) -> dict[str, Params]:
-        """Initial parameters of its network by name, from feature [1, F] and observation [1, ...];
-        empty without one."""
-
-    def decode(self, params: Mapping[str, Params], feat: Array) -> dict[str, Array]:
-        """Means of the observation entries, for features [B, T, F]; empty without a decoder."""
-
-    def likes(self, params: Mapping[str, Params], feat: Array, obs: Obs) -> dict[str, Array]:
-        """Log-likelihoods [B, T] by name, to be maximised.
+        """Return initial parameters of its network by name, empty without a network.
 
         Args:
-            params: of the world model's parts; feat: [B, T, F]; obs: of the same steps.
+            key: key of the initialisation.
+            feat: a feature [1, F].
+            obs: a prepared observation [1, ...].
         """
+        return {}
+
+    def decode(self, params: Mapping[str, Params], feat: Array) -> dict[str, Array]:
+        """Map features [B, T, F] to means of observation entries, empty without a decoder."""
+        return {}
+
+    def log_probs(self, params: Mapping[str, Params], feat: Array, obs: Obs) -> dict[str, Array]:
+        """Return log-likelihoods [B, T] to maximise, by name.
+
+        Args:
+            params: parameters of the world model's parts.
+            feat: features [B, T, F].
+            obs: prepared observations of the same steps.
+        """
+        raise NotImplementedError
+
+
+class ObjectiveParts(NamedTuple):
+    """Everything that an objective may be made of."""
+
+    encoder: Encoder  # of the observation's entries
+    decoder: Decoder
+    features: int  # F
+
+
+# Factories (parts, **values of the keys that were registered with it) -> objective.
+OBJECTIVES: Registry[Callable[..., Objective]] = Registry()
 
 
 @dataclass(frozen=True)
-class Reconstruction:
+class Reconstruction(Objective):
     """ln q(o | s): the decoder predicts the observation (Hafner et al. 2020, Eq. 10)."""
 
     decoder: Decoder
+    image: float  # weight of the loss of each image
+    vector: float  # weight of the loss of each vector
 
-    def __call__(self, means: Obs, obs: Obs) -> dict[str, Array]:
-        """Log-likelihoods [B, T] by entry of the decoder's means."""
-        return reconstruction(means, obs)
+    @property
+    def loss_scales(self) -> dict[str, float]:
+        images = dict.fromkeys(self.decoder.image_channels, self.image)
+        return images | dict.fromkeys(self.decoder.vector_sizes, self.vector)
 
     def init(self, key: Array, feat: Array, obs: Obs) -> dict[str, Params]:
-        del obs
         return {"decoder": self.decoder.init(key, feat)["params"]}
 
     def decode(self, params: Mapping[str, Params], feat: Array) -> dict[str, Array]:
         return self.decoder.apply({"params": params["decoder"]}, feat)
 
-    def likes(self, params: Mapping[str, Params], feat: Array, obs: Obs) -> dict[str, Array]:
-        return self(self.decode(params, feat), obs)
+    def log_probs(self, params: Mapping[str, Params], feat: Array, obs: Obs) -> dict[str, Array]:
+        return reconstruction(self.decode(params, feat), obs)
+
+
+@OBJECTIVES.register(
+    "reconstruction",
+    {
+        "loss_scales.image": Key(1.0, number(), "weight of the loss of each image"),
+        "loss_scales.vector": Key(1.0, number(), "weight of the loss of each vector"),
+    },
+)
+def make_reconstruction(parts: ObjectiveParts, *, image: float, vector: float) -> Reconstruction:
+    return Reconstruction(parts.decoder, image, vector)
 
 
 @dataclass(frozen=True)
-class Contrastive:
-    """ln q(s | o) - ln sum_o' q(s | o'): a network predicts the feature from the observation
-    alone, and must tell it from those of the batch's other observations o' (Eq. 12)."""
+class Contrastive(Objective):
+    """ln q(s | o) - ln sum_o' q(s | o'), over all observations o' of the batch.
+
+    A network predicts the feature from its observation alone, well enough to tell it from the
+    features of the other observations (Hafner et al. 2020, Eq. 12).
+    """
 
     state_model: "StateModel"
+    scale: float  # weight of the loss
+
+    @property
+    def loss_scales(self) -> dict[str, float]:
+        return {"state": self.scale}
 
     def init(self, key: Array, feat: Array, obs: Obs) -> dict[str, Params]:
-        del feat
         return {"state_model": self.state_model.init(key, obs)["params"]}
 
-    def decode(self, params: Mapping[str, Params], feat: Array) -> dict[str, Array]:
-        del params, feat
+    def log_probs(self, params: Mapping[str, Params], feat: Array, obs: Obs) -> dict[str, Array]:
+        mean = self.state_model.apply({"params": params["state_model"]}, obs)
+        return {"state": info_nce(mean, feat)}
+
+
+@OBJECTIVES.register(
+    "contrastive",
+    {"loss_scales.state": Key(1.0, number(), "weight of the contrastive loss")},
+)
+def make_contrastive(parts: ObjectiveParts, *, state: float) -> Contrastive:
+    return Contrastive(StateModel(parts.encoder, parts.features, parts.encoder.dtype), state)
+
+
+class RewardOnly(Objective):
+    """No objective: only rewards, ends and the KL train the representation."""
+
+    def log_probs(self, params: Mapping[str, Params], feat: Array, obs: Obs) -> dict[str, Array]:
         return {}
 
-    def likes(self, params: Mapping[str, Params], feat: Array, obs: Obs) -> dict[str, Array]:
-        return {
-            "state": info_nce(self.state_model.apply({"params": params["state_model"]}, obs), feat)
-        }
 
-
-@dataclass(frozen=True)
-class RewardOnly:
-    """Nothing: rewards, ends and the KL alone make the representation."""
-
-    def init(self, key: Array, feat: Array, obs: Obs) -> dict[str, Params]:
-        del key, feat, obs
-        return {}
-
-    def decode(self, params: Mapping[str, Params], feat: Array) -> dict[str, Array]:
-        del params, feat
-        return {}
-
-    def likes(self, params: Mapping[str, Params], feat: Array, obs: Obs) -> dict[str, Array]:
-        del params, feat, obs
-        return {}
+@OBJECTIVES.register("reward_only")
+def make_reward_only(parts: ObjectiveParts) -> RewardOnly:
+    return RewardOnly()
 
 
 class StateModel(nn.Module):
-    """q(s | o): the mean of a unit-variance normal over the feature."""
+    """q(s | o): the mean of a unit-variance normal over features."""
 
     encoder: Encoder
     outputs: int  # F
@@ -106,64 +156,43 @@ class StateModel(nn.Module):
 
     @nn.compact
     def __call__(self, obs: Obs) -> Array:
-        """Args: obs: as of `Encoder`. Returns: float32 [..., F]."""
+        """Map observations as `Encoder` takes them to float32 means [..., F]."""
         return dense(self.outputs, self.dtype, "out")(self.encoder(obs)).astype(jnp.float32)
 
 
 def reconstruction(means: Obs, obs: Obs) -> dict[str, Array]:
-    """ln p(x | feature), unit-variance normal, 0.5 ln 2 pi included (Hafner et al. 2021, Eq. 2).
+    """Return ln N(x; mean, 1) of every observation entry x (Hafner et al. 2021, Eq. 2).
 
     Args:
-        means: decoder outputs, images [B, T, 64, 64, C], vectors [B, T, V]; obs: the targets.
+        means: outputs of the decoder, images [B, T, 64, 64, C], vectors [B, T, V].
+        obs: the targets, of the same shapes.
 
     Returns:
-        Per entry the log-likelihood [B, T], summed over pixels or vector elements.
+        The log-likelihood [B, T] of each entry, summed over pixels or vector elements.
     """
-    likes = {}
+    log_probs = {}
     for key, mean in means.items():
         chex.assert_equal_shape([mean, obs[key]])
-        likes[key] = unit_normal(mean, mean.ndim - 2).log_prob(obs[key])
-    return likes
+        log_probs[key] = unit_normal(mean, mean.ndim - 2).log_prob(obs[key])
+    return log_probs
 
 
 def info_nce(mean: Array, feat: Array) -> Array:
-    """ln N(s_i; m_i, 1) - ln sum_j N(s_i; m_j, 1), j over all steps of the batch (Eq. 12).
+    """Return ln N(s_i; m_i, 1) - ln sum_j N(s_i; m_j, 1) (Hafner et al. 2020, Eq. 12).
+
+    The sum is over all steps j of the batch.
 
     Args:
-        mean: [B, T, F] predicted from each observation; feat: [B, T, F].
+        mean: features m predicted from each observation, [B, T, F].
+        feat: features s, [B, T, F].
 
     Returns:
-        [B, T], at most 0, and -ln(B*T) where the observation says nothing.
+        [B, T], at most 0; -ln(B*T) if the observation is uninformative.
     """
     chex.assert_equal_shape([mean, feat])
     means, feats = (x.reshape(-1, x.shape[-1]) for x in (mean, feat))
-    # Of |s_i - m_j|^2 the term |s_i|^2 is in all j and cancels; the rest is one product.
+    # |s_i|^2 in |s_i - m_j|^2 is the same for all j and cancels, which leaves one matmul.
     products = jnp.matmul(feats, means.T, precision=jax.lax.Precision.HIGHEST)
     scores = products - 0.5 * jnp.square(means).sum(-1)[None]
-    likes = jnp.diagonal(scores) - jax.nn.logsumexp(scores, axis=-1)
-    return likes.reshape(feat.shape[:-1])
-
-
-def make_reconstruction(encoder: Encoder, decoder: Decoder, features: int) -> Reconstruction:
-    """Args: encoder, decoder: of the observation's entries; features: F."""
-    del encoder, features
-    return Reconstruction(decoder)
-
-
-def make_contrastive(encoder: Encoder, decoder: Decoder, features: int) -> Contrastive:
-    """Arguments as of `make_reconstruction`."""
-    del decoder
-    return Contrastive(StateModel(encoder, features, encoder.dtype))
-
-
-def make_reward_only(encoder: Encoder, decoder: Decoder, features: int) -> RewardOnly:
-    """Arguments as of `make_reconstruction`."""
-    del encoder, decoder, features
-    return RewardOnly()
-
-
-OBJECTIVES = {
-    "reconstruction": make_reconstruction,
-    "contrastive": make_contrastive,
-    "reward_only": make_reward_only,
-}
+    log_probs = jnp.diagonal(scores) - jax.nn.logsumexp(scores, axis=-1)
+    return log_probs.reshape(feat.shape[:-1])

@@ -1,7 +1,7 @@
 """The recurrent state-space model (Hafner et al. 2021, Eq. 1; Hafner et al. 2019).
 
-Scan bodies hold only what is recurrent: the embedding's share of the posterior and the prior's
-head are one matrix multiplication over all steps, before and after the scan.
+Scan bodies hold only what is recurrent: the embedding's share of the posterior's first layer is one
+matmul over all steps before the scan, and the prior's head runs over all steps after it.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,9 +20,9 @@ from dreamer_jax.types import Array, LatentStats, Params, RSSMState
 
 
 class ConcatDense(nn.Module):
-    """A dense layer on a concatenation, one kernel, whose inputs can be multiplied apart."""
+    """A dense layer on a concatenation that can multiply each input by its part of the kernel."""
 
-    sizes: Sequence[int]  # of the inputs, in the order of the concatenation
+    sizes: Sequence[int]  # sizes of the inputs, in the order of the concatenation
     units: int
     dtype: jnp.dtype
 
@@ -32,11 +32,11 @@ class ConcatDense(nn.Module):
         self.bias = self.param("bias", nn.initializers.zeros, (self.units,))
 
     def part(self, index: int, inputs: Array) -> Array:
-        """Input number `index`'s share of the output, without bias: [..., size] -> [..., units]."""
+        """Return the share of input number `index`, without bias: [..., size] -> [..., units]."""
         return multiply(self, inputs.astype(self.dtype), self.kernel, sum(self.sizes[:index]))
 
     def add_bias(self, product: Array) -> Array:
-        """[..., units] -> [..., units]."""
+        """Add the bias to the sum of all shares [..., units]."""
         return product + jnp.broadcast_to(self.bias.astype(self.dtype), product.shape)
 
     def __call__(self, *inputs: Array) -> Array:
@@ -45,7 +45,7 @@ class ConcatDense(nn.Module):
 
 
 class GRU(nn.Module):
-    """GRU with one layer norm over all gates: [..., I], [..., D] -> [..., D] float32.
+    """A GRU with one layer norm over all gates: [..., I], [..., D] -> [..., D] float32.
 
     r, c, u = split(norm(W [x, h] + b)); c = tanh(sigmoid(r) * c); u = sigmoid(u - 1);
     h' = u * c + (1 - u) * h.
@@ -68,10 +68,12 @@ class GRU(nn.Module):
 
 
 class RSSM(nn.Module):
-    """The networks of the model; the functions below put them in time.
+    """The networks of one step (Eq. 1); the functions below run them over time.
 
     deter[t] = GRU(act(W [stoch[t-1], action[t]]), deter[t-1])
     prior(t) = head(act(W deter[t])),  posterior(t) = head(act(W [deter[t], embed[t]]))
+
+    Methods are called as `rssm.apply({"params": params}, ..., method="obs_step")`.
     """
 
     latent: Latent
@@ -98,31 +100,36 @@ class RSSM(nn.Module):
             self.posterior_norm = LayerNorm32(self.dtype)
 
     def initial(self, shape: tuple[int, ...]) -> RSSMState:
-        """The zero state: deter [*shape, D], stoch [*shape, *latent.shape]."""
+        """Return the zero state: deter [*shape, D], stoch [*shape, *latent.shape]."""
         return RSSMState(
             deter=jnp.zeros((*shape, self.deter)), stoch=jnp.zeros((*shape, *self.latent.shape))
         )
 
     def step_deter(self, state: RSSMState, action: Array) -> Array:
-        """state [...], action [..., A] that leaves it -> next deter [..., D]."""
+        """Return the next deter [..., D] of state [...] and the action [..., A] that leaves it."""
         hidden = self.img_in(flatten_stoch(self.latent, state.stoch), action)
         if self.norm:
             hidden = self.img_norm(hidden)
         return self.gru(self.act(hidden), state.deter)
 
     def prior(self, deter: Array) -> LatentStats:
-        """p(z | h): deter [..., D] -> stats [...]."""
+        """Return the parameters of p(z | h) for deter [..., D]."""
         hidden = self.prior_in(deter.astype(self.dtype))
         if self.norm:
             hidden = self.prior_norm(hidden)
         return self.latent.stats(self.prior_out(self.act(hidden)))
 
     def project_embed(self, embed: Array) -> Array:
-        """The embedding's share of the posterior's first layer: [..., X] -> [..., hidden]."""
+        """Return the share of embeddings [..., X] in the posterior's first layer, [..., hidden]."""
         return self.posterior_in.part(1, embed)
 
     def posterior(self, deter: Array, projected: Array) -> LatentStats:
-        """q(z | h, x): deter [..., D], projected embedding [..., hidden] -> stats [...]."""
+        """Return the parameters of q(z | h, x).
+
+        Args:
+            deter: [..., D].
+            projected: the projected embedding, [..., hidden] from `project_embed`.
+        """
         hidden = self.posterior_in.add_bias(self.posterior_in.part(0, deter) + projected)
         if self.norm:
             hidden = self.posterior_norm(hidden)
@@ -138,7 +145,19 @@ class RSSM(nn.Module):
         *,
         sample: SampleFn,
     ) -> tuple[RSSMState, LatentStats]:
-        """As the function `obs_step` below."""
+        """Take one step of the posterior (Eq. 1, representation model).
+
+        Args:
+            state: previous state [...].
+            action: [..., A] that led to this observation.
+            projected: the projected embedding, [..., hidden] from `project_embed`.
+            is_first: [...] bool, where state and action are reset.
+            noise: noise of one latent sample.
+            sample: how the latent is taken from the posterior.
+
+        Returns:
+            The new state [...], and the parameters of its posterior.
+        """
         state, action = reset_where(is_first, state, action)
         deter = self.step_deter(state, action)
         posterior = self.posterior(deter, projected)
@@ -146,18 +165,18 @@ class RSSM(nn.Module):
         return RSSMState(deter=deter, stoch=stoch), posterior
 
     def init_all(self, action: Array, embed: Array) -> tuple[LatentStats, LatentStats]:
-        """Touch every layer, for `init`: action [..., A], embed [..., X]."""
+        """Call every layer, for `init`, on action [..., A] and embed [..., X]."""
         deter = self.step_deter(self.initial(action.shape[:-1]), action)
         return self.prior(deter), self.posterior(deter, self.project_embed(embed))
 
 
 def feature(latent: Latent, state: RSSMState) -> Array:
-    """What heads, actor and critic read: [stoch flattened, deter], [..., F]."""
+    """Return the input of heads, actor and critic: [flattened stoch, deter], [..., F]."""
     return jnp.concatenate([flatten_stoch(latent, state.stoch), state.deter], -1)
 
 
 def reset_where(is_first: Array, state: RSSMState, action: Array) -> tuple[RSSMState, Array]:
-    """Zero state and previous action where an episode starts; is_first is [...] bool."""
+    """Zero the state and the previous action where `is_first` [...] bool marks a new episode."""
 
     def zero(x: Array) -> Array:
         keep = 1 - is_first.astype(x.dtype)
@@ -169,51 +188,23 @@ def reset_where(is_first: Array, state: RSSMState, action: Array) -> tuple[RSSMS
 def img_step(
     rssm: RSSM, params: Params, state: RSSMState, action: Array, noise: Array, *, sample: SampleFn
 ) -> tuple[RSSMState, LatentStats]:
-    """One step of the prior. Eq. 1, dynamics.
+    """Take one step of the prior (Eq. 1, transition predictor).
 
     Args:
-        state: [...] state; action: [..., A] action that leaves it; noise: for one latent sample.
+        rssm: the model.
+        params: its parameters.
+        state: [...].
+        action: [..., A] that leaves the state.
+        noise: noise of one latent sample.
+        sample: how the latent is taken from the prior.
 
     Returns:
-        The next state [...] with its latent drawn from the prior, and the prior's parameters.
+        The next state [...], and the parameters of its prior.
     """
     variables = {"params": params}
     deter = rssm.apply(variables, state, action, method="step_deter")
     prior = rssm.apply(variables, deter, method="prior")
     return RSSMState(deter=deter, stoch=sample(rssm.latent.dist(prior), noise)), prior
-
-
-def obs_step(
-    rssm: RSSM,
-    params: Params,
-    state: RSSMState,
-    action: Array,
-    projected: Array,
-    is_first: Array,
-    noise: Array,
-    *,
-    sample: SampleFn,
-) -> tuple[RSSMState, LatentStats]:
-    """One step of the posterior. Eq. 1, representation model.
-
-    Args:
-        state: [...] previous state; action: [..., A] that led to this observation.
-        projected: [..., hidden] from `project_embed`.
-        is_first: [...] bool, where state and action are reset.
-
-    Returns:
-        The new state [...] with its latent drawn from the posterior, and its parameters.
-    """
-    return rssm.apply(
-        {"params": params},
-        state,
-        action,
-        projected,
-        is_first,
-        noise,
-        sample=sample,
-        method="obs_step",
-    )
 
 
 def observe(
@@ -227,18 +218,24 @@ def observe(
     *,
     sample: SampleFn,
 ) -> tuple[RSSMState, LatentStats, LatentStats]:
-    """Filter sequences of observations.
+    """Filter sequences of observations by the posterior.
 
         embed     x0      x1      x2
         action    a0      a1      a2        a[t] led to x[t]; a0 leaves `start`
         state   start->s0 -> s1 -> s2
 
     Args:
-        embed: [B, T, X]; action: [B, T, A]; is_first: [B, T] bool; noise: [T, B, ...].
-        start: [B, ...] state before the first step.
+        rssm: the model.
+        params: its parameters.
+        embed: [B, T, X].
+        action: [B, T, A].
+        is_first: [B, T] bool.
+        noise: noise of the latent samples, [T, B, ...].
+        start: state before the first step, [B, ...].
+        sample: how latents are taken from the posterior.
 
     Returns:
-        states [B, T, ...], posterior stats [B, T, ...] and prior stats [B, T, ...].
+        States [B, T, ...], and the parameters [B, T, ...] of their posteriors and of their priors.
     """
     chex.assert_rank([embed, action, is_first], [3, 3, 2])
     chex.assert_equal_shape_prefix([embed, action, is_first], 2)
@@ -262,14 +259,19 @@ def open_loop(
     *,
     sample: SampleFn,
 ) -> tuple[RSSMState, LatentStats]:
-    """Predict forward under given actions, without observations.
+    """Predict states under given actions, without observations.
 
     Args:
-        action: [B, T, A], action[t] leads to the state at t; is_first: [B, T] bool, where a new
-            episode is dreamt from the zero state; noise: [T, B, ...]; start: [B, ...].
+        rssm: the model.
+        params: its parameters.
+        action: [B, T, A]; action[t] leads to the state at t.
+        is_first: [B, T] bool, where a new episode starts from the zero state.
+        noise: noise of the latent samples, [T, B, ...].
+        start: state before the first step, [B, ...].
+        sample: how latents are taken from the prior.
 
     Returns:
-        states [B, T, ...] and prior stats [B, T, ...].
+        States [B, T, ...], and the parameters of their priors [B, T, ...].
     """
     chex.assert_rank([action, is_first], [3, 2])
 

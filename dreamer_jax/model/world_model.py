@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +11,7 @@ from dreamer_jax.model.distributions import SampleFn, bernoulli, from_noise, uni
 from dreamer_jax.model.networks import MLP, Encoder
 from dreamer_jax.model.objectives import Objective
 from dreamer_jax.model.rssm import RSSM
-from dreamer_jax.types import Array, Batch, Hypers, LatentStats, Metrics, Params, RSSMState
+from dreamer_jax.types import Array, Batch, Hypers, Metrics, Params, RSSMState
 
 REWARD_TRANSFORMS: dict[str, Callable[[Array], Array]] = {
     "none": lambda reward: reward,
@@ -23,7 +22,7 @@ REWARD_TRANSFORMS: dict[str, Callable[[Array], Array]] = {
 
 @dataclass(frozen=True)
 class WorldModel:
-    """The parts, as modules and functions; parameters are a dict with the parts' names."""
+    """The parts as modules and functions; parameters are a dict by the parts' names."""
 
     encoder: Encoder
     rssm: RSSM
@@ -31,50 +30,40 @@ class WorldModel:
     reward: MLP
     discount: MLP | None  # None: no discount head, gamma everywhere
     reward_transform: Callable[[Array], Array]
-    loss_scales: Mapping[str, float]  # of each likelihood by key; 1 where absent
+    loss_scales: Mapping[str, float]  # weight of each log-likelihood by key; 1 if absent
     kl_loss: Callable[..., tuple[Array, Array]]  # one of kl.KL_LOSSES
     free_avg: bool
-    grad_heads: frozenset[str]  # of 'observation', 'reward', 'discount': those that train states
+    grad_heads: frozenset[str]  # those of 'observation', 'reward', 'discount' that train states
 
     def embed(self, params: Params, obs: Mapping[str, Array]) -> Array:
-        """Prepared observations [...] -> embedding [..., X]."""
+        """Embed prepared observations [...] as [..., X]."""
         return self.encoder.apply({"params": params["encoder"]}, obs)
 
     def feature(self, state: RSSMState) -> Array:
-        """State [...] -> feature [..., F]."""
+        """Return the features [..., F] of states [...]."""
         return rssm_lib.feature(self.rssm.latent, state)
 
     def decode(self, params: Params, feat: Array) -> dict[str, Array]:
-        """Feature [..., F] -> means of the observation entries; empty without a decoder."""
+        """Map features [..., F] to means of observation entries; empty without a decoder."""
         return self.objective.decode(params, feat)
 
     def predict_reward(self, params: Params, feat: Array) -> Array:
-        """Feature [..., F] -> mean transformed reward [...]."""
+        """Map features [..., F] to mean transformed rewards [...]."""
         return self.reward.apply({"params": params["reward"]}, feat)[..., 0]
 
     def predict_discount(self, params: Params, feat: Array, gamma: Array) -> Array:
-        """Feature [..., F] -> expected discount [...] in [0, 1]; gamma without a head."""
+        """Map features [..., F] to expected discounts [...] in [0, 1]; gamma without a head."""
         if self.discount is None:
             return jnp.full(feat.shape[:-1], gamma)
         return jax.nn.sigmoid(self.discount_logits(params, feat))
 
     def discount_logits(self, params: Params, feat: Array) -> Array:
-        """Feature [..., F] -> Bernoulli logits [...]."""
+        """Map features [..., F] to Bernoulli logits [...] of the discount."""
         return self.discount.apply({"params": params["discount"]}, feat)[..., 0]
 
 
-class WorldModelOutput(NamedTuple):
-    """Outcome of the loss that behaviour learning and the next sequence start from."""
-
-    states: RSSMState  # [B, T, ...] posterior
-    prior: LatentStats  # [B, T, ...]
-    posterior: LatentStats  # [B, T, ...]
-    likes: dict[str, Array]  # [B, T] log-likelihoods by key
-    kl: Array  # [B, T] nats
-
-
 def init_world_model(wm: WorldModel, key: Array, obs: Mapping[str, Array]) -> Params:
-    """Initial parameters. Args: obs: prepared observations [1, ...] of the right shapes."""
+    """Return initial parameters, given prepared observations [1, ...] of the right shapes."""
     parts = ("encoder", "rssm", "objective", "reward", "discount")
     keys = dict(zip(parts, jax.random.split(key, len(parts)), strict=True))
     params = {"encoder": wm.encoder.init(keys["encoder"], obs)["params"]}
@@ -90,7 +79,7 @@ def init_world_model(wm: WorldModel, key: Array, obs: Mapping[str, Array]) -> Pa
 
 
 def prepare_obs(obs: Mapping[str, Array]) -> dict[str, Array]:
-    """uint8 entries (images) to floats in [-0.5, 0.5]; float entries (vectors) unchanged."""
+    """Map uint8 entries (images) to floats in [-0.5, 0.5]; floats (vectors) stay unchanged."""
     return {
         key: value.astype(jnp.float32) / 255 - 0.5 if value.dtype == jnp.uint8 else value
         for key, value in obs.items()
@@ -98,10 +87,51 @@ def prepare_obs(obs: Mapping[str, Array]) -> dict[str, Array]:
 
 
 def prepare_action(action: Array, size: int) -> Array:
-    """Indices [...] to one-hot [..., size] (index -1: zeros); float actions unchanged."""
+    """Map indices [...] to one-hot [..., size], -1 to zeros; float actions stay unchanged."""
     if jnp.issubdtype(action.dtype, jnp.integer):
         return jax.nn.one_hot(action, size)
     return action
+
+
+def log_probs(
+    wm: WorldModel,
+    params: Params,
+    feat: Array,
+    obs: Mapping[str, Array],
+    reward: Array,
+    is_terminal: Array,
+    gamma: Array | float,
+) -> dict[str, Array]:
+    """Return the log-likelihoods of everything that is predicted from features (Eq. 2).
+
+    The reward is predicted after its transform, the discount as the soft label
+    gamma * (1 - is_terminal): a time limit is last but not terminal. Heads that are not in
+    `grad_heads` learn from states without training them.
+
+    Args:
+        wm: the world model.
+        params: parameters of its parts.
+        feat: features of the posterior states, [B, T, F].
+        obs: prepared observations [B, T, ...].
+        reward: raw rewards [B, T].
+        is_terminal: [B, T] bool.
+        gamma: discount in [0, 1].
+
+    Returns:
+        [B, T] by key: those of the objective, `reward`, and `discount` if there is a head.
+    """
+
+    def read(head: str) -> Array:
+        return feat if head in wm.grad_heads else jax.lax.stop_gradient(feat)
+
+    result = wm.objective.log_probs(params, read("observation"), obs)
+    predicted = wm.predict_reward(params, read("reward"))
+    result["reward"] = unit_normal(predicted, 0).log_prob(wm.reward_transform(reward))
+    if wm.discount is not None:
+        target = gamma * (1 - is_terminal.astype(jnp.float32))
+        logits = wm.discount_logits(params, read("discount"))
+        result["discount"] = bernoulli(logits).log_prob(target)
+    return result
 
 
 def world_model_loss(
@@ -113,19 +143,22 @@ def world_model_loss(
     hypers: Hypers,
     *,
     sample: SampleFn = from_noise,
-) -> tuple[Array, tuple[WorldModelOutput, Metrics]]:
-    """Negative evidence lower bound, mean over batch and time (Eq. 2).
+) -> tuple[Array, tuple[RSSMState, Metrics]]:
+    """Compute the negative evidence lower bound, mean over batch and time (Eq. 2).
 
-    loss = sum_k scale_k * -ln p_k + beta * KL balance. The reward is predicted after its
-    transform, the discount as the soft label gamma * (1 - is_terminal): a time limit is last but
-    not terminal. Heads that are not in `grad_heads` learn from states without training them.
+    loss = sum_k scale_k * -ln p_k + beta * KL loss.
 
     Args:
-        batch: [B, T, ...] with raw observations; noise: [T, B, ...] for the posterior samples.
-        start: [B, ...] state before the sequences.
+        wm: the world model.
+        params: parameters of its parts.
+        batch: [B, T, ...] with raw observations.
+        noise: noise of the posterior samples, [T, B, ...].
+        start: state before the sequences, [B, ...].
+        hypers: hyperparameters of the member.
+        sample: how latents are taken from the posterior.
 
     Returns:
-        The scalar loss, what was filtered, and scalar metrics.
+        The scalar loss, the posterior states [B, T, ...], and scalar metrics.
     """
     obs = prepare_obs(batch.obs)
     action = prepare_action(batch.action, wm.rssm.action_size)
@@ -133,20 +166,10 @@ def world_model_loss(
     states, posterior, prior = rssm_lib.observe(
         wm.rssm, params["rssm"], embed, action, batch.is_first, noise, start, sample=sample
     )
-    feat = wm.feature(states)
-
-    def read(head: str) -> Array:
-        return feat if head in wm.grad_heads else jax.lax.stop_gradient(feat)
-
-    likes = wm.objective.likes(params, read("observation"), obs)
-    reward = wm.reward_transform(batch.reward)
-    predicted = wm.predict_reward(params, read("reward"))
-    likes["reward"] = unit_normal(predicted, 0).log_prob(reward)
-    if wm.discount is not None:
-        target = hypers.discount * (1 - batch.is_terminal.astype(jnp.float32))
-        logits = wm.discount_logits(params, read("discount"))
-        likes["discount"] = bernoulli(logits).log_prob(target)
-    kl_value, kl = wm.kl_loss(
+    predicted = log_probs(
+        wm, params, wm.feature(states), obs, batch.reward, batch.is_terminal, hypers.discount
+    )
+    kl_loss, kl = wm.kl_loss(
         wm.rssm.latent,
         posterior,
         prior,
@@ -154,14 +177,13 @@ def world_model_loss(
         free_nats=hypers.free_nats,
         free_avg=wm.free_avg,
     )
-    losses = {f"{key}_loss": -like.mean() for key, like in likes.items()}
-    loss = hypers.kl_scale * kl_value
-    loss += sum(wm.loss_scales.get(key, 1.0) * losses[f"{key}_loss"] for key in likes)
+    losses = {f"{key}_loss": -log_prob.mean() for key, log_prob in predicted.items()}
+    loss = hypers.kl_scale * kl_loss
+    loss += sum(wm.loss_scales.get(key, 1.0) * losses[f"{key}_loss"] for key in predicted)
     metrics = losses | {
-        "model_loss": loss,
-        "kl_loss": kl_value,
+        "kl_loss": kl_loss,
         "kl": kl.mean(),
         "prior_entropy": wm.rssm.latent.dist(prior).entropy().mean(),
         "posterior_entropy": wm.rssm.latent.dist(posterior).entropy().mean(),
     }
-    return loss, (WorldModelOutput(states, prior, posterior, likes, kl), metrics)
+    return loss, (states, metrics)

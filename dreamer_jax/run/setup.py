@@ -22,6 +22,7 @@ from dreamer_jax.envs.vector import FaultTolerantVector, OnFault
 from dreamer_jax.replay.replay import Replay
 from dreamer_jax.run.driver import make_row_env, replay_spec
 from dreamer_jax.run.workdir import WorkDir
+from dreamer_jax.runtime import make_backend
 from dreamer_jax.seeding import EVAL_STREAM, INIT_KEY, POLICY_KEY, env_seed, member_keys
 from dreamer_jax.types import ActionSpec, Params, PolicyCarry, TrainState
 
@@ -168,7 +169,8 @@ def build(
     observation_space, action_space = probe.observation_space, probe.action_space
     probe.close()
     shapes = {key: (box.shape, box.dtype.name) for key, box in observation_space.items()}
-    agent = make_agent(config, shapes, action_spec(action_space))
+    backend = make_backend(placement.devices[0])
+    agent = make_agent(config, shapes, action_spec(action_space), backend)
     return RunSetup(
         config=config,
         seeds=seeds,
@@ -234,7 +236,7 @@ def dry_run(config: ConfigDict, make_env_fn: MakeEnv | None = None) -> dict:
         "seeds": parts.seeds,
         "hypers": {
             name: [member.values[name] for member in sweep.members(config)]
-            for name in sweep.listed(config)
+            for name in sweep.member_lists(config)
         },
         "devices": len(parts.placement.devices),
         "replay_bytes": parts.replay_bytes(),

@@ -14,7 +14,7 @@ import pytest
 from mock_agents import OBS, assert_shapes, mock_agent, mock_batch, mock_state
 
 from dreamer_jax.agent import agent as agent_lib
-from dreamer_jax.behavior.actor_critic import actor_loss, critic_loss, roll_out
+from dreamer_jax.behavior.actor_critic import actor_loss, critic_loss, imagine_rollout
 from dreamer_jax.behavior.imagination import ImagineNoise
 from dreamer_jax.model.distributions import from_noise
 from dreamer_jax.model.world_model import init_world_model, prepare_obs, world_model_loss
@@ -119,7 +119,7 @@ def test_imagination_and_behavior_losses(kind):
 
     def run(state, starts):
         noise = ac.draw_noise(jax.random.key(0), wm.rssm.latent, N)
-        rollout = roll_out(
+        rollout = imagine_rollout(
             ac, wm, state.params["model"], state.params["actor"], state.slow_critic, starts,
             jnp.zeros(N, bool), noise, kind.hypers, sample=from_noise,
         )  # fmt: skip
@@ -199,7 +199,7 @@ class Small:
     def behavior_losses(self, state, key):
         wm, ac, params = self.agent.wm, self.agent.ac, state.params
         noise = ac.draw_noise(key, wm.rssm.latent, B)
-        rollout = roll_out(
+        rollout = imagine_rollout(
             ac, wm, params["model"], params["actor"], state.slow_critic, wm.rssm.initial((B,)),
             jnp.zeros(B, bool), noise, self.hypers, sample=from_noise,
         )  # fmt: skip

@@ -20,7 +20,7 @@ from goldens import (
 
 from dreamer_jax.agent import agent as agent_lib
 from dreamer_jax.agent.reference import import_reference
-from dreamer_jax.behavior.actor_critic import ACTOR_GRADS, actor_loss, critic_loss, roll_out
+from dreamer_jax.behavior.actor_critic import ACTOR_GRADS, actor_loss, critic_loss, imagine_rollout
 from dreamer_jax.behavior.returns import imagination_weight
 from dreamer_jax.model.distributions import take_mode
 
@@ -38,7 +38,7 @@ def rollout_of(golden):
 
     @jax.jit
     def run(actor_params, is_terminal):
-        return roll_out(
+        return imagine_rollout(
             ac, wm, golden.model, actor_params, golden.imported.slow_critic, starts, is_terminal,
             noise, golden.hypers, sample=take_mode,
         )  # fmt: skip

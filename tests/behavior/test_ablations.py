@@ -177,7 +177,7 @@ def test_actor_gradients():
     )
 
     def losses(inside, outside):
-        rollout = case.roll_out(actor=inside)
+        rollout = case.imagine(actor=inside)
         acs = {name: replace(case.agent.ac, actor_grad=kind) for name, kind in kinds.items()}
         return {
             name: actor_loss(ac, outside, rollout, hypers, jnp.zeros(()))[0]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from mock_agents import mock_agent, mock_state, random_like
 
-from dreamer_jax.behavior.actor_critic import ACTOR_GRADS, actor_loss, critic_loss, roll_out
+from dreamer_jax.behavior.actor_critic import ACTOR_GRADS, actor_loss, critic_loss, imagine_rollout
 from dreamer_jax.behavior.dreamer import update_actor_critic
 from dreamer_jax.behavior.imagination import imagine, imagined_discount
 from dreamer_jax.behavior.returns import imagination_weight, lambda_return
@@ -38,8 +38,8 @@ class Case:
         self.is_terminal = jnp.array([False, True, False, False, False])
         self.noise = ac.draw_noise(jax.random.key(4), wm.rssm.latent, N)
 
-    def roll_out(self, model=None, actor=None, slow_critic=None):
-        return roll_out(
+    def imagine(self, model=None, actor=None, slow_critic=None):
+        return imagine_rollout(
             self.agent.ac,
             self.agent.wm,
             self.params["model"] if model is None else model,
@@ -65,7 +65,7 @@ def make_case(action="discrete", actor_grad="reinforce", **changes):
 @functools.cache
 def rollout_of(action="discrete"):
     case = make_case(action)
-    return jax.jit(case.roll_out)()
+    return jax.jit(case.imagine)()
 
 
 def close(ours, expected):
@@ -180,7 +180,7 @@ def test_reinforce_gives_the_world_model_and_the_slow_critic_no_gradient():
     case = make_case()
 
     def loss(model, slow_critic):
-        return case.actor_loss(case.roll_out(model=model, slow_critic=slow_critic))
+        return case.actor_loss(case.imagine(model=model, slow_critic=slow_critic))
 
     grads = jax.jit(jax.grad(loss, (0, 1)))(case.params["model"], case.slow_critic)
     assert is_zero(grads)
@@ -206,7 +206,7 @@ def test_the_actor_gradient_passes_through_the_dynamics(estimator, action):
     hypers = case.hypers.replace(actor_entropy=0.0, actor_entropy_final=0.0)
 
     def loss(inside, outside):
-        return case.actor_loss(case.roll_out(actor=inside), outside, hypers)
+        return case.actor_loss(case.imagine(actor=inside), outside, hypers)
 
     actor = case.params["actor"]
     inside, outside = jax.jit(jax.grad(loss, (0, 1)))(actor, actor)
@@ -219,7 +219,7 @@ def test_an_actor_without_value_does_not_read_the_critic():
     case = make_case("continuous", "dynamics", returns="reward_sum")
 
     def loss(actor, slow_critic):
-        return case.actor_loss(case.roll_out(actor=actor, slow_critic=slow_critic), actor)
+        return case.actor_loss(case.imagine(actor=actor, slow_critic=slow_critic), actor)
 
     grads = jax.jit(jax.grad(loss, (0, 1)))(case.params["actor"], case.slow_critic)
     assert not is_zero(grads[0])

@@ -22,7 +22,7 @@ from dreamer_jax.run.setup import records_due, updates_due
         ("replay.sampling", "episode", "Did you mean 'episodes'"),
         ("cnn_keys", "(", "a regular expression"),
         ("seeds", 0, "config.seeds is 0"),
-        ("seeds", (1, 1), "no repetition, but '1' is there twice"),
+        ("seeds", (1, 1), "no repetition, but '1' is repeated"),
         ("seeds", (-1,), "whole numbers from 0"),
         ("seeds", "3", "config.seeds is '3'"),
         ("norm", 1, "True or False"),

@@ -75,7 +75,7 @@ def test_configs_of_members_have_their_own_values():
         ({"kl_scale": ()}, r"config.members.kl_scale is \(\); allowed: None or a list"),
         ({"kl_scale": 0.3}, "config.members.kl_scale is 0.3; allowed: None or a list"),
         ({"discount": (0.9, 1.1)}, "each a number from 0 to 1"),
-        ({"kl_scale": (1, 0.3, 1.0)}, "no repetition, but '1' is there twice"),
+        ({"kl_scale": (1, 0.3, 1.0)}, "no repetition, but '1' is repeated"),
         ({"kl_scale": KL, "paired": True}, "has 3 values; allowed: 2, as many as config.seeds"),
     ],
 )
@@ -89,7 +89,7 @@ def test_paired_lists_may_repeat_but_members_may_not():
     assert [str(m) for m in sweep.members(config)] == [
         "seed 3, kl_scale 0.1", "seed 3, kl_scale 0.3", "seed 5, kl_scale 0.1",
     ]  # fmt: skip
-    with pytest.raises(UsageError, match="'seed 3, kl_scale 0.1' is there twice"):
+    with pytest.raises(UsageError, match="'seed 3, kl_scale 0.1' is repeated"):
         grid_config((3, 3), kl_scale=(0.1, 0.1), paired=True)
 
 

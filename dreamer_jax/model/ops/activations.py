@@ -1,4 +1,4 @@
-"""Activations whose slope is a function of their value, so that no input is kept for gradients."""
+"""Activations whose derivative is a function of their value, so that gradients need no input."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ from dreamer_jax.types import Array
 
 @dataclass(frozen=True)
 class Activation:
-    """An elementwise function, called as one: [...] -> [...]."""
+    """An elementwise function [...] -> [...], called like one."""
 
     apply: Callable[[Array], Array]
-    slope: Callable[[Array], Array]  # value [...] -> derivative [...] where it is taken
+    slope: Callable[[Array], Array]  # value [...] -> derivative [...] at that value
 
     def __call__(self, x: Array) -> Array:
         return self.apply(x)

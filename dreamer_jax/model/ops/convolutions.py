@@ -1,8 +1,7 @@
-"""Strided convolutions in three formulations: XLA's own, and two of matrix multiplications.
+"""Strided convolutions in three formulations: XLA's own, and two made of matmuls.
 
-Under `vmap` a convolution with per-member weights becomes a grouped convolution, which is slow
-forward and backward; a matrix multiplication becomes a batched one. `FORMULATIONS` holds all.
-All are VALID and square; images are [..., height, width, channels].
+All are square and VALID; images are [..., height, width, channels]. The package's docstring
+explains the matmul formulations.
 """
 
 from collections.abc import Callable
@@ -16,7 +15,8 @@ from flax import linen as nn
 from dreamer_jax.errors import lookup
 from dreamer_jax.model.ops import matmul, winograd
 from dreamer_jax.model.ops.activations import LINEAR, Activation
-from dreamer_jax.model.ops.slices import Operation, Shape, fit, map_slices
+from dreamer_jax.model.ops.slices import Operation, Shape, crop_or_pad, map_slices
+from dreamer_jax.runtime import Backend
 from dreamer_jax.types import Array
 
 
@@ -67,7 +67,7 @@ def _add_bias(out: Array, bias: Array | None) -> Array:
 
 
 def _sum_rows(grad: Array) -> Array:
-    """[n, h, w, O] -> [O], as a multiplication: XLA's CPU backend adds up rows more slowly."""
+    """Sum [n, h, w, O] to [O] by a matmul, which XLA's CPU backend computes faster than a sum."""
     rows = grad.reshape(-1, grad.shape[-1])
     return jnp.ones(rows.shape[0], rows.dtype) @ rows
 
@@ -77,42 +77,49 @@ MakeOperation = Callable[[Array, int, Shape], Operation]  # kernel, stride, shap
 
 
 def from_operations(
-    correlate: MakeOperation, scatter: MakeOperation, kernel_grad: KernelGrad
+    correlate: MakeOperation, scatter: MakeOperation, kernel_grad: KernelGrad, slice_bytes: int
 ) -> Formulation:
-    """A formulation whose gradients are the same three operations.
+    """Make a formulation whose forward and backward passes are three operations.
 
     Args:
-        correlate, scatter, kernel_grad: as in `matmul`.
+        correlate: the convolution, as `matmul.correlate`.
+        scatter: its transpose, as `matmul.scatter`.
+        kernel_grad: the gradient of the convolution's kernel, as `matmul.kernel_grad`.
+        slice_bytes: memory that a slice of the images may unfold.
     """
 
     def transposed_grad(images: Array, grad: Array, k: int, stride: int) -> Array:
         return kernel_grad(grad, images, k, stride).swapaxes(2, 3)
 
     return Formulation(
-        conv=_make_layer(correlate, scatter, kernel_grad),
-        conv_transpose=_make_layer(scatter, correlate, transposed_grad),
+        conv=_make_layer(correlate, scatter, kernel_grad, slice_bytes),
+        conv_transpose=_make_layer(scatter, correlate, transposed_grad, slice_bytes),
     )
 
 
-def _make_layer(forward: MakeOperation, backward: MakeOperation, kernel_grad: KernelGrad) -> Layer:
-    """A layer in slices of its images, one loop forward and one backward.
+def _make_layer(
+    forward: MakeOperation, backward: MakeOperation, kernel_grad: KernelGrad, slice_bytes: int
+) -> Layer:
+    """Make a layer that runs one loop over slices of the images forward, and one backward.
 
-    All that is done with a slice is done while it is in the cache: bias and activation, and
-    backward the slope, which needs the layer's values only, and all three gradients.
-    Differentiated by JAX, an operation would keep all that it unfolds.
+    A slice is finished while it is in the cache: bias and activation forward; the activation's
+    slope and all three gradients backward. Autodiff would keep everything that is unfolded.
 
     Args:
-        forward: on the images; backward: its transpose, on their gradient.
+        forward: the operation on the images.
+        backward: its transpose, on the gradient of its result.
+        kernel_grad: the gradient of the kernel.
+        slice_bytes: memory that a slice may unfold.
     """
 
     @partial(jax.custom_vjp, nondiff_argnums=(2, 4))
     def layer(images, kernel, stride, bias=None, act=LINEAR):
         operation = forward(kernel, stride, images.shape)
 
-        def some(images: Array) -> tuple[Array, None]:
+        def forward_slice(images: Array) -> tuple[Array, None]:
             return act(_add_bias(operation.compute(images), bias)), None
 
-        return map_slices(some, (images,), operation)[0]
+        return map_slices(forward_slice, (images,), operation, slice_bytes)[0]
 
     def save(images, kernel, stride, bias, act):
         values = layer(images, kernel, stride, bias, act)
@@ -122,39 +129,45 @@ def _make_layer(forward: MakeOperation, backward: MakeOperation, kernel_grad: Ke
         images, kernel, bias, values = saved
         operation = backward(kernel.swapaxes(2, 3), stride, values.shape)
 
-        def some(images: Array, values: Array, grad: Array) -> tuple[Array, tuple[Array, Array]]:
-            # The barrier, as each of its readers would compute it again.
+        def backward_slice(
+            images: Array, values: Array, grad: Array
+        ) -> tuple[Array, tuple[Array, Array]]:
+            # The barrier keeps each reader of the product from computing it again.
             grad = jax.lax.optimization_barrier(grad * act.slope(values))
             sums = kernel_grad(images, grad, kernel.shape[0], stride), _sum_rows(grad)
-            return fit(operation.compute(grad), images.shape[1]), sums
+            return crop_or_pad(operation.compute(grad), images.shape[1]), sums
 
-        grad_images, sums = map_slices(some, (images, values, grad), operation)
+        arrays = images, values, grad
+        grad_images, sums = map_slices(backward_slice, arrays, operation, slice_bytes)
         return grad_images, sums[0], None if bias is None else sums[1]
 
     layer.defvjp(save, grads)
     return layer
 
 
-FORMULATIONS = {
-    "lax": Formulation(conv_lax, conv_transpose_lax),
-    "matmul": from_operations(matmul.correlate, matmul.scatter, matmul.kernel_grad),
-    "winograd": from_operations(winograd.correlate, winograd.scatter, winograd.kernel_grad),
+LAX = Formulation(conv_lax, conv_transpose_lax)
+# Each entry takes `slice_bytes`; XLA's own convolutions need no slices.
+FORMULATIONS: dict[str, Callable[[int], Formulation]] = {
+    "lax": lambda slice_bytes: LAX,
+    "matmul": partial(from_operations, matmul.correlate, matmul.scatter, matmul.kernel_grad),
+    "winograd": partial(
+        from_operations, winograd.correlate, winograd.scatter, winograd.kernel_grad
+    ),
 }
 
 
-def choose_formulation(name: str) -> Formulation:
-    """Return a formulation by name; 'auto' takes the faster one of the default backend.
+def make_formulation(name: str, backend: Backend) -> Formulation:
+    """Return a formulation by name; 'auto' is the backend's choice.
 
     Raises:
-        ValueError: unknown name.
+        UsageError: the name is unknown.
     """
-    if name == "auto":
-        name = "winograd" if jax.default_backend() == "cpu" else "lax"
-    return lookup(FORMULATIONS, name, "model.conv")
+    name = backend.convolutions if name == "auto" else name
+    return lookup(FORMULATIONS, name, "config.conv")(backend.slice_bytes)
 
 
 class Conv(nn.Module):
-    """A layer of convolutions, or of transposed ones: [N, h, w, I] -> [N, h', w', features]."""
+    """A convolutional or transposed convolutional layer: [N, h, w, I] -> [N, h', w', features]."""
 
     features: int
     kernel_size: int

@@ -1,8 +1,8 @@
-"""Convolutions as matrix multiplications.
+"""Convolutions as matrix multiplications (matmuls).
 
 A convolution, its transpose and their gradients are three operations: `correlate`, `scatter` and
 `kernel_grad`. Blocks of stride x stride pixels become channels, and the kernel is cut into taps of
-as many; each tap multiplies one shifted slice of the blocks.
+that size; each tap multiplies one shifted window of the blocks.
 """
 
 from typing import NamedTuple
@@ -13,35 +13,36 @@ import jax.numpy as jnp
 from dreamer_jax.model.ops.slices import Operation, Shape, depth_to_space, space_to_depth
 from dreamer_jax.types import Array
 
-# Bytes that one slice may unfold on a CPU: what stays in the cache is 2 to 3 times as fast as all
-# images at once.
-CPU_SLICE = 8 * 2**20
-NARROW = 64  # channels of a tap below which all taps make one multiplication
+NARROW = 64  # input channels of a tap below which all taps share one matmul
 
 
 class _Tap(NamedTuple):
-    """A piece of the kernel: where among the pieces it is, and how many rows and columns it has."""
+    """A piece of the kernel."""
 
-    u: int
+    u: int  # place among the pieces
     v: int
-    rows: int
+    rows: int  # size; less than the stride for the last pieces of some kernels
     columns: int
 
 
 def correlate(kernel: Array, stride: int, shape: Shape) -> Operation:
-    """y[i, j] = sum_{u, v} x[s*i + u, s*j + v] k[u, v]: a sum over taps.
+    """Return a convolution, computed as a sum over taps.
+
+    y[i, j] = sum_{u, v} x[s*i + u, s*j + v] k[u, v].
 
     Args:
-        kernel: [k, k, I, O]; shape: of all images, [N, h, h, I].
+        kernel: [k, k, I, O].
+        stride: s.
+        shape: shape of all images, [N, h, h, I].
 
     Returns:
-        Images [n, h, h, I] -> [n, out, out, O] of `(h - k) // stride + 1` places along each axis.
+        The operation [n, h, h, I] -> [n, out, out, O], where out = (h - k) // s + 1.
     """
     size, (k, _, channels, outputs) = shape[1], kernel.shape
     if size == k:
         flat = kernel.reshape(-1, outputs)
         return Operation(
-            lambda images: (images.reshape(-1, flat.shape[0]) @ flat)[:, None, None], 0, CPU_SLICE
+            lambda images: (images.reshape(-1, flat.shape[0]) @ flat)[:, None, None], 0
         )
     out, taps = (size - k) // stride + 1, _taps(k, stride)
     weights = [_piece(kernel, tap, stride).reshape(-1, outputs) for tap in taps]
@@ -50,30 +51,32 @@ def correlate(kernel: Array, stride: int, shape: Shape) -> Operation:
         weights = [jnp.concatenate(weights)]
 
     def compute(images: Array) -> Array:
-        parts = _shifted(images, out, taps, stride, narrow)
+        parts = _windows(images, out, taps, stride, narrow)
         products = (x.reshape(-1, x.shape[-1]) @ w for x, w in zip(parts, weights, strict=True))
         return sum(products).reshape(-1, out, out, outputs)
 
-    width = (k if narrow else stride) ** 2 * channels  # of what is multiplied at once
-    return Operation(compute, out**2 * width, CPU_SLICE)
+    width = (k if narrow else stride) ** 2 * channels  # columns of one matmul's windows
+    return Operation(compute, out**2 * width)
 
 
 def scatter(kernel: Array, stride: int, shape: Shape) -> Operation:
-    """y[s*i + u, s*j + v] += x[i, j] k[u, v]: one multiplication, and an overlap-add of blocks.
+    """Return a transposed convolution, computed as one matmul and an overlap-add of blocks.
+
+    y[s*i + u, s*j + v] += x[i, j] k[u, v].
 
     Args:
-        kernel: [k, k, I, O]; shape: of all images, [N, h, h, I].
+        kernel: [k, k, I, O].
+        stride: s.
+        shape: shape of all images, [N, h, h, I].
 
     Returns:
-        Images [n, h, h, I] -> [n, side, side, O] of `(h - 1) * stride + k` pixels along each axis.
+        The operation [n, h, h, I] -> [n, side, side, O], where side = (h - 1) * s + k.
     """
     size, (k, _, channels, outputs) = shape[1], kernel.shape
     if size == 1:
         flat = kernel.transpose(2, 0, 1, 3).reshape(channels, -1)
         return Operation(
-            lambda images: (images.reshape(-1, channels) @ flat).reshape(-1, k, k, outputs),
-            0,
-            CPU_SLICE,
+            lambda images: (images.reshape(-1, channels) @ flat).reshape(-1, k, k, outputs), 0
         )
     taps, side = _taps(k, stride), (size - 1) * stride + k
     pieces = [_piece(kernel, tap, stride).transpose(2, 0, 1, 3) for tap in taps]
@@ -87,18 +90,23 @@ def scatter(kernel: Array, stride: int, shape: Shape) -> Operation:
         for tap, column in zip(taps, jax.lax.split(columns, widths, axis=3), strict=True):
             column = column.reshape(*column.shape[:3], tap.rows, tap.columns, outputs)
             shifts = (tap.u, last.u - tap.u), (tap.v, last.v - tap.v)
-            rest = (0, stride - tap.rows), (0, stride - tap.columns)
-            total += jnp.pad(column, ((0, 0), *shifts, *rest, (0, 0)))
+            fill = (0, stride - tap.rows), (0, stride - tap.columns)
+            total += jnp.pad(column, ((0, 0), *shifts, *fill, (0, 0)))
         return depth_to_space(total, side)
 
-    return Operation(compute, size**2 * weights.shape[1], CPU_SLICE)
+    return Operation(compute, size**2 * weights.shape[1])
 
 
 def kernel_grad(images: Array, grad: Array, k: int, stride: int) -> Array:
-    """dk[u, v] = sum_{n, i, j} x[s*i + u, s*j + v] g[i, j], the gradient of `correlate`'s kernel.
+    """Compute the gradient of `correlate`'s kernel.
+
+    dk[u, v] = sum_{n, i, j} x[s*i + u, s*j + v] g[i, j].
 
     Args:
-        images: [n, h, h, I]; grad: [n, out, out, O] of its result.
+        images: [n, h, h, I].
+        grad: gradient of the result, [n, out, out, O].
+        k: side of the kernel.
+        stride: s.
 
     Returns:
         [k, k, I, O].
@@ -108,28 +116,28 @@ def kernel_grad(images: Array, grad: Array, k: int, stride: int) -> Array:
         flat = images.reshape(images.shape[0], -1).T @ grad.reshape(-1, outputs)
         return flat.reshape(k, k, channels, outputs)
     taps, narrow = _taps(k, stride), _is_narrow(channels, stride)
-    # In this order the gradient is transposed once, and none of the parts is.
+    # In this order only the gradient is transposed, and once, instead of every part.
     grad = grad.reshape(-1, outputs).T
-    parts = _shifted(images, out, taps, stride, narrow)
+    parts = _windows(images, out, taps, stride, narrow)
     weights = jnp.concatenate([grad @ part.reshape(-1, part.shape[-1]) for part in parts], -1)
     return _join(weights.T, taps, k, channels)
 
 
 def _taps(k: int, stride: int) -> list[_Tap]:
-    """A kernel in pieces of stride x stride, the last ones smaller where that does not divide k."""
+    """Cut a kernel into taps of stride x stride; the last are smaller if that does not divide k."""
     lengths = [min(stride, k - start) for start in range(0, k, stride)]
     cuts = list(enumerate(lengths))
     return [_Tap(u, v, rows, columns) for u, rows in cuts for v, columns in cuts]
 
 
 def _piece(kernel: Array, tap: _Tap, stride: int) -> Array:
-    """[k, k, I, O] -> [rows, columns, I, O]."""
+    """Return a tap of the kernel: [k, k, I, O] -> [rows, columns, I, O]."""
     top, left = tap.u * stride, tap.v * stride
     return kernel[top : top + tap.rows, left : left + tap.columns]
 
 
 def _join(weights: Array, taps: list[_Tap], k: int, channels: int) -> Array:
-    """The pieces of all taps, one after the other [k * k * I, O] -> [k, k, I, O]."""
+    """Join the concatenated pieces of all taps: [k * k * I, O] -> [k, k, I, O]."""
     widths = [tap.rows * tap.columns * channels for tap in taps]
     pieces = [
         piece.reshape(tap.rows, tap.columns, channels, -1)
@@ -140,17 +148,14 @@ def _join(weights: Array, taps: list[_Tap], k: int, channels: int) -> Array:
     return jnp.concatenate([jnp.concatenate(row, 1) for row in rows])
 
 
-def _shifted(images: Array, out: int, taps: list[_Tap], stride: int, narrow: bool) -> list[Array]:
-    """What the taps multiply, each [n, out, out, channels], or one array of all if they are narrow.
-
-    They are made one after the other, so that a slice unfolds no more than one.
-    """
+def _windows(images: Array, out: int, taps: list[_Tap], stride: int, narrow: bool) -> list[Array]:
+    """Return the window of each tap, [n, out, out, channels], or their concatenation if narrow."""
     blocks = space_to_depth(images, out + taps[-1].u, stride)
-    slices = []
+    windows = []
     for u, v, rows, columns in taps:
         window = blocks[:, u : u + out, v : v + out, :rows, :columns]
-        slices.append(window.reshape(-1, out, out, rows * columns * images.shape[3]))
-    return [jnp.concatenate(slices, -1)] if narrow else slices
+        windows.append(window.reshape(-1, out, out, rows * columns * images.shape[3]))
+    return [jnp.concatenate(windows, -1)] if narrow else windows
 
 
 def _is_narrow(channels: int, stride: int) -> bool:

@@ -1,15 +1,15 @@
 """Convolutions with fewer multiplications (Winograd 1980; Lavin and Gray 2016, Section 4.1).
 
-Blocks of stride x stride pixels become channels, so that what is left has stride 1 and r taps along
-each axis. Two neighbouring outputs are r + 1 products instead of 2 r:
+Blocks of stride x stride pixels become channels, which leaves a kernel of r taps along each axis
+and stride 1. Two neighbouring outputs then need r + 1 products instead of 2 r:
 
     y = A^T [(G w) * (B d)],   d the r + 1 inputs, w the r taps, y the two outputs
 
-and so along both axes (r + 1)^2 products per four outputs instead of 4 r^2: 1.8 times fewer for 2
-taps, 2.25 for 3. Each product is one multiplication of matrices over all tiles and channels. The
-transpose of the convolution, and both gradients, are the same products between the transposed
-sums. What has no such taps is left to `matmul`, and so are other dtypes than
-float32, in which the sums would lose digits.
+and along both axes (r + 1)^2 products per four outputs instead of 4 r^2: 1.8 times fewer for r = 2,
+2.25 times for r = 3. Each product is one matmul over all tiles and channels. The transposed
+convolution and both gradients are the same products with the sums A, B and G transposed. Kernels
+that do not have 2 or 3 taps are left to `matmul`, and so are all dtypes but float32, in which the
+sums would lose digits.
 """
 
 from collections.abc import Sequence
@@ -20,20 +20,24 @@ import jax.numpy as jnp
 import numpy as np
 
 from dreamer_jax.model.ops import matmul as direct
-from dreamer_jax.model.ops.slices import Operation, Shape, depth_to_space, fit, space_to_depth
+from dreamer_jax.model.ops.slices import (
+    Operation,
+    Shape,
+    crop_or_pad,
+    depth_to_space,
+    space_to_depth,
+)
 from dreamer_jax.types import Array
 
-# Bytes that one slice may unfold on a CPU. More than for one multiplication per tap: each of the
-# (r + 1)^2 must be worth its start.
-CPU_SLICE = 32 * 2**20
-WIDE = 128  # channels of a block below which products are too cheap for sums in their place
-MANY = 256  # tiles of all images, with fewer of which the kernel's sums cost more than they save
+MIN_SLICE = 32 * 2**20  # bytes: each of the (r + 1)^2 matmuls of a slice must be large enough
+WIDE = 128  # channels of a block below which matmuls are too cheap to be worth replacing by sums
+MANY = 256  # tiles of all images below which the kernel's sums cost more than they save
 
 Rows = Sequence[Sequence[float]]
 
 
 class _Filter(NamedTuple):
-    """The sums around the products, a row per product."""
+    """Coefficients of the sums around the products, a row per product."""
 
     inputs: Rows  # B [r + 1, r + 1]
     kernel: Rows  # G [r + 1, r]
@@ -55,7 +59,7 @@ _FILTERS = {
 
 
 def correlate(kernel: Array, stride: int, shape: Shape) -> Operation:
-    """`matmul.correlate` with fewer multiplications."""
+    """Return `matmul.correlate` with fewer multiplications."""
     size, (k, _, channels, outputs) = shape[1], kernel.shape
     out = (size - k) // stride + 1
     if size == k or not _applies(k, stride, channels, shape[0], out, kernel.dtype):
@@ -68,11 +72,11 @@ def correlate(kernel: Array, stride: int, shape: Shape) -> Operation:
         blocks = _blocks(images, 2 * tiles + taps - 1, stride)
         return _products(blocks, weights, sums.inputs, sums.outputs)[:, :out, :out]
 
-    return Operation(compute, _unfolded(tiles, taps, stride**2 * channels, outputs), CPU_SLICE)
+    return Operation(compute, _im2col_size(tiles, taps, stride**2 * channels, outputs), MIN_SLICE)
 
 
 def scatter(kernel: Array, stride: int, shape: Shape) -> Operation:
-    """`matmul.scatter` with fewer multiplications."""
+    """Return `matmul.scatter` with fewer multiplications."""
     size, (k, _, channels, outputs) = shape[1], kernel.shape
     if size == 1 or not _applies(k, stride, outputs, shape[0], size, kernel.dtype):
         return direct.scatter(kernel, stride, shape)
@@ -81,14 +85,14 @@ def scatter(kernel: Array, stride: int, shape: Shape) -> Operation:
     weights = _kernel_sums(kernel.swapaxes(2, 3), stride).swapaxes(2, 3)
 
     def compute(images: Array) -> Array:
-        blocks = _products(fit(images, 2 * tiles), weights, sums.outputs, sums.inputs)
+        blocks = _products(crop_or_pad(images, 2 * tiles), weights, sums.outputs, sums.inputs)
         return depth_to_space(blocks.reshape(*blocks.shape[:3], stride, stride, outputs), side)
 
-    return Operation(compute, _unfolded(tiles, taps, channels, stride**2 * outputs), CPU_SLICE)
+    return Operation(compute, _im2col_size(tiles, taps, channels, stride**2 * outputs), MIN_SLICE)
 
 
 def kernel_grad(images: Array, grad: Array, k: int, stride: int) -> Array:
-    """`matmul.kernel_grad` with fewer multiplications."""
+    """Compute `matmul.kernel_grad` with fewer multiplications."""
     (size, channels), (out, outputs) = images.shape[2:], grad.shape[2:]
     if size == k or not _applies(k, stride, channels, images.shape[0], out, images.dtype):
         return direct.kernel_grad(images, grad, k, stride)
@@ -96,7 +100,7 @@ def kernel_grad(images: Array, grad: Array, k: int, stride: int) -> Array:
     sums = _FILTERS[taps]
 
     rows = _split(_blocks(images, 2 * tiles + taps - 1, stride), sums.inputs, 1)
-    grad_rows = _split(fit(grad, 2 * tiles), sums.outputs, 1)
+    grad_rows = _split(crop_or_pad(grad, 2 * tiles), sums.outputs, 1)
     products = []
     for row, grad_row in zip(rows, grad_rows, strict=True):
         parts = _split(row, sums.inputs, 2), _split(grad_row, sums.outputs, 2)
@@ -111,25 +115,25 @@ def kernel_grad(images: Array, grad: Array, k: int, stride: int) -> Array:
 
 
 def _applies(k: int, stride: int, channels: int, n: int, side: int, dtype: jnp.dtype) -> bool:
-    """Whether sums pay for kernels of so many channels and n images of side x side places."""
-    whole = k % stride == 0 and k // stride in _FILTERS
+    """Tell whether this saves time for a kernel's channels and n images of side x side outputs."""
+    known = k % stride == 0 and k // stride in _FILTERS
     many = n * (-(-side // 2)) ** 2 >= MANY
-    return whole and many and stride**2 * channels >= WIDE and dtype == jnp.float32
+    return known and many and stride**2 * channels >= WIDE and dtype == jnp.float32
 
 
-def _unfolded(tiles: int, taps: int, inputs: int, outputs: int) -> int:
-    """Numbers per image of what all products are made of, or of themselves."""
+def _im2col_size(tiles: int, taps: int, inputs: int, outputs: int) -> int:
+    """Return the numbers per image in the operands or in the results of all products."""
     return (tiles * (taps + 1)) ** 2 * max(inputs, outputs)
 
 
 def _blocks(images: Array, count: int, stride: int) -> Array:
-    """[n, h, w, c] -> [n, count, count, stride^2 c]."""
+    """Make channels of blocks of pixels: [n, h, w, c] -> [n, count, count, stride^2 c]."""
     blocks = space_to_depth(images, count, stride)
     return blocks.reshape(*blocks.shape[:3], -1)
 
 
 def _kernel_sums(kernel: Array, stride: int) -> Array:
-    """G of both axes: [k, k, I, O] -> [r + 1, r + 1, stride^2 I, O]."""
+    """Apply G along both axes: [k, k, I, O] -> [r + 1, r + 1, stride^2 I, O]."""
     k, _, channels, outputs = kernel.shape
     taps = k // stride
     blocks = kernel.reshape(taps, stride, taps, stride, channels, outputs).swapaxes(1, 2)
@@ -138,9 +142,9 @@ def _kernel_sums(kernel: Array, stride: int) -> Array:
 
 
 def _products(images: Array, weights: Array, before: Rows, after: Rows) -> Array:
-    """Along both axes: sums of windows, their products with the weights, and these in windows.
+    """Sum windows along both axes, multiply by the weights, and add the products to windows.
 
-    Row by row, so that what XLA fuses stays small.
+    One row of products at a time keeps XLA's fusions small.
     """
     lines = []
     for row, row_weights in zip(_split(images, before, 1), weights, strict=True):
@@ -150,9 +154,9 @@ def _products(images: Array, weights: Array, before: Rows, after: Rows) -> Array
 
 
 def _split(array: Array, rows: Rows, axis: int) -> list[Array]:
-    """For every row its sum over windows, of which one begins at every second entry.
+    """Apply each row of coefficients to windows that start at every second entry of an axis.
 
-    [..., 2 (tiles - 1) + window, ...] -> per row [..., tiles, ...].
+    [..., 2 (tiles - 1) + window, ...] -> one [..., tiles, ...] per row.
     """
     window = len(rows[0])
     last = array.shape[axis] - window
@@ -161,9 +165,9 @@ def _split(array: Array, rows: Rows, axis: int) -> list[Array]:
 
 
 def _join(parts: Sequence[Array], rows: Rows, axis: int) -> Array:
-    """The transpose of `_split`: windows that overlap are added.
+    """Apply the transpose of `_split`: overlapping windows are added.
 
-    Per row [..., tiles, ...] -> [..., 2 (tiles - 1) + window, ...], and a zero if that is odd.
+    One [..., tiles, ...] per row -> [..., 2 (tiles - 1) + window, ...], plus a zero if it is odd.
     """
     entries = [_combine(column, parts) for column in zip(*rows, strict=True)]
     longest = (len(entries) - 1) // 2
