@@ -27,7 +27,7 @@ def count_flops(fn: Callable, *args: Any) -> int:
         args: its arguments, or their shapes.
     """
     jaxpr = jax.make_jaxpr(fn)(*args).jaxpr
-    # A trace also holds what nobody uses, such as gradients that a scan's body makes for all inputs.
+    # A trace also holds unused results, such as gradients of all inputs of a scan's body.
     needed, _ = dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
     return _count(needed)
 

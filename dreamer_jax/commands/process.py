@@ -15,17 +15,20 @@ def prepare_to_compute() -> None:
     collect_rarely()
     cache_compilations()
     use_cores()
-    if expects_cpu():
+    if expects_cpu(jax.config.jax_platforms):
         keep_memory()
 
 
-def expects_cpu() -> bool:
+def expects_cpu(platforms: str | None) -> bool:
     """Return whether JAX will compute on the CPU, without starting its backend.
 
     glibc's settings have no effect on threads that exist already, and the backend starts some, so
     JAX cannot be asked. On accelerators the settings would only slow down the host's threads.
-    JAX_PLATFORMS decides; without it, a CPU is expected unless an accelerator's device file exists.
+
+    Args:
+        platforms: as in JAX_PLATFORMS. If empty, a CPU is expected unless there is an
+            accelerator's device file.
     """
-    if platforms := jax.config.jax_platforms:
+    if platforms:
         return platforms.split(",")[0] == "cpu"
     return not any(Path(path).exists() for path in ACCELERATORS)
