@@ -7,7 +7,6 @@ dreamer-jax evaluate --workdir=runs/catch --member=1 --video
 import json
 from argparse import Namespace
 
-import dreamer_jax
 from dreamer_jax.commands.flags import Command, Flags, whole_number
 
 
@@ -27,9 +26,10 @@ def add_flags(flags: Flags) -> None:
 def main(args: Namespace) -> None:
     """Evaluate, and print the summary."""
     from dreamer_jax.commands.process import prepare_to_compute
+    from dreamer_jax.run.evaluation import evaluate
 
     prepare_to_compute()
-    summary = dreamer_jax.evaluate(
+    summary = evaluate(
         args.workdir,
         episodes=args.episodes,
         member=args.member,

@@ -8,7 +8,6 @@ dreamer-jax train --config=mine.py --dry_run
 import json
 from argparse import Namespace
 
-import dreamer_jax
 from dreamer_jax.commands.flags import Command, Flags
 from dreamer_jax.errors import UsageError
 
@@ -25,14 +24,13 @@ def add_flags(flags: Flags) -> None:
 def main(args: Namespace) -> None:
     """Train, and print the final evaluation as JSON."""
     from dreamer_jax.commands.process import prepare_to_compute
+    from dreamer_jax.run.setup import dry_run
+    from dreamer_jax.run.trainer import train
 
     if args.workdir is None and not args.dry_run:
         raise UsageError("--workdir is missing; it names the directory of the run")
     prepare_to_compute()
-    if args.dry_run:
-        result = dreamer_jax.dry_run(args.config)
-    else:
-        result = dreamer_jax.train(args.config, args.workdir)
+    result = dry_run(args.config) if args.dry_run else train(args.config, args.workdir)
     print(json.dumps(result, indent=2))
 
 
