@@ -52,10 +52,10 @@ def declare(keys: Mapping[str, Key]) -> None:
     """Add config keys to `KEYS`.
 
     Raises:
-        ValueError: a key has been declared before, or its default is not allowed.
+        ValueError: another key has been declared under a name, or a default is not allowed.
     """
     for name, key in keys.items():
-        if name in KEYS:
+        if KEYS.get(name, key) is not key:
             raise ValueError(f"the config key {name!r} has been declared before: {KEYS[name]}")
         if not key.kind.check(key.default):
             raise ValueError(
@@ -66,34 +66,41 @@ def declare(keys: Mapping[str, Key]) -> None:
 
 
 class Registry(dict[str, T]):
-    """Pieces of one kind by name, each with the config keys that it alone uses.
+    """Pieces of one kind by name, each with the config keys that it takes.
 
     Pieces without keys may also be added by item assignment.
     """
 
     def __init__(self, pieces: Mapping[str, T] | None = None):
         super().__init__(pieces or {})
-        self._keys: dict[str, Mapping[str, Key]] = {}
+        self._keys: dict[str, list[str]] = {}  # of each piece
+        self._declared: dict[str, list[str]] = {}  # those that no other piece had declared before
 
     def register(self, name: str, keys: Mapping[str, Key] | None = None) -> Callable[[T], T]:
         """Return a decorator that adds a piece and declares its keys.
 
-        A piece of the same name is replaced, so that a notebook's cell can be run again.
-
         Args:
             name: value of the config key that chooses the piece.
             keys: config keys by dotted name; the piece takes the value of each as a keyword
-                argument with the last part of its name.
+                argument with the last part of its name. A key of `KEYS` may be shared:
+                `{"rssm.classes": KEYS["rssm.classes"]}`.
 
         Raises:
-            ValueError: see `declare`.
+            ValueError: another piece has this name, or see `declare`.
         """
 
+        keys = keys or {}
+
         def add(piece: T) -> T:
-            for key in self._keys.pop(name, ()):
+            known = self.get(name, piece)
+            # A notebook's cell that is run again defines the same piece again.
+            if (known.__module__, known.__qualname__) != (piece.__module__, piece.__qualname__):
+                raise ValueError(f"the name {name!r} has been registered before: {known}")
+            for key in self._declared.pop(name, ()):
                 del KEYS[key]
-            declare(keys or {})
-            self._keys[name] = dict(keys or {})
+            declared = [key for key in keys if key not in KEYS]
+            declare(keys)
+            self._keys[name], self._declared[name] = list(keys), declared
             self[name] = piece
             return piece
 

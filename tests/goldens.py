@@ -1,7 +1,7 @@
-"""The golden files of the original TensorFlow implementation, and how closely ours must agree.
+"""Golden files of the original TensorFlow implementation, and the tolerances of the comparison.
 
-They are not part of the project: DREAMER_JAX_PARITY names their folder, and the tests that need
-them are skipped where it is absent.
+The files are not part of the project: DREAMER_JAX_PARITY names their folder, and tests that need
+them are skipped if it is absent.
 """
 
 import json
@@ -15,9 +15,10 @@ import pytest
 from mock_agents import mock_state
 
 from dreamer_jax.agent.build import make_agent
-from dreamer_jax.agent.reference import assert_same_structure, import_reference
+from dreamer_jax.agent.reference import import_reference
 from dreamer_jax.config.config import default_config
 from dreamer_jax.config.sweep import member_hypers
+from dreamer_jax.runtime import make_backend
 from dreamer_jax.types import ActionSpec, Batch, RSSMState
 
 FOLDER = Path(
@@ -41,7 +42,7 @@ METRICS = {
     "actor_ent_scale": "actor_entropy_scale",
     "reward_mean": "imagined_reward",
     "reward_std": "imagined_reward_std",
-    # The original can rescale rewards by a running magnitude; its preset leaves them as they are.
+    # The original can rescale rewards by a running magnitude; its preset leaves them unchanged.
     "reward_normed_mean": "imagined_reward",
     "reward_normed_std": "imagined_reward_std",
 }
@@ -60,6 +61,19 @@ def load(name):
     return arrays, json.loads((FOLDER / f"{name}.json").read_text())
 
 
+def assert_same_structure(imported, ours):
+    """Check that imported parameters fit a network; the error names the first five that do not."""
+
+    def shapes(tree):
+        leaves = jax.tree_util.tree_leaves_with_path(tree)
+        return {jax.tree_util.keystr(path): leaf.shape for path, leaf in leaves}
+
+    given, needed = shapes(imported), shapes(ours)
+    wrong = sorted(k for k in given | needed if given.get(k) != needed.get(k))
+    rows = [f"{k}: {given.get(k)} given, {needed.get(k)} needed" for k in wrong[:5]]
+    assert not wrong, f"{len(wrong)} parameters do not fit: {', '.join(rows)}"
+
+
 def check_metrics(ours, theirs):
     assert theirs
     for name, value in theirs.items():
@@ -67,14 +81,14 @@ def check_metrics(ours, theirs):
 
 
 def check_grads(ours, theirs):
-    """`theirs` by variable name; every one of our gradients must have its counterpart."""
+    """Compare gradients with `theirs` by variable name; every one of ours must have its peer."""
     mapped = import_reference(theirs)
     assert_same_structure(mapped.params, ours)
     jax.tree.map(lambda a, b: close(a, b, GRADIENT), ours, mapped.params)
 
 
 class Golden:
-    """The Atari golden file with the agent of its configuration and its weights in it."""
+    """The Atari golden file, with an agent of its configuration and its weights."""
 
     def __init__(self):
         self.arrays, self.info = load("goldens_atari_disc")
@@ -90,7 +104,7 @@ class Golden:
         assert theirs["model_opt"]["lr"] == config.model_lr
         self.config = config
         obs = {"image": ((64, 64, 1), "uint8")}
-        self.agent = make_agent(config, obs, ActionSpec(discrete=True, size=6))
+        self.agent = make_agent(config, obs, ActionSpec(discrete=True, size=6), make_backend("cpu"))
         self.hypers = member_hypers(config)[0]
         self.imported = import_reference(self.prefixed("var/"))
         state = mock_state(self.agent, self.hypers)

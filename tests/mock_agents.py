@@ -1,18 +1,23 @@
-"""Tiny agents and made-up batches for the tests of the pure core."""
+"""Tiny agents and random batches for the tests of the pure core."""
 
 import functools
+from dataclasses import replace
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 from conftest import make_tiny_config
+from jax.extend.core import jaxprs_in_params
 
 from dreamer_jax.agent import agent as agent_lib
 from dreamer_jax.agent.build import make_agent
+from dreamer_jax.agent.guard import flatten_metrics
+from dreamer_jax.agent.members import make_members
 from dreamer_jax.config.sweep import member_hypers
 from dreamer_jax.model.distributions import from_noise
 from dreamer_jax.model.world_model import world_model_loss
+from dreamer_jax.runtime import make_backend
 from dreamer_jax.types import ActionSpec, Batch, TrainState
 
 IMAGES = {"image": ((64, 64, 1), "uint8")}
@@ -25,14 +30,21 @@ OBS = {
 ACTIONS = {"discrete": ActionSpec(True, 3), "continuous": ActionSpec(False, 2)}
 
 
-def mock_agent(obs="vector", action="discrete", **changes):
-    """Agent and hypers of a tiny config for one of OBS and one of ACTIONS."""
+def mock_agent(obs="vector", action="discrete", backend="cpu", **changes):
+    """Return the agent and hypers of a tiny config for one of OBS and one of ACTIONS."""
     config = make_tiny_config(**changes)
-    return make_agent(config, OBS[obs], ACTIONS[action]), member_hypers(config)[0]
+    agent = make_agent(config, OBS[obs], ACTIONS[action], make_backend(backend))
+    return agent, member_hypers(config)[0]
+
+
+def train_step(agent, state, batch):
+    """Update an agent; return its state and all metrics."""
+    state, updates = agent_lib.train_step(agent, state, batch)
+    return state, flatten_metrics(updates)
 
 
 def random_like(shapes, seed=0, scale=0.3):
-    """Normal float32 numbers in a tree's shapes, from NumPy: jax would compile for each shape."""
+    """Draw normal float32 numbers in a tree's shapes by NumPy: JAX would compile for each shape."""
     rng = np.random.default_rng(seed)
     return jax.tree.map(
         lambda x: jnp.asarray(scale * rng.normal(size=x.shape), jnp.float32), shapes
@@ -40,7 +52,7 @@ def random_like(shapes, seed=0, scale=0.3):
 
 
 def mock_state(agent, hypers, seed=0):
-    """A state as `agent.init` makes it, but with random numbers for all weights, biases too."""
+    """Make a state like `agent.init`, but with random numbers for all weights and biases."""
     shapes = jax.eval_shape(functools.partial(agent_lib.init, agent), jax.random.key(0), hypers)
     params = random_like(shapes.params, seed)
     return TrainState(
@@ -57,20 +69,21 @@ def mock_state(agent, hypers, seed=0):
 
 @functools.cache
 def shared_agent():
-    """A vector agent, its hypers, and its compiled update: (state, batch, start) -> as train_step.
+    """Return a vector agent, its hypers, and its compiled update of `mock_batch(b=4, t=6)`."""
+    agent, hypers = mock_agent("vector", slow_critic_every=3, max_nonfinite=3)
+    return agent, hypers, jax.jit(functools.partial(train_step, agent))
 
-    Its batches are of `mock_batch(b=4, t=6)`, so that all tests share one compilation.
-    """
-    agent, hypers = mock_agent("vector", slow_critic_every=3)
 
-    def step(state, batch, start):
-        return agent_lib.train_step(agent, state, batch, start=start)
-
-    return agent, hypers, jax.jit(step)
+@functools.cache
+def shared_members(together):
+    """Return the functions of all members of the shared agent, mapped in one of the two ways."""
+    agent, _, _ = shared_agent()
+    backend = replace(agent.backend, map_members_together=together)
+    return make_members(replace(agent, backend=backend))
 
 
 def mock_batch(obs="vector", action="discrete", b=2, t=4, seed=0):
-    """Random sequences in which an episode ends at the middle of row 0, and row 1 is cut there."""
+    """Draw sequences in which an episode ends in the middle of row 0, and is cut in row 1."""
     rng = np.random.default_rng(seed)
     entries = {}
     for key, (shape, dtype) in OBS[obs].items():
@@ -97,7 +110,7 @@ def mock_batch(obs="vector", action="discrete", b=2, t=4, seed=0):
 
 
 def loss_gradients(agent, hypers, obs):
-    """Gradients of the world model's losses on a batch of `obs`, each by itself.
+    """Return the gradients of each loss of the world model on a batch of `obs`.
 
     Returns:
         loss -> part of the world model -> parameters.
@@ -107,23 +120,24 @@ def loss_gradients(agent, hypers, obs):
     def losses(params):
         noise = agent.wm.rssm.latent.noise(jax.random.key(0), (4, 2))
         start = agent.wm.rssm.initial((2,))
-        _, (_, metrics) = world_model_loss(
+        loss, (_, metrics) = world_model_loss(
             agent.wm, params, batch, noise, start, hypers, sample=from_noise
         )
+        metrics = metrics | {"model_loss": loss}
         return {name: value for name, value in metrics.items() if name.endswith("_loss")}
 
     return jax.device_get(jax.jit(jax.jacrev(losses))(params))
 
 
 def nonzero(tree):
-    """Names of the branches in which a gradient is not exactly zero."""
+    """Return the names of the branches in which a gradient is not exactly zero."""
     return {
         name for name, branch in tree.items() if any(leaf.any() for leaf in jax.tree.leaves(branch))
     }
 
 
 def assert_shapes(tree, expected, dtype=jnp.float32):
-    """Every leaf has the shape that stands at its place in `expected`, and the dtype."""
+    """Check that every leaf has the shape at its place in `expected`, and the dtype."""
 
     def check(leaf, shape):
         chex.assert_shape(leaf, shape)
@@ -133,6 +147,14 @@ def assert_shapes(tree, expected, dtype=jnp.float32):
 
 
 def largest_difference(a, b):
-    """Largest absolute difference between the leaves of two trees of one structure."""
+    """Return the largest absolute difference between two trees of the same structure."""
     gaps = jax.tree.map(lambda x, y: np.abs(np.asarray(x) - np.asarray(y)).max(), a, b)
     return float(max(jax.tree.leaves(gaps)))
+
+
+def equations(jaxpr):
+    """Yield the equations of a jaxpr and of all jaxprs inside it."""
+    for eqn in jaxpr.eqns:
+        yield eqn
+        for inner in jaxprs_in_params(eqn.params):
+            yield from equations(inner)

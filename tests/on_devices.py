@@ -1,4 +1,4 @@
-"""Run by test_devices.py in a process of 8 virtual devices: the same numbers as on one.
+"""Compare training on 8 virtual devices with one, in a process that test_devices.py starts.
 
 Arguments: number of members, number of devices. Prints one JSON object.
 """
@@ -6,6 +6,7 @@ Arguments: number of members, number of devices. Prints one JSON object.
 import json
 import re
 import sys
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -22,10 +23,12 @@ COLLECTIVES = r"\b(all-gather|all-reduce|all-to-all|collective-permute|reduce-sc
 
 
 def play(placement, members):
-    """Train, act and predict. Returns: results on the host, and what is where."""
+    """Train and act. Returns: results on the host, and where the arrays lie."""
     agent, hypers = mock_agent(slow_critic_every=3, horizon=2, **SHALLOW)
-    # Several devices as accelerators are, one as a CPU is.
-    fns = make_members(agent, placement, together=len(placement.devices) > 1)
+    # Map members as accelerators do on several devices, and as a CPU does on one.
+    together = len(placement.devices) > 1
+    agent = replace(agent, backend=replace(agent.backend, map_members_together=together))
+    fns = make_members(agent, placement)
     seeds = [5 + member for member in range(members)]
     each = [hypers.replace(kl_scale=0.1 * (1 + member)) for member in range(members)]
     state = fns.init(member_keys(seeds, 1), stack_hypers(each))

@@ -4,9 +4,9 @@ import ast
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "dreamer_jax"
-ROOMS = """types errors schema files seeding optimizer runtime model.ops model envs envs.vector
+ROOMS = """types metrics errors schema files seeding optimizer runtime model.ops model envs envs.vector
     replay report behavior config agent run configs benchmark commands __main__""".split()
-PURE = {"types", "schema", "optimizer", "model.ops", "model", "behavior", "config", "agent"}
+PURE = "types metrics schema optimizer model.ops model behavior config agent".split()
 HOST_PACKAGES = {"gymnasium", "ale_py", "cv2", "matplotlib", "PIL", "rich", "orbax", "wandb"}
 
 

@@ -48,7 +48,7 @@ def keep_finite(
         `counted`: the sum of a metric over updates divided by the sum of `counted` is its mean.
     """
     frozen = is_frozen(old, max_nonfinite)
-    checked = [value for update in updates.values() for value in (update.loss, update.grad_norm)]
+    checked = [x for group in old.params for x in (updates[group].loss, updates[group].grad_norm)]
     finite = jnp.isfinite(jnp.stack(checked)).all()
     take, skip = finite & ~frozen, ~finite & ~frozen
     learned = ("params", "slow_critic", "opt_states")

@@ -27,7 +27,7 @@ from dreamer_jax.replay.replay import Replay
 from dreamer_jax.run.driver import Driver, replay_spec
 from dreamer_jax.run.setup import RunSetup
 from dreamer_jax.seeding import ENV_STREAM
-from dreamer_jax.types import ActionSpec, Batch, TrainState
+from dreamer_jax.types import Batch, TrainState
 
 STREAM_LENGTHS = 4  # recorded steps per environment, in sequence lengths
 
@@ -172,9 +172,7 @@ def counted_agent(setup: RunSetup) -> Agent:
     """Return the agent with XLA's own convolutions, which `count_flops` understands."""
     config = setup.config.copy_and_resolve_references()
     config.conv = "lax"
-    agent = setup.agent
-    action = ActionSpec(setup.discrete, agent.wm.rssm.action_size)
-    return make_agent(config, agent.obs_shapes, action, agent.backend)
+    return make_agent(config, setup.agent.obs_shapes, setup.action, setup.agent.backend)
 
 
 def member_shapes(setup: RunSetup) -> tuple[TrainState, Batch]:
@@ -188,7 +186,7 @@ def member_shapes(setup: RunSetup) -> tuple[TrainState, Batch]:
 def batch_shapes(setup: RunSetup) -> Batch:
     """Return the shapes of a batch [M, B, L, ...]; nothing is allocated."""
     lead = (len(setup.seeds), setup.config.batch, setup.config.length)
-    spec = replay_spec(setup.agent.obs_shapes, setup.action_space)
+    spec = replay_spec(setup.agent.obs_shapes, setup.action)
     return to_batch({k: jax.ShapeDtypeStruct((*lead, *s), dtype) for k, (s, dtype) in spec.items()})
 
 
@@ -204,7 +202,7 @@ def make_batch(setup: RunSetup, *, synthetic: bool) -> Batch:
     """
     config, steps = setup.config, STREAM_LENGTHS * setup.config.length
     replay = Replay(
-        spec=replay_spec(setup.agent.obs_shapes, setup.action_space),
+        spec=replay_spec(setup.agent.obs_shapes, setup.action),
         seeds=setup.seeds,
         num_envs=config.env.num_envs,
         capacity=2 * steps * config.env.num_envs,
@@ -239,11 +237,11 @@ def _record_random_numbers(setup: RunSetup, replay: Replay, steps: int) -> None:
     """Record one episode in each stream."""
     rng = np.random.default_rng(0)
     shape = (len(setup.seeds), setup.config.env.num_envs)
-    spec = replay_spec(setup.agent.obs_shapes, setup.action_space)
+    spec = replay_spec(setup.agent.obs_shapes, setup.action)
     for step in range(steps):
         record = {key: _random(rng, (*shape, *s), dtype) for key, (s, dtype) in spec.items()}
-        if setup.discrete:
-            record["action"] = rng.integers(setup.action_space.n, size=shape, dtype=np.int32)
+        if setup.action.discrete:
+            record["action"] = rng.integers(setup.action.size, size=shape, dtype=np.int32)
         flags = ("is_first", "is_last", "is_terminal")
         record |= {flag: np.full(shape, flag == "is_first" and step == 0) for flag in flags}
         replay.add(record, np.ones(shape, bool))

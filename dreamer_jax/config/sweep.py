@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from dreamer_jax.types import HYPER, Hypers
+from dreamer_jax.metrics import HYPER
+from dreamer_jax.types import Hypers
 
 HYPER_NAMES = tuple(Hypers.__dataclass_fields__)
 # The hyperparameters of the world model; the others are of actors and critics.

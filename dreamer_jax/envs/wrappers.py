@@ -34,8 +34,6 @@ class ActionRepeat(gymnasium.Wrapper):
     """Repeats an action `repeat` times or to the end of the episode, and sums the rewards."""
 
     def __init__(self, env: gymnasium.Env, *, repeat: int) -> None:
-        if repeat < 1:
-            raise ValueError(f"action repeat must be at least 1, not {repeat}")
         super().__init__(env)
         self._repeat = repeat
 

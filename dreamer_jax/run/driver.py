@@ -9,30 +9,28 @@ from collections.abc import Callable, Mapping, Sequence
 
 import gymnasium
 import numpy as np
-from gymnasium import spaces
 
-from dreamer_jax.envs import make_env
 from dreamer_jax.envs.vector import FaultTolerantVector
 from dreamer_jax.replay.replay import Replay
 from dreamer_jax.seeding import action_generator, env_seed
+from dreamer_jax.types import ActionSpec
 
 
 def make_row_env(
-    task: str | Callable[[int], gymnasium.Env],
+    make_env: Callable[[int], gymnasium.Env],
     seeds: Sequence[int],
     use: int,
     num_envs: int,
-    settings: Mapping,
     row: int,
     generation: int,
 ) -> gymnasium.Env:
     """The environment of row m*E + e, seeded by member m's seed, use, e and generation.
 
     Args:
-        task, settings: of `make_env`; num_envs: E.
+        make_env: seed -> environment; num_envs: E.
     """
     member, index = divmod(row, num_envs)
-    return make_env(task, env_seed(seeds[member], use, index, generation), **settings)
+    return make_env(env_seed(seeds[member], use, index, generation))
 
 
 class Driver:
@@ -48,6 +46,7 @@ class Driver:
         """Args: obs_keys: the observation entries that the agent uses and the replay keeps."""
         self._vector, self._replay, self._seeds = vector, replay, list(seeds)
         self._keys = tuple(obs_keys)
+        self._action = ActionSpec.of(vector.action_space)
         self._members = len(self._seeds)
         self._shape = (self._members, vector.num_envs // self._members)
         self._is_first = np.ones(vector.num_envs, bool)
@@ -67,9 +66,8 @@ class Driver:
         if first.any():
             self._returns[first], self._lengths[first] = 0, 0
             nothing = np.zeros(self._vector.num_envs, bool)
-            self._record(
-                obs, self._no_action(), np.zeros(len(first)), first, nothing, nothing, first
-            )
+            no_action = self._action.none(self._shape)
+            self._record(obs, no_action, np.zeros(len(first)), first, nothing, nothing, first)
         return obs, first.reshape(self._shape)
 
     def finish(self, actions: np.ndarray) -> np.ndarray:
@@ -96,12 +94,8 @@ class Driver:
 
     def random_actions(self, env_step: int) -> np.ndarray:
         """Uniform actions of each member's own stream: a function of seed and step alone."""
-        space, count = self._vector.action_space, self._shape[1]
         rngs = [action_generator(seed, env_step) for seed in self._seeds]
-        if isinstance(space, spaces.Discrete):
-            return np.stack([rng.integers(space.n, size=count, dtype=np.int32) for rng in rngs])
-        size = (count, *space.shape)
-        return np.stack([rng.uniform(-1, 1, size).astype(np.float32) for rng in rngs])
+        return np.stack([self._action.random(rng, self._shape[1]) for rng in rngs])
 
     def state(self) -> dict:
         """What `restore` needs, but for the environments: JSON data."""
@@ -122,12 +116,6 @@ class Driver:
         self._lengths = np.array(state["lengths"], np.int64)
         self.stats.restore(state["stats"])
         self._replay.close_open(~restored.reshape(self._shape))
-
-    def _no_action(self) -> np.ndarray:
-        space = self._vector.action_space
-        if isinstance(space, spaces.Discrete):
-            return np.full(self._shape, -1, np.int32)
-        return np.zeros((*self._shape, *space.shape), np.float32)
 
     def _record(self, obs, action, reward, is_first, is_last, is_terminal, mask) -> None:
         step = {f"obs/{key}": obs[key] for key in self._keys}
@@ -196,14 +184,10 @@ def _summary(episodes: Sequence[tuple[float, int]]) -> dict[str, float | int]:
     }
 
 
-def replay_spec(obs_shapes: Mapping, action_space: spaces.Space) -> dict:
+def replay_spec(obs_shapes: Mapping, action: ActionSpec) -> dict:
     """Keys, shapes and dtypes of one replay record."""
-    if isinstance(action_space, spaces.Discrete):
-        action = ((), "int32")
-    else:
-        action = (action_space.shape, "float32")
     return {f"obs/{key}": shape for key, shape in obs_shapes.items()} | {
-        "action": action,
+        "action": (action.shape, action.dtype),
         "reward": ((), "float32"),
         "is_first": ((), "bool"),
         "is_last": ((), "bool"),

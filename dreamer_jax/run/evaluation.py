@@ -59,7 +59,7 @@ def play_episodes(
             grid = {k: obs[k].reshape(members, episodes, *obs[k].shape[1:]) for k in parts.obs_keys}
             first = is_first.reshape(members, episodes)
             carry, action = parts.fns.greedy_step(params, carry, grid, first)
-            action = to_env_actions(np.asarray(action), parts.discrete)
+            action = to_env_actions(np.asarray(action), parts.action.discrete)
             result = vector.step(action.reshape(rows, *action.shape[2:]))
             returns += np.where(running, result.reward, 0)
             lengths += running

@@ -12,10 +12,9 @@ import numpy as np
 
 from dreamer_jax.agent.placement import one_device
 from dreamer_jax.config import sweep
-from dreamer_jax.envs import make_env as make_task_env
 from dreamer_jax.errors import UsageError
 from dreamer_jax.run.checkpoint import Checkpoints, DamagedCheckpoint
-from dreamer_jax.run.setup import MakeEnv, RunSetup, build, env_settings, to_env_actions
+from dreamer_jax.run.setup import MakeEnv, RunSetup, build, to_env_actions
 from dreamer_jax.run.workdir import WorkDir
 from dreamer_jax.seeding import EVAL_KEY, EVAL_STREAM, env_seed, member_keys
 from dreamer_jax.types import Params, PolicyCarry
@@ -108,8 +107,7 @@ class MemberAgent:
 
     def make_env(self, seed: int = 0) -> gymnasium.Env:
         """An environment of the run's task, adapted as in training: `policy` fits it."""
-        seed = env_seed(seed, EVAL_STREAM, 0)
-        return make_task_env(self._parts.task, seed, **env_settings(self._parts.config))
+        return self._parts.make_env(env_seed(seed, EVAL_STREAM, 0))
 
     def reset(self) -> None:
         """The next observation begins an episode."""
@@ -138,8 +136,9 @@ class MemberAgent:
         is_first = np.full((1, 1), self._is_first)
         self._carry, action = act(self._saved.params, self._carry, grid, is_first)
         self._is_first = False
-        action = to_env_actions(np.asarray(action), self._parts.discrete)[0, 0]
-        return int(action) if self._parts.discrete else action
+        discrete = self._parts.action.discrete
+        action = to_env_actions(np.asarray(action), discrete)[0, 0]
+        return int(action) if discrete else action
 
 
 def load(

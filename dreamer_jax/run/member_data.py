@@ -52,8 +52,7 @@ def gather_host(sources: Sequence[tuple[Mapping, Sequence[int]]], num_envs: int)
         "replay": replay,
         "prefetch": prefetch or None,
         "driver": driver | {"stats": per_member("driver", "stats")},
-        "environments": per_row("environments"),
-        "generations": per_row("generations"),
+        "rows": per_row("rows"),
         "records": records | {"sums": _gather_sums(sources), "offset": 0, "pending": []},
     }
 

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from dreamer_jax.agent.agent import CONTEXT
-from dreamer_jax.report.video import open_loop_gif
+from dreamer_jax.report.video import open_loop_gif, open_loop_path
 from dreamer_jax.run.setup import RunSetup
 from dreamer_jax.run.workdir import WorkDir
 from dreamer_jax.seeding import REPORT_KEY, member_keys
@@ -36,8 +36,7 @@ def write_open_loop(
     videos = parts.fns.report(params, longest_episodes(batch, SEQUENCES), keys)
     for key, (truth, prediction) in jax.device_get(videos).items():
         for member in range(len(parts.seeds)):
-            name = f"open_loop_{key}_{env_step:09d}_member{member}.gif".replace("/", "_")
-            path = work.videos / name
+            path = open_loop_path(work.videos, key, env_step, member)
             open_loop_gif(truth[member], prediction[member], path, context=CONTEXT)
             written.append((member, f"open_loop/{key}", path))
     return written

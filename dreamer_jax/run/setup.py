@@ -7,7 +7,6 @@ from functools import partial
 import gymnasium
 import jax
 import numpy as np
-from gymnasium import spaces
 from ml_collections import ConfigDict
 
 from dreamer_jax import config as config_lib
@@ -17,7 +16,7 @@ from dreamer_jax.agent.build import make_agent
 from dreamer_jax.agent.members import MemberFns, make_members, stack_hypers
 from dreamer_jax.agent.placement import Placement, place
 from dreamer_jax.config import sweep
-from dreamer_jax.envs import make_env
+from dreamer_jax.envs import env_maker
 from dreamer_jax.envs.vector import FaultTolerantVector, OnFault
 from dreamer_jax.replay.replay import Replay
 from dreamer_jax.run.driver import make_row_env, replay_spec
@@ -37,13 +36,13 @@ class RunSetup:
     seeds: list[int]
     agent: Agent
     fns: MemberFns
-    action_space: spaces.Space
-    task: str | MakeEnv
+    action_space: gymnasium.Space
+    make_env: MakeEnv  # from a seed to an adapted environment
     placement: Placement
 
     @property
     def labels(self) -> list[dict]:
-        """What every member's records say of its hyperparameters, see `rows.HYPER`."""
+        """What every member's records say of its hyperparameters, see `metrics.HYPER`."""
         return sweep.member_labels(self.config)
 
     @property
@@ -52,9 +51,9 @@ class RunSetup:
         return tuple(self.agent.obs_shapes)
 
     @property
-    def discrete(self) -> bool:
-        """Whether actions are indices."""
-        return isinstance(self.action_space, spaces.Discrete)
+    def action(self) -> ActionSpec:
+        """The agent's view of the action space."""
+        return ActionSpec.of(self.action_space)
 
     def make_vector(
         self, use: int, num_envs: int, on_fault: OnFault, *, workers: int = 0
@@ -64,9 +63,7 @@ class RunSetup:
         Args:
             on_fault: called with the row and the text of each failure of an environment.
         """
-        make_row = partial(
-            make_row_env, self.task, self.seeds, use, num_envs, env_settings(self.config)
-        )
+        make_row = partial(make_row_env, self.make_env, self.seeds, use, num_envs)
         return FaultTolerantVector(
             make_row,
             len(self.seeds) * num_envs,
@@ -92,7 +89,7 @@ class RunSetup:
 
     def _replay_sizes(self) -> dict:
         return {
-            "spec": replay_spec(self.agent.obs_shapes, self.action_space),
+            "spec": replay_spec(self.agent.obs_shapes, self.action),
             "num_envs": self.config.env.num_envs,
             "capacity": self.config.replay.capacity,
             "slack": replay_slack(self.config),
@@ -133,7 +130,7 @@ def count_parameters(params: Params) -> int:
 
 
 def env_settings(config: ConfigDict) -> dict:
-    """The environment's part of a config as arguments of `make_env`."""
+    """The environment's part of a config as arguments of `env_maker`."""
     names = ("action_repeat", "time_limit", "sticky", "noops")
     return {name: config.env[name] for name in names}
 
@@ -162,31 +159,24 @@ def build(
         ValueError: what validation, the devices or the environment's spaces object to.
     """
     config_lib.validate(config)
-    task = make_env_fn or config.task
+    make_env = env_maker(make_env_fn or config.task, **env_settings(config))
     seeds = sweep.member_seeds(config)
     placement = placement or place(len(seeds), config.batch, config.devices)
-    probe = make_env(task, env_seed(seeds[0], EVAL_STREAM, 0), **env_settings(config))
+    probe = make_env(env_seed(seeds[0], EVAL_STREAM, 0))
     observation_space, action_space = probe.observation_space, probe.action_space
     probe.close()
     shapes = {key: (box.shape, box.dtype.name) for key, box in observation_space.items()}
     backend = make_backend(placement.devices[0])
-    agent = make_agent(config, shapes, action_spec(action_space), backend)
+    agent = make_agent(config, shapes, ActionSpec.of(action_space), backend)
     return RunSetup(
         config=config,
         seeds=seeds,
         agent=agent,
         fns=make_members(agent, placement),
         action_space=action_space,
-        task=task,
+        make_env=make_env,
         placement=placement,
     )
-
-
-def action_spec(space: spaces.Space) -> ActionSpec:
-    """The agent's view of an adapted action space."""
-    if isinstance(space, spaces.Discrete):
-        return ActionSpec(discrete=True, size=int(space.n))
-    return ActionSpec(discrete=False, size=int(space.shape[0]))
 
 
 def updates_due(config: ConfigDict, env_step: int) -> int:

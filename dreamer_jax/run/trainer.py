@@ -161,8 +161,8 @@ class Trainer:
             self._carry, action = self._act(obs, is_first)
             # Dispatched behind the policy: it runs while the environments step below.
             self._update_once()
-            action = np.asarray(action)
-            failed = self._driver.finish(run_lib.to_env_actions(action, self._parts.discrete))
+            discrete = self._parts.action.discrete
+            failed = self._driver.finish(run_lib.to_env_actions(np.asarray(action), discrete))
         if failed.any():
             self._prefetch.settle()  # it may be reading the records that are closed
             self._replay.close_open(failed)
@@ -258,7 +258,7 @@ class Trainer:
     def _save(self, *, wait: bool) -> None:
         """Save everything that the run goes on from. The replay's part is its cursors."""
         host = {
-            **self._vector.state(),  # first: asked for their states, environments may fail
+            "rows": self._vector.state(),  # first: asked for their states, environments may fail
             "env_step": self._env_step,
             "update": self._update,
             "due": self._due,
@@ -267,6 +267,7 @@ class Trainer:
             "prefetch": self._prefetch.state(),
             "driver": self._driver.state(),
             "records": self._records.state(),
+            "log": self._records.log_position(),
         }
         self._saver.save({"state": self._state, "carry": self._carry}, host)
         self._saver.collect(wait=wait)
@@ -276,7 +277,7 @@ class Trainer:
         began = time.monotonic()
         found = self._saver.restore(self._parts.saved_shapes())
         if found is None:
-            self._records.restore(None, 0, 0)
+            self._records.restore(None, None, 0, 0)
             self._state, self._carry = self._parts.init_state(), self._parts.init_policy()
             return
         arrays, host = found
@@ -284,10 +285,10 @@ class Trainer:
         self._env_step, self._update = host["env_step"], host["update"]
         self._due, self._summary = host["due"], host["summary"]
         self._prefetch.restore(host["prefetch"])
-        restored = self._vector.restore(host)
+        restored = self._vector.restore(host["rows"])
         self._prefetch.settle()
         self._driver.restore(host["driver"], restored)
-        self._records.restore(host["records"], self._env_step, self._update)
+        self._records.restore(host["records"], host["log"], self._env_step, self._update)
         self._progress.print(
             f"resuming at env step {self._env_step}, update {self._update}, restored in "
             f"{time.monotonic() - began:.1f} s"

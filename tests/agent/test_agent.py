@@ -1,6 +1,7 @@
-"""Whole updates of one agent on made-up data: what changes, when, towards what; and its sizes."""
+"""Complete updates of one agent on random data, its losses, reports, policy and sizes."""
 
 import functools
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -16,16 +17,19 @@ from mock_agents import (
 
 from dreamer_jax.agent import agent as agent_lib
 from dreamer_jax.agent.build import make_agent
+from dreamer_jax.behavior.dreamer import Dreamer
 from dreamer_jax.config.config import default_config
 from dreamer_jax.config.sweep import member_hypers
 from dreamer_jax.model.distributions import from_noise, take_mode
 from dreamer_jax.model.world_model import (
     REWARD_TRANSFORMS,
+    log_probs,
     prepare_action,
     prepare_obs,
     world_model_loss,
 )
 from dreamer_jax.run.setup import count_parameters
+from dreamer_jax.runtime import make_backend
 from dreamer_jax.types import ActionSpec
 
 
@@ -40,12 +44,9 @@ class Trained:
         self.batch = mock_batch("vector", b=4, t=6)
         self.states, self.metrics = [self.state], []
         for _ in range(60):
-            state, _, metrics = self.step(self.states[-1], self.batch)
+            state, metrics = self.run(self.states[-1], self.batch)
             self.states.append(state)
             self.metrics.append({name: float(value) for name, value in metrics.items()})
-
-    def step(self, state, batch, start=None):
-        return self.run(state, batch, self.agent.wm.rssm.initial((4,)) if start is None else start)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +76,7 @@ def test_metrics_are_finite_scalars(trained):
     assert np.isfinite([list(metrics.values()) for metrics in trained.metrics]).all()
 
 
-def test_the_slow_critic_is_copied_after_update_0_and_then_every_so_many(trained):
+def test_the_slow_critic_is_copied_after_update_0_and_then_periodically(trained):
     # State k is the one after update k - 1; with a period of 3 copies follow updates 0, 3 and 6.
     assert trained.agent.behaviors[0].slow_critic_every == 3
     for k in range(1, 9):
@@ -96,44 +97,64 @@ def test_sixty_updates_on_one_batch_learn_it(trained):
 
 
 def test_the_same_state_and_batch_give_the_same_update(trained):
-    again, _, _ = trained.step(trained.state, trained.batch)
-    assert largest_difference(again.params, trained.states[1].params) == 0
+    repeated, _ = trained.run(trained.state, trained.batch)
+    assert largest_difference(repeated.params, trained.states[1].params) == 0
     # Another key is other noise, and so another update.
     other = trained.state.replace(key=jax.random.key(1))
-    other, _, _ = trained.step(other, trained.batch)
+    other, _ = trained.run(other, trained.batch)
     assert largest_difference(other.params, trained.states[1].params) > 1e-5
 
 
-def test_the_last_state_carries_over_to_the_next_sequences(trained):
-    batch = trained.batch
-    _, last, _ = trained.step(trained.state, batch)
-    assert last.deter.shape == (4, 16)
-    assert np.abs(last.deter).max() > 0.01
-    for first, equal in ((True, True), (False, False)):
-        # The same key gives the same noise, so that only the start state differs.
-        now = batch.replace(is_first=batch.is_first.at[:, 0].set(first))
-        losses = [trained.step(trained.state, now, start)[2]["kl"] for start in (None, last)]
-        assert (losses[0] == losses[1]) == equal
+def test_a_behavior_must_report_each_of_its_groups():
+    agent, hypers = mock_agent("vector")
+
+    class Forgetful(Dreamer):
+        def learn(self, *args, **kwargs):
+            state, updates = super().learn(*args, **kwargs)
+            return state, {"actor": updates["actor"]}
+
+    ac, every = agent.behaviors[0].ac, agent.behaviors[0].slow_critic_every
+    agent = replace(agent, behaviors=(Forgetful(ac, every),))
+    message = r"Forgetful.learn returned .* groups \['actor'\]; required: \['actor', 'critic'\]"
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(
+            functools.partial(agent_lib.train_step, agent), mock_state(agent, hypers), mock_batch()
+        )
 
 
-def likes_of(batch, sample=take_mode, **changes):
-    """Log-likelihoods [B, T] by key, predictions, and metrics of a world model's loss."""
-    agent, hypers = mock_agent("vector", **changes)
-    params = mock_state(agent, hypers).params["model"]
-    b, t = batch.reward.shape
+@functools.cache
+def losses_of(name="plain"):
+    """Loss, metrics, log-likelihoods [B, T] by key, and predictions of a world model variant."""
+    agent, hypers = mock_agent("vector", **VARIANTS[name])
+    wm, batch, params = agent.wm, mock_batch(), mock_state(agent, hypers).params["model"]
+    noise, start = jnp.zeros((4, 2, 4)), wm.rssm.initial((2,))
 
     @jax.jit
     def run(batch):
-        noise = jnp.zeros((t, b, 4))
-        start = agent.wm.rssm.initial((b,))
-        loss, (filtered, metrics) = world_model_loss(
-            agent.wm, params, batch, noise, start, hypers, sample=sample
+        loss, (states, metrics) = world_model_loss(
+            wm, params, batch, noise, start, hypers, sample=take_mode
         )
-        feat = agent.wm.feature(filtered.states)
-        discount = agent.wm.predict_discount(params, feat, hypers.discount)
-        return loss, filtered, metrics, agent.wm.predict_reward(params, feat), discount
+        feat, obs = wm.feature(states), prepare_obs(batch.obs)
+        args = feat, obs, batch.reward, batch.is_terminal, hypers.discount
+        predicted = {
+            "reward": wm.predict_reward(params, feat),
+            "discount": wm.predict_discount(params, feat, hypers.discount),
+        }
+        return loss, metrics, log_probs(wm, params, *args), predicted
 
-    return run(batch)
+    return jax.device_get(run(batch))
+
+
+VARIANTS = {
+    "plain": {},
+    "scaled": {
+        "reward_transform": "tanh",
+        "discount": 0.9,
+        "loss_scales": {"vector": 0.5, "reward": 2.0, "discount": 3.0},
+        "kl_scale": 0.7,
+    },
+    "no discount head": {"discount": 0.9, "discount_head": {"enabled": False}},
+}
 
 
 def test_the_reward_is_predicted_after_its_transform():
@@ -144,44 +165,39 @@ def test_the_reward_is_predicted_after_its_transform():
         "tanh": [-0.9640276, 0.0, 0.4621172],
     }.items():
         np.testing.assert_allclose(REWARD_TRANSFORMS[name](rewards), expected, rtol=1e-6)
-    batch = mock_batch()
-    for name in ("none", "tanh"):
-        _, filtered, metrics, predicted, _ = likes_of(batch, reward_transform=name)
-        target = np.asarray(REWARD_TRANSFORMS[name](batch.reward))
-        like = -0.5 * (np.asarray(predicted) - target) ** 2 - 0.9189385
-        np.testing.assert_allclose(filtered.likes["reward"], like, rtol=1e-4, atol=1e-5)
-        np.testing.assert_allclose(metrics["reward_loss"], -like.mean(), rtol=1e-4)
+    reward = mock_batch().reward
+    for variant, name in (("plain", "none"), ("scaled", "tanh")):
+        _, metrics, found, predicted = losses_of(variant)
+        target = np.asarray(REWARD_TRANSFORMS[name](reward))
+        expected = -0.5 * (predicted["reward"] - target) ** 2 - 0.9189385
+        np.testing.assert_allclose(found["reward"], expected, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(metrics["reward_loss"], -expected.mean(), rtol=1e-4)
 
 
 def test_only_terminal_steps_are_labelled_without_a_future():
     batch = mock_batch()
     cut = np.asarray(batch.is_last & ~batch.is_terminal)
     assert cut.sum() == 1 and batch.is_terminal.sum() == 1
-    _, filtered, _, _, discount = likes_of(batch, discount=0.9)
-    p = np.asarray(discount)
-    # The time limit is labelled gamma, as any step in the middle of an episode.
+    _, _, found, predicted = losses_of("scaled")
+    p = predicted["discount"]
+    # The time limit is labelled gamma, like any step in the middle of an episode.
     label = np.where(batch.is_terminal, 0.0, 0.9)
     expected = label * np.log(p) + (1 - label) * np.log(1 - p)
-    np.testing.assert_allclose(filtered.likes["discount"], expected, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(found["discount"], expected, rtol=1e-3, atol=1e-5)
 
 
 def test_without_a_discount_head_it_is_neither_trained_nor_asked():
-    enabled = likes_of(mock_batch())
-    loss, filtered, metrics, _, discount = likes_of(
-        mock_batch(), discount=0.9, discount_head={"enabled": False}
-    )
-    np.testing.assert_array_equal(discount, np.full((2, 4), np.float32(0.9)))
-    assert "discount" not in filtered.likes and "discount_loss" not in metrics
-    assert "discount_loss" in enabled[2]
+    _, metrics, found, predicted = losses_of("no discount head")
+    np.testing.assert_array_equal(predicted["discount"], np.full((2, 4), np.float32(0.9)))
+    assert "discount" not in found and "discount_loss" not in metrics
+    assert "discount_loss" in losses_of()[1]
 
 
 def test_the_loss_is_the_weighted_sum_of_its_parts():
-    scales = {"vector": 0.5, "reward": 2.0, "discount": 3.0}
-    loss, _, metrics, _, _ = likes_of(mock_batch(), loss_scales=scales, kl_scale=0.7)
+    loss, metrics, _, _ = losses_of("scaled")
     parts = {"position": 0.5, "reward": 2.0, "discount": 3.0}
     expected = sum(scale * metrics[f"{key}_loss"] for key, scale in parts.items())
     np.testing.assert_allclose(loss, expected + 0.7 * metrics["kl_loss"], rtol=1e-5)
-    assert loss == metrics["model_loss"]
 
 
 def test_observations_and_actions_are_prepared():
@@ -199,7 +215,7 @@ def test_published_parameter_counts():
     """DreamerV2 for Atari at full size, one grey 64x64 image, 18 actions."""
     config = default_config()
     obs = {"image": ((64, 64, 1), "uint8")}
-    agent = make_agent(config, obs, ActionSpec(discrete=True, size=18))
+    agent = make_agent(config, obs, ActionSpec(discrete=True, size=18), make_backend("cpu"))
     init = functools.partial(agent_lib.init, agent, hypers=member_hypers(config)[0])
     params = jax.eval_shape(init, jax.random.key(0)).params
     counts = {part: count_parameters(tree) for part, tree in params["model"].items()}

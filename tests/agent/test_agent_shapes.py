@@ -48,7 +48,7 @@ class Kind:
             obs, action, actor_grad=estimator, rssm=rssm, **changes
         )
         self.batch = mock_batch(obs, action)
-        self.obs, self.size = OBS[obs], self.agent.ac.action_size
+        self.obs, self.size = OBS[obs], self.agent.behaviors[0].ac.action_size
         self.latent = LATENT[latent]
         init = functools.partial(agent_lib.init, self.agent)
         self.state = jax.eval_shape(init, jax.random.key(0), self.hypers)
@@ -115,7 +115,7 @@ def test_world_model_loss(kind):
 
 
 def test_imagination_and_behavior_losses(kind):
-    ac, wm = kind.agent.ac, kind.agent.wm
+    ac, wm = kind.agent.behaviors[0].ac, kind.agent.wm
 
     def run(state, starts):
         noise = ac.draw_noise(jax.random.key(0), wm.rssm.latent, N)
@@ -197,7 +197,7 @@ class Small:
         return world_model_loss(wm, state.params["model"], self.batch, noise, start, self.hypers)
 
     def behavior_losses(self, state, key):
-        wm, ac, params = self.agent.wm, self.agent.ac, state.params
+        wm, ac, params = self.agent.wm, self.agent.behaviors[0].ac, state.params
         noise = ac.draw_noise(key, wm.rssm.latent, B)
         rollout = imagine_rollout(
             ac, wm, params["model"], params["actor"], state.slow_critic, wm.rssm.initial((B,)),

@@ -1,4 +1,4 @@
-"""What computing in bfloat16 changes in the losses of the world model."""
+"""Losses of the world model in bfloat16 against float32."""
 
 import functools
 
@@ -16,7 +16,7 @@ SIZES = {"cnn_depth": 8, "rssm": {"stoch": 8, "classes": 8, "deter": 64, "hidden
 
 @pytest.fixture(scope="module")
 def losses():
-    """dtype -> losses, [BATCHES] each, with the same parameters and random numbers."""
+    """Losses [BATCHES] by dtype and name, of the same parameters and random numbers."""
     results = {}
     for dtype in ("float32", "bfloat16"):
         agent, hypers = mock_agent("image", compute_dtype=dtype, **SIZES)
@@ -39,7 +39,7 @@ def test_losses_in_bfloat16_are_those_in_float32_up_to_rounding(losses, name):
     exact, rounded = (losses[dtype][name] for dtype in ("float32", "bfloat16"))
     error = np.abs(rounded / exact - 1)
     assert (error > 0).all()
-    # A number with 8 bits is off by up to 2^-9. Where rounding makes a sample fall to another
-    # class, what follows in its sequence is another trajectory.
+    # A number with 8 bits is off by up to 2^-9. A sample that rounding moves to another class
+    # changes the rest of its sequence.
     assert np.median(error) < 2**-8
     assert error.max() < 2**-4

@@ -1,10 +1,15 @@
-"""What a config and an environment's spaces must have in common."""
+"""Agents from configs: observation keys, loss scales, and the backend."""
 
+import jax
+import jax.numpy as jnp
 import pytest
-from conftest import make_tiny_config
+from conftest import SHALLOW, make_tiny_config
+from mock_agents import equations, mock_agent, mock_batch, mock_state
 
 from dreamer_jax.agent.build import make_agent, select_keys
+from dreamer_jax.agent.members import make_members
 from dreamer_jax.errors import UsageError
+from dreamer_jax.runtime import make_backend
 from dreamer_jax.types import ActionSpec
 
 POSITION = {"position": ((3,), "float32")}
@@ -28,5 +33,21 @@ def test_losses_are_scaled_by_what_they_are():
         "contrastive": {"state": 5.0},
     }.items():
         config = make_tiny_config(objective=objective, loss_scales=scales)
-        found = make_agent(config, shapes, ActionSpec(True, 3)).wm.loss_scales
+        found = make_agent(config, shapes, ActionSpec(True, 3), make_backend("cpu")).wm.loss_scales
         assert {name: found[name] for name in own | heads} == own | heads
+
+
+def test_a_program_is_made_for_a_backend_that_is_absent():
+    """A GPU's update, traced on a CPU: XLA's convolutions, members mapped together, no slices."""
+    loops, convolutions = {}, {}
+    for name in ("cpu", "gpu"):
+        agent, hypers = mock_agent("image", backend=name, horizon=2, **SHALLOW)
+        one = mock_state(agent, hypers), mock_batch("image")
+        jaxpr = jax.make_jaxpr(make_members(agent).train_step)(
+            *jax.tree.map(lambda x: jnp.stack([x, x]), one)
+        )
+        found = [eqn.primitive.name for eqn in equations(jaxpr.jaxpr)]
+        loops[name], convolutions[name] = found.count("scan"), found.count("conv_general_dilated")
+    # Forward and twice backward for each of 8 layers; the first layer's images need no gradient.
+    assert convolutions == {"cpu": 0, "gpu": 3 * 8 - 1}
+    assert loops["cpu"] == 1 + loops["gpu"]  # over members

@@ -1,4 +1,4 @@
-"""Members on several devices: where things are, and the same numbers as on one."""
+"""Members on several devices: placement, and the same numbers as on one."""
 
 import json
 import os
@@ -21,7 +21,7 @@ TESTS = Path(__file__).parents[1]
 
 @pytest.fixture
 def eight(monkeypatch):
-    """Eight CPU devices to count with; nothing can be put on them."""
+    """Pretend to have eight CPU devices; nothing can be put on them."""
     device = jax.local_devices()[0]
     monkeypatch.setattr(jax, "local_devices", lambda: [device] * 8)
 
@@ -86,14 +86,14 @@ def test_one_device_needs_no_mesh():
     assert placement == place(3, 7, 1)
 
 
-def test_a_run_may_go_on_with_other_devices():
+def test_a_run_may_resume_on_other_devices():
     old, new = config_lib.default_config(), config_lib.default_config()
     new.devices = 4
     assert config_lib.differences(old, new) == []
 
 
 def on_eight_devices(script, *arguments):
-    """The JSON object that a script prints in a process of 8 virtual devices."""
+    """Run a script in a process of 8 virtual devices and return the JSON object that it prints."""
     done = subprocess.run(
         [sys.executable, TESTS / script, *map(str, arguments)],
         env=os.environ
@@ -137,7 +137,7 @@ def test_members_on_eight_devices(members, tolerance, per_device, shard, communi
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_from_one_device_to_eight_to_two(tmp_path):
+def test_a_run_moves_from_one_device_to_eight_to_two(tmp_path):
     result = on_eight_devices("resume_on_devices.py", tmp_path)
     assert len(result["one"]) == len(result["many"]) == 2 * (7 + 3)
     for one, many in zip(result["one"], result["many"], strict=True):

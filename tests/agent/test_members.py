@@ -1,4 +1,4 @@
-"""Member k among M is member k alone: parameters, metrics, actions, and hyperparameters as data."""
+"""Member k among M equals member k alone: parameters, metrics, actions; hypers are data."""
 
 import functools
 
@@ -13,6 +13,7 @@ from mock_agents import (
     mock_batch,
     mock_state,
     shared_agent,
+    shared_members,
 )
 
 from dreamer_jax.agent import agent as agent_lib
@@ -29,11 +30,14 @@ def stack(trees):
 
 
 class Sweep:
-    """Three members, of different seeds and hyperparameters, trained together and each alone.
+    """Three members with different seeds and hyperparameters, trained together and each alone.
 
     Args:
-        obs: kind of the observations; step, alone: the compiled updates of all members, and of one
-            member without a leading axis, `(state, batch) -> state, metrics`.
+        obs: kind of the observations.
+        agent: the agent of every member.
+        base: hyperparameters that the members vary.
+        step: compiled update of all members, `(state, batch) -> state, metrics`.
+        alone: compiled update of one member without a leading axis.
     """
 
     def __init__(self, obs, agent, base, step, alone):
@@ -62,25 +66,19 @@ class Sweep:
             self.alone.append((state, history))
 
     def start(self):
-        """A copy of all members' initial states, which training may consume."""
+        """Return a copy of all members' initial states, which training may donate."""
         return jax.tree.map(jnp.copy, self.initial)
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["together", "one by one"])
 def fns(request):
-    """As accelerators map over members, and as CPUs do."""
-    return make_members(shared_agent()[0], together=request.param)
+    """Functions mapped over members as on accelerators, and as on a CPU."""
+    return shared_members(request.param)
 
 
 @pytest.fixture(scope="module")
 def sweep(fns):
-    agent, hypers, train_step = shared_agent()
-    start = agent.wm.rssm.initial((4,))
-
-    def alone(state, batch):
-        state, _, metrics = train_step(state, batch, start)
-        return state, metrics
-
+    agent, hypers, alone = shared_agent()
     return Sweep("vector", agent, hypers, fns.train_step, alone)
 
 

@@ -178,7 +178,10 @@ def test_actor_gradients():
 
     def losses(inside, outside):
         rollout = case.imagine(actor=inside)
-        acs = {name: replace(case.agent.ac, actor_grad=kind) for name, kind in kinds.items()}
+        acs = {
+            name: replace(case.agent.behaviors[0].ac, actor_grad=kind)
+            for name, kind in kinds.items()
+        }
         return {
             name: actor_loss(ac, outside, rollout, hypers, jnp.zeros(()))[0]
             for name, ac in acs.items()

@@ -28,7 +28,7 @@ class Case:
         self.params = self.state.params
         # Critic and slow critic differ, as they do in the middle of a training.
         self.slow_critic = jax.tree.map(lambda x: 0.8 * x + 0.1, self.state.slow_critic)
-        wm, ac = self.agent.wm, self.agent.ac
+        wm, ac = self.agent.wm, self.agent.behaviors[0].ac
         rng = np.random.default_rng(3)
         zero = wm.rssm.initial((N,))
         classes = rng.integers(0, 5, zero.stoch.shape[:-1])
@@ -40,7 +40,7 @@ class Case:
 
     def imagine(self, model=None, actor=None, slow_critic=None):
         return imagine_rollout(
-            self.agent.ac,
+            self.agent.behaviors[0].ac,
             self.agent.wm,
             self.params["model"] if model is None else model,
             self.params["actor"] if actor is None else actor,
@@ -54,7 +54,9 @@ class Case:
 
     def actor_loss(self, rollout, actor=None, hypers=None):
         actor = self.params["actor"] if actor is None else actor
-        return actor_loss(self.agent.ac, actor, rollout, hypers or self.hypers, jnp.zeros(()))[0]
+        return actor_loss(
+            self.agent.behaviors[0].ac, actor, rollout, hypers or self.hypers, jnp.zeros(())
+        )[0]
 
 
 @functools.cache
@@ -79,7 +81,7 @@ def is_zero(tree):
 @pytest.mark.parametrize("action", ["discrete", "continuous"])
 def test_imagination_equals_a_loop(action):
     case, trajectory = make_case(action), rollout_of(action).trajectory
-    wm, ac = case.agent.wm, case.agent.ac
+    wm, ac = case.agent.wm, case.agent.behaviors[0].ac
     model = case.params["model"]["rssm"]
 
     @jax.jit
@@ -106,7 +108,7 @@ def test_rollout_is_evaluated_where_it_was_reached():
     wm, model = case.agent.wm, case.params["model"]
     feat = rollout.trajectory.feat
     close(rollout.reward, jax.jit(wm.predict_reward)(model, feat))
-    close(rollout.slow_value, jax.jit(case.agent.ac.value)(case.slow_critic, feat))
+    close(rollout.slow_value, jax.jit(case.agent.behaviors[0].ac.value)(case.slow_critic, feat))
     # The first discount is known, not predicted: gamma, or zero at an end.
     close(rollout.discount[0], [0.999, 0.0, 0.999, 0.999, 0.999])
     close(rollout.discount[1:], jax.jit(wm.predict_discount)(model, feat, 0.999)[1:])
@@ -133,7 +135,7 @@ def test_actor_loss_equals_a_loop(estimator):
 
     @jax.jit
     def policy_terms(feat, action):
-        policy = case.agent.ac.act(case.params["actor"], feat)
+        policy = case.agent.behaviors[0].ac.act(case.params["actor"], feat)
         return policy.log_prob(action), policy.entropy()
 
     total = []
@@ -154,12 +156,14 @@ def test_actor_loss_equals_a_loop(estimator):
 
 def test_critic_loss_equals_a_loop():
     case, rollout = make_case(), rollout_of()
-    value = jax.jit(case.agent.ac.value)(case.params["critic"], rollout.trajectory.feat)
+    value = jax.jit(case.agent.behaviors[0].ac.value)(
+        case.params["critic"], rollout.trajectory.feat
+    )
     total = []
     for t in range(H):
         error = 0.5 * np.square(value[t] - rollout.target[t]) + 0.9189385
         total.append(np.asarray(rollout.weight[t]) * error)
-    loss = jax.jit(lambda params: critic_loss(case.agent.ac, params, rollout)[0])
+    loss = jax.jit(lambda params: critic_loss(case.agent.behaviors[0].ac, params, rollout)[0])
     close(loss(case.params["critic"]), np.mean(total))
 
 
@@ -169,7 +173,7 @@ def test_entropy_is_annealed():
         actor_entropy=1.0, actor_entropy_final=0.0, anneal_updates=10.0,
         actor_grad_mix=0.0, actor_grad_mix_final=1.0,
     )  # fmt: skip
-    loss = jax.jit(functools.partial(actor_loss, case.agent.ac))
+    loss = jax.jit(functools.partial(actor_loss, case.agent.behaviors[0].ac))
     for update, scale in ((0, 1.0), (5, 0.5), (20, 0.0)):
         _, metrics = loss(case.params["actor"], rollout, hypers, jnp.int32(update))
         close(metrics["actor_entropy_scale"], scale)
@@ -188,7 +192,7 @@ def test_reinforce_gives_the_world_model_and_the_slow_critic_no_gradient():
 
 def test_critic_loss_trains_the_critic_alone():
     case, rollout = make_case(), rollout_of()
-    loss = jax.grad(lambda p, r: critic_loss(case.agent.ac, p, r)[0], (0, 1))
+    loss = jax.grad(lambda p, r: critic_loss(case.agent.behaviors[0].ac, p, r)[0], (0, 1))
     grads = jax.jit(loss)(case.params["critic"], rollout)
     assert not is_zero(grads[0])
     # The weight is cut where it is made, in `imagination_weight`.
@@ -202,7 +206,7 @@ def test_critic_loss_trains_the_critic_alone():
 def test_the_actor_gradient_passes_through_the_dynamics(estimator, action):
     """Without entropy bonus all of the gradient of `dynamics` comes through the rollout."""
     case = make_case(action, estimator)
-    assert case.agent.ac.actor_grad.through_dynamics
+    assert case.agent.behaviors[0].ac.actor_grad.through_dynamics
     hypers = case.hypers.replace(actor_entropy=0.0, actor_entropy_final=0.0)
 
     def loss(inside, outside):
@@ -228,14 +232,14 @@ def test_an_actor_without_value_does_not_read_the_critic():
 
 def test_reinforce_uses_only_the_log_probability():
     case, rollout = make_case(), rollout_of()
-    assert not case.agent.ac.actor_grad.through_dynamics
+    assert not case.agent.behaviors[0].ac.actor_grad.through_dynamics
     hypers = case.hypers.replace(actor_entropy=0.0, actor_entropy_final=0.0)
     loss = jax.grad(lambda p: case.actor_loss(rollout, p, hypers))
     grads = jax.jit(loss)(case.params["actor"])
 
     def by_hand(actor):
         feat, action = rollout.trajectory.feat, rollout.trajectory.action
-        log_prob = case.agent.ac.act(actor, feat[:-2]).log_prob(action[1:-1])
+        log_prob = case.agent.behaviors[0].ac.act(actor, feat[:-2]).log_prob(action[1:-1])
         advantage = rollout.target[1:] - rollout.slow_value[:-2]
         return -(rollout.weight[:-2] * advantage * log_prob).mean()
 
@@ -266,15 +270,19 @@ def test_the_policy_reads_a_feature_without_gradient():
 def test_behavior_updates_leave_the_world_model_and_slow_critic_alone(estimator):
     case = make_case("discrete", estimator)
     update = functools.partial(
-        update_actor_critic, case.agent.ac, case.agent.wm, case.agent.optimizers, sample=from_noise
+        update_actor_critic,
+        case.agent.behaviors[0].ac,
+        case.agent.wm,
+        case.agent.optimizers,
+        sample=from_noise,
     )
     args = case.state, case.state.slow_critic, case.start, case.is_terminal, jax.random.key(0)
-    state, metrics = jax.jit(update)(*args)
+    state, updates = jax.jit(update)(*args)
     for before, after in (
         (case.state.params["model"], state.params["model"]),
         (case.state.opt_states["model"], state.opt_states["model"]),
         (case.state.slow_critic, state.slow_critic),
     ):
         jax.tree.map(np.testing.assert_array_equal, before, after)
-    assert metrics["actor_grad_norm"] > 0
-    assert metrics["critic_grad_norm"] > 0
+    assert updates["actor"].grad_norm > 0
+    assert updates["critic"].grad_norm > 0

@@ -7,14 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from mock_agents import mock_agent, mock_batch, mock_state, random_like
+from mock_agents import mock_agent, mock_batch, mock_state, random_like, train_step
 
 from dreamer_jax.agent import agent as agent_lib
+from dreamer_jax.agent.guard import flatten_metrics
 from dreamer_jax.behavior.base import PosteriorBatch
 from dreamer_jax.behavior.plan2explore import disagreement, ensemble_loss
+from dreamer_jax.metrics import PLOTTED
 from dreamer_jax.model.distributions import from_noise
 from dreamer_jax.optimizer import apply_gradients
-from dreamer_jax.report.curves import PANELS
 from dreamer_jax.types import Trajectory
 
 EXPLORER = {"behavior": "plan2explore", "models": 3, "layers": 1, "units": 16}
@@ -124,7 +125,9 @@ def test_disagreement_falls_where_the_ensemble_is_trained(case):
 def learn(case, intrinsic, extrinsic):
     explorer = replace(case.explorer, intrinsic=intrinsic, extrinsic=extrinsic)
     args = case.wm, case.agent.optimizers, case.state, case.replayed, jax.random.key(0)
-    return explorer.learn(*args, sample=from_noise)
+    state, updates = explorer.learn(*args, sample=from_noise)
+    assert set(updates) == set(explorer.groups)
+    return state, flatten_metrics(updates)
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +153,7 @@ def test_only_the_explorers_groups_learn(case, learned):
     names = {f"{g}_{value}" for g in case.explorer.groups for value in ("loss", "grad_norm")}
     assert names <= set(metrics)
     assert all(name.startswith(("expl_", "ensemble_")) for name in metrics)
-    assert {"ensemble_loss", "expl_imagined_reward"} <= set(metrics) & set(PANELS)
+    assert {"ensemble_loss", "expl_imagined_reward"} <= set(metrics) & set(PLOTTED)
 
 
 def test_the_explorer_acts_in_training_and_the_task_beside_it(case):
@@ -172,7 +175,7 @@ def test_the_explorer_acts_in_training_and_the_task_beside_it(case):
     }  # fmt: skip
     init = functools.partial(agent_lib.init, agent)
     shapes = jax.eval_shape(init, jax.random.key(0), case.hypers)
-    step = functools.partial(agent_lib.train_step, agent)
-    new, _, metrics = jax.eval_shape(step, shapes, mock_batch("vector", "continuous"))
+    step = functools.partial(train_step, agent)
+    new, metrics = jax.eval_shape(step, shapes, mock_batch("vector", "continuous"))
     assert jax.tree.structure(new) == jax.tree.structure(shapes)
     assert {"actor_loss", "expl_actor_loss", "ensemble_loss"} <= set(metrics)

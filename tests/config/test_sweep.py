@@ -20,6 +20,7 @@ from dreamer_jax.config.sweep import Member
 from dreamer_jax.errors import UsageError
 from dreamer_jax.report.metrics_log import read_metrics
 from dreamer_jax.run.workdir import WorkDir
+from dreamer_jax.runtime import make_backend
 from dreamer_jax.seeding import member_keys
 from dreamer_jax.types import ActionSpec
 
@@ -135,7 +136,9 @@ def test_lists_on_the_command_line(tmp_path):
 
 def test_other_values_compile_nothing_and_are_not_in_the_program():
     """Two sweeps of other values run the same program, whose text is the same."""
-    agent = make_agent(member_config(2), {"position": ((3,), "float32")}, ActionSpec(True, 3))
+    agent = make_agent(
+        member_config(2), {"position": ((3,), "float32")}, ActionSpec(True, 3), make_backend("cpu")
+    )
     fns, programs = make_members(agent), []
     batch = jax.tree.map(lambda x: jnp.stack([x] * 4), mock_batch("vector"))
     for lists in ({"kl_scale": (0.123457, 0.3)}, {"kl_scale": (1.0, 7.0)}):

@@ -1,6 +1,7 @@
 """The formulations of convolutions against each other and against loops."""
 
 import itertools
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -8,11 +9,14 @@ import numpy as np
 import pytest
 
 from dreamer_jax.model.networks import DECODER_KERNELS, ENCODER_KERNELS
-from dreamer_jax.model.ops import matmul, winograd
+from dreamer_jax.model.ops import winograd
 from dreamer_jax.model.ops.activations import ACTIVATIONS, LINEAR
-from dreamer_jax.model.ops.convolutions import FORMULATIONS, Conv, choose_formulation
+from dreamer_jax.model.ops.convolutions import FORMULATIONS, LAX, Conv, make_formulation
+from dreamer_jax.runtime import make_backend
 
-# (size of the images, kernel, size that comes out) of every layer of encoder and decoder.
+# Every formulation with all images in one slice.
+WHOLE = {name: make(2**40) for name, make in FORMULATIONS.items()}
+# (size of the images, kernel, size of the result) of every layer of encoder and decoder.
 ENCODER = list(zip((64, 31, 14, 6), ENCODER_KERNELS, (31, 14, 6, 2), strict=True))
 DECODER = list(zip((1, 5, 13, 30), DECODER_KERNELS, (5, 13, 30, 64), strict=True))
 LAYERS = [("conv", *row) for row in ENCODER] + [("conv_transpose", *row) for row in DECODER]
@@ -20,7 +24,7 @@ LAYERS = [("conv", *row) for row in ENCODER] + [("conv_transpose", *row) for row
 
 @pytest.fixture(autouse=True)
 def few_are_many(request, monkeypatch):
-    """Winograd's sums for the few images of these tests too."""
+    """Use Winograd's sums for the few images of these tests too."""
     if "for_many_images" not in request.node.name:
         monkeypatch.setattr(winograd, "MANY", 0)
 
@@ -32,7 +36,7 @@ def arrays(size, kernel, members=(), channels=2, outputs=3):
     return [jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes]
 
 
-@pytest.mark.parametrize("channels", [2, 32])  # few, that winograd leaves to matmul, and enough
+@pytest.mark.parametrize("channels", [2, 32])  # too few for winograd, and enough
 @pytest.mark.parametrize(("operation", "size", "kernel", "out"), LAYERS)
 def test_formulations_agree_in_values_and_gradients_over_members(
     operation, size, kernel, out, channels
@@ -50,7 +54,7 @@ def test_formulations_agree_in_values_and_gradients_over_members(
 
         return jax.grad(loss, (0, 1, 2), has_aux=True)(images, kernels, biases)
 
-    every = jax.jit(lambda *args: [values_and_gradients(f, *args) for f in FORMULATIONS.values()])
+    every = jax.jit(lambda *args: [values_and_gradients(f, *args) for f in WHOLE.values()])
     biases = jnp.linspace(-1, 1, 3 * channels).reshape(3, channels)
     args = *arrays(size, kernel, (3,), channels, channels), biases
     first, *others = map(jax.tree.leaves, every(*args))
@@ -60,31 +64,31 @@ def test_formulations_agree_in_values_and_gradients_over_members(
             np.testing.assert_allclose(one, two, rtol=0, atol=1e-5 * np.abs(one).max())
 
 
-@pytest.mark.parametrize("channels", [3, 80])  # taps of one multiplication, and of one each
+@pytest.mark.parametrize("channels", [3, 80])  # taps that share a matmul, and with one each
 @pytest.mark.parametrize(
     ("operation", "kernel"), [("conv", 4), ("conv_transpose", 5), ("conv_transpose", 6)]
 )
 @pytest.mark.parametrize("formulation", ["matmul", "winograd"])
 def test_slices_of_images_change_nothing(monkeypatch, formulation, operation, kernel, channels):
-    """Seven images in three slices, the last filled up, or in seven, against all at once."""
+    """Seven images in three slices, the last padded, or in seven, equal all at once."""
     monkeypatch.setattr(winograd, "WIDE", 0)
+    monkeypatch.setattr(winograd, "MIN_SLICE", 0)
     rng = np.random.default_rng(channels)
     images = jnp.asarray(rng.normal(size=(7, 6, 6, channels)), jnp.float32)
     kernels = jnp.asarray(rng.normal(size=(kernel, kernel, channels, 2)), jnp.float32)
     results = {}
-    for budget in (2**30, 2**11):
-        for module in (matmul, winograd):
-            monkeypatch.setattr(module, "CPU_SLICE", budget)
+    for slice_bytes in (2**30, 2**11):
+        layer = getattr(FORMULATIONS[formulation](slice_bytes), operation)
 
-        def values_and_gradients(images, kernels, bias):
-            layer, act = getattr(FORMULATIONS[formulation], operation), ACTIVATIONS["relu"]
+        def values_and_gradients(images, kernels, bias, layer=layer):
+            act = ACTIVATIONS["relu"]
             values, pull = jax.vjp(lambda x, k, b: layer(x, k, 2, b, act), images, kernels, bias)
             return values, pull(jnp.cos(jnp.arange(values.size)).reshape(values.shape))
 
         program, args = jax.jit(values_and_gradients), (images, kernels, jnp.array([0.5, -0.5]))
         loops = "while" in program.lower(*args).as_text()
-        assert loops == (budget < 2**30)
-        results[budget] = program(*args)
+        assert loops == (slice_bytes < 2**30)
+        results[slice_bytes] = program(*args)
     for one, two in zip(*map(jax.tree.leaves, results.values()), strict=True):
         np.testing.assert_allclose(one, two, rtol=0, atol=1e-5 * np.abs(two).max())
 
@@ -123,39 +127,37 @@ LOOPS = {"conv": loop_conv, "conv_transpose": loop_conv_transpose}
 @pytest.mark.parametrize("formulation", sorted(FORMULATIONS))
 def test_every_formulation_equals_a_loop(formulation, operation, kernel, stride):
     images, kernels = arrays(6, kernel)
-    apply = jax.jit(getattr(FORMULATIONS[formulation], operation), static_argnums=2)
+    apply = jax.jit(getattr(WHOLE[formulation], operation), static_argnums=2)
     expected = LOOPS[operation](np.asarray(images), np.asarray(kernels), stride)
     np.testing.assert_allclose(apply(images, kernels, stride), expected, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("stride", [1, 2, 3])
 @pytest.mark.parametrize("taps", [2, 3])
-@pytest.mark.parametrize("more", [2, 3])  # outputs along an axis: whole tiles, and half a tile
+@pytest.mark.parametrize("outputs", [2, 3])  # along an axis: full tiles, and half a tile
 @pytest.mark.parametrize("operation", sorted(LOOPS))
-def test_winograd_equals_a_loop(monkeypatch, operation, more, taps, stride):
-    """However few channels there are; also where the kernel does not reach the images' border."""
+def test_winograd_equals_a_loop(monkeypatch, operation, outputs, taps, stride):
+    """Also with few channels, and where the kernel does not reach the images' border."""
     monkeypatch.setattr(winograd, "WIDE", 0)
     kernel = taps * stride
-    size = more if operation == "conv_transpose" else kernel + more * stride - 1
+    size = outputs if operation == "conv_transpose" else kernel + outputs * stride - 1
     images, kernels = arrays(size, kernel)
-    apply = jax.jit(getattr(FORMULATIONS["winograd"], operation), static_argnums=2)
+    apply = jax.jit(getattr(WHOLE["winograd"], operation), static_argnums=2)
     expected = LOOPS[operation](np.asarray(images), np.asarray(kernels), stride)
     np.testing.assert_allclose(apply(images, kernels, stride), expected, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize(
     ("operation", "size", "kernel", "fewer"),
-    # 9 products for 16, and 16 for 36 less half a tile of 13 pixels; the rest is the sums.
+    # 9 products for 16, and 16 for 36 less half a tile of 13 pixels; the sums come on top.
     [("conv", 14, 4, 9 / 16), ("conv_transpose", 13, 6, 16 / 36 * (14 / 13) ** 2)],
 )
-def test_winograd_computes_as_much_less_as_it_says(monkeypatch, operation, size, kernel, fewer):
-    for module in (matmul, winograd):
-        monkeypatch.setattr(module, "CPU_SLICE", 2**40)  # a loop's body would count once
+def test_winograd_computes_as_much_less_as_it_says(operation, size, kernel, fewer):
     images, kernels = arrays(size, kernel, channels=256, outputs=256)
-    images = jnp.concatenate([images] * 16)  # the sums of the kernel are made once for all
+    images = jnp.concatenate([images] * 16)  # they share the sums of the kernel
 
     def flops(name):
-        apply = getattr(FORMULATIONS[name], operation)
+        apply = getattr(WHOLE[name], operation)
 
         def gradients(images, kernels):
             values, pull = jax.vjp(lambda x, k: apply(x, k, 2), images, kernels)
@@ -169,20 +171,18 @@ def test_winograd_computes_as_much_less_as_it_says(monkeypatch, operation, size,
 def test_winograd_leaves_bfloat16_alone():
     """Its sums would lose digits: the results are those of `matmul`, bit for bit."""
     images, kernels = (x.astype(jnp.bfloat16) for x in arrays(6, 4, channels=32))
-    results = [FORMULATIONS[name].conv(images, kernels, 2) for name in ("winograd", "matmul")]
+    results = [WHOLE[name].conv(images, kernels, 2) for name in ("winograd", "matmul")]
     assert results[0].dtype == jnp.bfloat16
     np.testing.assert_array_equal(*(np.asarray(x, np.float32) for x in results))
 
 
 @pytest.mark.parametrize("operation", ["conv", "conv_transpose"])
-def test_winograd_is_for_many_images(monkeypatch, operation):
-    """An acting policy has one per environment, for which the kernel's sums would take longest."""
-    for module in (matmul, winograd):
-        monkeypatch.setattr(module, "CPU_SLICE", 2**40)  # a loop's body would count once
+def test_winograd_is_for_many_images(operation):
+    """A policy sees one per environment, too few to be worth the kernel's sums."""
 
     def flops(name, n):
         images, kernels = jnp.zeros((n, 14, 14, 128)), jnp.zeros((4, 4, 128, 128))
-        layer = jax.jit(getattr(FORMULATIONS[name], operation), static_argnums=2)
+        layer = jax.jit(getattr(WHOLE[name], operation), static_argnums=2)
         return layer.lower(images, kernels, 2).cost_analysis()["flops"]
 
     assert flops("winograd", 1) == flops("matmul", 1)
@@ -192,7 +192,7 @@ def test_winograd_is_for_many_images(monkeypatch, operation):
 def test_one_pixel_by_hand():
     """A 2x2 kernel of 1, 2, 3, 4 on a single pixel, and back."""
     kernel = jnp.array([[1.0, 2.0], [3.0, 4.0]])[..., None, None]
-    for formulation in FORMULATIONS.values():
+    for formulation in WHOLE.values():
         spread = formulation.conv_transpose(jnp.full((1, 1, 1, 1), 2.0), kernel, 2)
         np.testing.assert_array_equal(spread[0, ..., 0], [[2.0, 4.0], [6.0, 8.0]])
         # 2 * 1 + 4 * 2 + 6 * 3 + 8 * 4
@@ -200,7 +200,7 @@ def test_one_pixel_by_hand():
 
 
 def test_layer_adds_its_bias_and_computes_in_its_dtype():
-    conv = Conv(3, 4, 2, FORMULATIONS["matmul"].conv, LINEAR, jnp.bfloat16)
+    conv = Conv(3, 4, 2, WHOLE["matmul"].conv, LINEAR, jnp.bfloat16)
     images, _ = arrays(6, 4)
     params = conv.init(jax.random.key(0), images)["params"]
     assert {k: (v.shape, v.dtype) for k, v in params.items()} == {
@@ -215,14 +215,23 @@ def test_layer_adds_its_bias_and_computes_in_its_dtype():
     np.testing.assert_allclose(difference, np.broadcast_to([1, 2, 3], (2, 2, 2, 3)), atol=0.05)
 
 
-@pytest.mark.parametrize(("backend", "name"), [("cpu", "winograd"), ("gpu", "lax"), ("tpu", "lax")])
-def test_auto_chooses_by_backend(monkeypatch, backend, name):
-    monkeypatch.setattr(jax, "default_backend", lambda: backend)
-    assert choose_formulation("auto") is FORMULATIONS[name]
-    assert choose_formulation("lax") is FORMULATIONS["lax"]
-    assert choose_formulation("matmul") is FORMULATIONS["matmul"]
+def test_auto_is_the_backends_choice_with_its_slices():
+    cpu = make_backend("cpu")
+    for name in ("gpu", "tpu"):
+        assert make_formulation("auto", make_backend(name)) is LAX
+    assert make_formulation("lax", cpu) is LAX
+
+    def loops(name, backend):
+        images, kernels = arrays(6, 4, channels=32)
+        layer = jax.jit(make_formulation(name, backend).conv, static_argnums=2)
+        return "while" in layer.lower(images, kernels, 2).as_text()
+
+    assert not loops("auto", cpu) and not loops("matmul", cpu)
+    assert loops("matmul", replace(cpu, slice_bytes=1))
+    # Winograd's slices are never smaller than is worthwhile.
+    assert cpu.convolutions == "winograd" and not loops("auto", replace(cpu, slice_bytes=1))
 
 
 def test_unknown_formulation_is_refused_with_the_choices():
     with pytest.raises(ValueError, match="'matmull'.*lax, matmul, winograd.*Did you mean 'matmul'"):
-        choose_formulation("matmull")
+        make_formulation("matmull", make_backend("cpu"))

@@ -1,11 +1,10 @@
-"""Gradients of a recurrence over time against those of a loop."""
+"""Gradients of the recurrence against those of a loop over time."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.extend.core import jaxprs_in_params
-from mock_agents import random_like
+from mock_agents import equations, random_like
 from test_rssm import LATENTS, B, Case, D, T, assert_close
 
 from dreamer_jax.model import rssm as rssm_lib
@@ -34,7 +33,9 @@ def observe_losses(case):
         for t in range(T):
             projected = case.rssm.apply(variables, embed[:, t], method="project_embed")
             args = state, action[:, t], projected, is_first[:, t], case.noise[t]
-            state, posterior = rssm_lib.obs_step(case.rssm, params, *args, sample=from_noise)
+            state, posterior = case.rssm.apply(
+                variables, *args, sample=from_noise, method="obs_step"
+            )
             prior = case.rssm.apply(variables, state.deter, method="prior")
             steps.append((state, posterior, prior))
         return of(jax.tree.map(lambda *leaves: jnp.stack(leaves, 1), *steps))
@@ -65,10 +66,3 @@ def test_no_kernel_gradient_is_summed_over_the_scan(case):
     kernels.add(case.params["gru"]["dense"]["kernel"].shape)
     assert len(loops) >= 2 and (B, D) in shapes
     assert not kernels & shapes
-
-
-def equations(jaxpr):
-    for eqn in jaxpr.eqns:
-        yield eqn
-        for inner in jaxprs_in_params(eqn.params):
-            yield from equations(inner)

@@ -104,9 +104,10 @@ def test_observe_equals_a_loop_of_obs_step(case):
 
     @jax.jit
     def step(state, embed, action, is_first, noise):
-        projected = case.rssm.apply({"params": case.params}, embed, method="project_embed")
-        args = (action, projected, is_first, noise)
-        after = rssm_lib.obs_step(case.rssm, case.params, state, *args, sample=from_noise)
+        variables = {"params": case.params}
+        projected = case.rssm.apply(variables, embed, method="project_embed")
+        args = (state, action, projected, is_first, noise)
+        after = case.rssm.apply(variables, *args, sample=from_noise, method="obs_step")
         args = (*rssm_lib.reset_where(is_first, state, action), noise)
         return after, rssm_lib.img_step(case.rssm, case.params, *args, sample=from_noise)[1]
 
