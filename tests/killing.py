@@ -158,7 +158,7 @@ def assert_same_run(workdir, reference):
     assert len(paths) > 50
     for (path, leaf), found in zip(paths, jax.tree.leaves(arrays), strict=True):
         assert np.array_equal(found, leaf), jax.tree_util.keystr(path)
-    for name in ("env_step", "update", "summary", "replay", "prefetch", "driver", "environments"):
+    for name in ("env_step", "update", "summary", "replay", "prefetch", "driver", "rows"):
         assert host[name] == wanted_host[name], name
     records, wanted_records = live_records(workdir, host), live_records(reference, wanted_host)
     assert records.keys() == wanted_records.keys()

@@ -258,7 +258,7 @@ class Trainer:
     def _save(self, *, wait: bool) -> None:
         """Save everything that the run goes on from. The replay's part is its cursors."""
         host = {
-            **self._vector.state(),  # first: asked for their states, environments may fail
+            "rows": self._vector.state(),  # first: asked for their states, environments may fail
             "env_step": self._env_step,
             "update": self._update,
             "due": self._due,
@@ -284,7 +284,7 @@ class Trainer:
         self._env_step, self._update = host["env_step"], host["update"]
         self._due, self._summary = host["due"], host["summary"]
         self._prefetch.restore(host["prefetch"])
-        restored = self._vector.restore(host)
+        restored = self._vector.restore(host["rows"])
         self._prefetch.settle()
         self._driver.restore(host["driver"], restored)
         self._records.restore(host["records"], self._env_step, self._update)

@@ -145,8 +145,7 @@ def test_rows_lost_while_another_is_rebuilt_keep_their_step(tolerate):
 
 def test_rows_lost_while_states_are_read_are_reported_by_the_next_step(tolerate):
     seen, vector = tolerate({(1, 0): {"get_state": "exit"}}, workers=2)
-    states = vector.state()["environments"]
-    assert [state is None for state in states] == [True, True, False, False]
+    assert [row["environment"] is None for row in vector.state()] == [True, True, False, False]
     assert seen.failed_rows == [0]
     result = vector.step(CALM)
     assert result.failed.tolist() == [True, True, False, False]
@@ -166,13 +165,13 @@ def test_rows_without_a_state_do_not_repeat_the_start(tolerate, caplog):
     _, first = tolerate()
     first.reset(first.step([NOTHING, NOTHING, RAISE, RAISE]).failed)
     first.step(CALM)
-    state = json.loads(json.dumps(first.state()))
-    assert state["generations"] == [0, 0, 1, 1]
+    rows = json.loads(json.dumps(first.state()))
+    assert [row["generation"] for row in rows] == [0, 0, 1, 1]
     expected = first.step(CALM).obs["vector"]
 
     seen, second = tolerate()
-    state["environments"][0], state["environments"][2] = None, "0123"
-    restored = second.restore(state)
+    rows[0]["environment"], rows[2]["environment"] = None, "0123"
+    restored = second.restore(rows)
     assert restored.tolist() == [False, True, False, True]
     assert "could not be restored" in caplog.text and seen.faults == []
     assert second.generations.tolist() == [1, 0, 2, 1]
@@ -196,20 +195,22 @@ def test_workers_that_end_while_states_are_restored(tolerate):
 def test_restored_rows_that_are_lost_again_are_not_restored(tolerate):
     _, first = tolerate()
     seen, second = tolerate({(0, 1): {"build": "exit"}}, workers=2)
-    state = first.state()
-    state["environments"][0] = None
-    restored = second.restore(state)
+    rows = first.state()
+    rows[0]["environment"] = None
+    restored = second.restore(rows)
     assert restored.tolist() == [False, False, True, True]
     assert seen.failed_rows == [0] and second.generations.tolist() == [2, 1, 0, 0]
     second.reset(~restored)
     assert not second.step(CALM).failed.any()
 
 
-def test_generations_must_fit(tolerate):
+def test_restored_rows_are_checked(tolerate):
     _, vector = tolerate()
-    for wrong in ([0, 0, 0], [0, 0, 0, -1]):
-        with pytest.raises(ValueError, match="generations must be 4 numbers of at least 0"):
-            vector.restore(vector.state() | {"generations": wrong})
+    rows = vector.state()
+    with pytest.raises(ValueError, match="3 saved environments; this vector has 4"):
+        vector.restore(rows[:3])
+    with pytest.raises(ValueError, match="generations must be at least 0"):
+        vector.restore([*rows[:3], rows[3] | {"generation": -1}])
     vector.generations[:] = 9
     assert vector.generations.tolist() == [0, 0, 0, 0]
 

@@ -23,7 +23,7 @@ def host_data(start, members, **changes):
         "prefetch": dict.fromkeys(("env", "start"), per_member),
         "driver": {"stats": per_member}
         | dict.fromkeys(("is_first", "returns", "lengths"), per_row),
-        "environments": per_row, "generations": per_row,
+        "rows": per_row,
         "records": {"sums": {"a": per_member}, "offset": 99, "pending": ["x"]}
         | dict.fromkeys(("frozen", "faults"), per_member),
     } | changes  # fmt: skip
@@ -33,7 +33,7 @@ def test_gather_host():
     gathered = member_data.gather_host([(host_data(3, 3), [2, 0]), (host_data(8, 1), [0])], 2)
     assert gathered["replay"] == dict.fromkeys(("written", "open_start", "generators"), [5, 3, 8])
     assert gathered["prefetch"] == {"env": [5, 3, 8], "start": [5, 3, 8]}
-    assert gathered["environments"] == gathered["generations"] == [50, 51, 30, 31, 80, 81]
+    assert gathered["rows"] == [50, 51, 30, 31, 80, 81]
     assert gathered["driver"]["lengths"] == [50, 51, 30, 31, 80, 81]
     assert gathered["driver"]["stats"] == gathered["records"]["frozen"] == [5, 3, 8]
     assert gathered["records"]["sums"] == {"a": [5, 3, 8]}

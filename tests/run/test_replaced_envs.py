@@ -31,7 +31,7 @@ def test_an_environment_that_fails_is_replaced(tmp_path, fault, message):
     logged = [row for row in rows(tmp_path / "run") if "skipped_updates" in row]
     assert logged[-1]["env_faults"] == 1 and "env_faults" not in logged[0]
     host = newest(tmp_path / "run", make_env)[1]
-    assert sum(host["generations"]) >= 1
+    assert sum(row["generation"] for row in host["rows"]) >= 1
 
 
 def make_probe(seed, fault, once, fault_step=32):
@@ -70,7 +70,7 @@ def test_environments_without_exact_state_begin_anew(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "2 of 2 environments could not be restored" in printed
     host = newest(tmp_path / "run", make_env)[1]
-    assert host["generations"] == [1, 1]
+    assert [row["generation"] for row in host["rows"]] == [1, 1]
     records = live_records(tmp_path / "run", host)
     for env in (0, 1):
         first = np.flatnonzero(records["is_first", 0, env])

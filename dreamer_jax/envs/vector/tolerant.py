@@ -123,26 +123,30 @@ class FaultTolerantVector:
         """The last observation of every row, [N, ...]."""
         return self._vector.observations()
 
-    def state(self) -> dict:
-        """What `restore` needs, JSON data: `environments` and `generations`, N entries each.
+    def state(self) -> list[dict]:
+        """Return N records for `restore`, one per row, as JSON data.
 
-        An environment is None where there is no exact state; see `Vector.get_states`.
+        Each holds `environment`, base64 or None where there is no exact state (see
+        `Vector.get_states`), and `generation`.
         """
         try:
             states = self._vector.get_states()
         except EnvFault as fault:
             states = fault.result
             self._recover(fault)
-        return {
-            "environments": [state and base64.b64encode(state).decode() for state in states],
-            "generations": self._generations.tolist(),
-        }
+        return [
+            {
+                "environment": state and base64.b64encode(state).decode(),
+                "generation": int(generation),
+            }
+            for state, generation in zip(states, self._generations, strict=True)
+        ]
 
-    def restore(self, state: Mapping) -> np.ndarray:
-        """Go on from where `state` was called.
+    def restore(self, rows: Sequence[Mapping]) -> np.ndarray:
+        """Resume from the N records that `state` returned.
 
         Args:
-            state: has what that returned, and may have more.
+            rows: one record per row.
 
         Returns:
             bool [N], the rows that were restored. The others have environments of the next
@@ -150,16 +154,15 @@ class FaultTolerantVector:
             must be reset.
 
         Raises:
-            ValueError: there are not N environments, or not N generations of at least 0.
+            ValueError: there are not N records, or a generation is below 0.
         """
-        generations = np.array(state["generations"], np.int64)
-        if generations.shape != self._generations.shape or (generations < 0).any():
-            raise ValueError(
-                f"generations must be {self.num_envs} numbers of at least 0, "
-                f"not {state['generations']}"
-            )
-        states = [saved and base64.b64decode(saved) for saved in state["environments"]]
-        self._generations = generations
+        if len(rows) != self.num_envs:
+            raise ValueError(f"{len(rows)} saved environments; this vector has {self.num_envs}")
+        generations = [row["generation"] for row in rows]
+        if min(generations) < 0:
+            raise ValueError(f"generations must be at least 0, not {generations}")
+        states = [row["environment"] and base64.b64decode(row["environment"]) for row in rows]
+        self._generations[:] = generations
         self._lost[:] = False
         try:
             restored = self._vector.set_states(states)
