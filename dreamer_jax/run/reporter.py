@@ -107,29 +107,53 @@ class Reporter:
         except OSError as error:
             self._progress.print(f"{self._work.faults} cannot be written: {error}\n{text}")
 
-    def state(self) -> dict:
-        """What `restore` needs: JSON data. Everything before it is on disk, if disks work."""
-        self._log.flush()
-        sums = jax.device_get(self._sums)
-        return {
-            "sums": sums and {name: value.tolist() for name, value in sums.items()},
-            "offset": self._log.offset,
-            "pending": self._log.pending,
-            "frozen": self._frozen.tolist(),
-            "faults": self._faults.tolist(),
-        }
+    def state(self) -> list[dict]:
+        """Return what `restore` needs, a JSON record per member.
 
-    def restore(self, state: Mapping | None, env_step: int, update: int) -> None:
-        """Go back to a `state()`, or to the beginning of the run with None."""
+        Returns:
+            [M] records: `sums` of the metrics since the last log line, None without an update since
+            then; `frozen`; and `faults`, the number of environments replaced.
+        """
+        sums = jax.device_get(self._sums)
+        return [
+            {
+                "sums": sums and {name: float(total[m]) for name, total in sums.items()},
+                "frozen": bool(self._frozen[m]),
+                "faults": int(self._faults[m]),
+            }
+            for m in range(len(self._members))
+        ]
+
+    def log_position(self) -> dict:
+        """Return the place in metrics.jsonl: its `offset` in bytes and the `pending` lines.
+
+        What lies before the offset is on disk afterwards, unless the disk fails.
+        """
+        self._log.flush()
+        return {"offset": self._log.offset, "pending": self._log.pending}
+
+    def restore(
+        self,
+        records: Sequence[Mapping] | None,
+        position: Mapping | None,
+        env_step: int,
+        update: int,
+    ) -> None:
+        """Return to a checkpoint, or to the beginning of the run.
+
+        Args:
+            records: a `state()`, or None at the beginning. A member whose sums are None while
+                others have some counts as zeros.
+            position: a `log_position()`, or None at the beginning.
+            env_step: the step of the checkpoint.
+            update: its number of updates.
+        """
         self._clock = (time.monotonic(), env_step, update)
-        if state is None:
-            self._log.cut(0)
-        else:
-            if state["sums"] is not None:
-                self._sums = {k: jnp.asarray(v, jnp.float32) for k, v in state["sums"].items()}
-            self._log.cut(state["offset"], state["pending"])
-            self._frozen = np.array(state["frozen"])
-            self._faults = np.array(state["faults"])
+        self._log.cut(**position or {"offset": 0})
+        if records is not None:
+            self._frozen = np.array([record["frozen"] for record in records])
+            self._faults = np.array([record["faults"] for record in records])
+            self._sums = _stack_sums([record["sums"] for record in records])
         self._wandb = _make_wandb(self._config, self._work, self._progress.print)
 
     def close(self) -> None:
@@ -173,6 +197,15 @@ class Reporter:
             returns or nothing,
             eval_returns=eval_returns or nothing,
         )
+
+
+def _stack_sums(sums: Sequence[Mapping[str, float] | None]) -> Metrics | None:
+    """Return sums of members as arrays [M]; None if no member has any."""
+    names = next((list(entry) for entry in sums if entry is not None), None)
+    if names is None:
+        return None
+    rows = [entry or dict.fromkeys(names, 0.0) for entry in sums]
+    return {name: jnp.asarray([row[name] for row in rows], jnp.float32) for name in names}
 
 
 def _tags(config: ConfigDict) -> tuple[str, ...]:

@@ -267,6 +267,7 @@ class Trainer:
             "prefetch": self._prefetch.state(),
             "driver": self._driver.state(),
             "records": self._records.state(),
+            "log": self._records.log_position(),
         }
         self._saver.save({"state": self._state, "carry": self._carry}, host)
         self._saver.collect(wait=wait)
@@ -276,7 +277,7 @@ class Trainer:
         began = time.monotonic()
         found = self._saver.restore(self._parts.saved_shapes())
         if found is None:
-            self._records.restore(None, 0, 0)
+            self._records.restore(None, None, 0, 0)
             self._state, self._carry = self._parts.init_state(), self._parts.init_policy()
             return
         arrays, host = found
@@ -287,7 +288,7 @@ class Trainer:
         restored = self._vector.restore(host["rows"])
         self._prefetch.settle()
         self._driver.restore(host["driver"], restored)
-        self._records.restore(host["records"], self._env_step, self._update)
+        self._records.restore(host["records"], host["log"], self._env_step, self._update)
         self._progress.print(
             f"resuming at env step {self._env_step}, update {self._update}, restored in "
             f"{time.monotonic() - began:.1f} s"
