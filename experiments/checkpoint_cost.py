@@ -19,10 +19,10 @@ from absl import flags
 from dreamer_jax import cli
 from dreamer_jax.envs.vector import FaultLimit
 from dreamer_jax.replay.prefetch import Prefetcher
-from dreamer_jax.run.checkpoint import Checkpoints
+from dreamer_jax.run.checkpoint import Checkpoints, Saver
 from dreamer_jax.run.driver import Driver
-from dreamer_jax.run.saver import Saver
-from dreamer_jax.run.setup import build, replay_margin
+from dreamer_jax.run.schedule import replay_margin
+from dreamer_jax.run.setup import build
 from dreamer_jax.run.workdir import WorkDir
 from dreamer_jax.seeding import ENV_STREAM
 
@@ -55,8 +55,8 @@ def measure(config, work: WorkDir) -> dict:
     )
     state, carry = parts.init_state(), parts.init_policy()
     for step in range(STEPS.value):
-        driver.begin()
-        driver.finish(driver.random_actions(step))
+        driver.reset_finished()
+        driver.step(driver.random_actions(step))
     step = 0
 
     def window(save: bool) -> tuple[float, float, float]:
@@ -66,7 +66,9 @@ def measure(config, work: WorkDir) -> dict:
         called = durable = 0.0
         if save:
             step += 1
-            host = {"env_step": step, "replay": replay.state(), "driver": driver.state()}
+            states = zip(replay.state(), driver.state(), strict=True)
+            members = [{"replay": cursors, "driver": rest} for cursors, rest in states]
+            host = {"env_step": step, "update": step, "due": [], "members": members}
             saver.save({"state": state, "carry": carry}, host)
             called = time.perf_counter() - began
         for _ in range(UPDATES.value):

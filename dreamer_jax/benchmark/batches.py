@@ -60,8 +60,8 @@ def _play(parts: RunSetup, replay: Replay, steps: int) -> None:
     driver = Driver(vector, replay, parts.seeds, parts.obs_keys)
     try:
         for step in range(steps):
-            driver.begin()
-            driver.finish(driver.random_actions(step))
+            driver.reset_finished()
+            driver.step(driver.random_actions(step))
     finally:
         vector.close()
 

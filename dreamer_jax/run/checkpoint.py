@@ -343,7 +343,8 @@ class Saver:
 
 
 def _place(host: Mapping) -> dict:
-    return {name: host[name] for name in ("env_step", "update", "due")}
+    """Return how far the run was."""
+    return {"env_step": host["env_step"], "update": host["update"], "due": list(host["due"])}
 
 
 def _replay_records(host: Mapping) -> list:

@@ -10,7 +10,8 @@ from gymnasium import spaces
 from dreamer_jax import config as config_lib
 from dreamer_jax.configs import ablations, get_config
 from dreamer_jax.errors import UsageError
-from dreamer_jax.run.setup import dry_run, updates_due
+from dreamer_jax.run.schedule import updates_due
+from dreamer_jax.run.setup import dry_run
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 # Every argument that a config file documents.
