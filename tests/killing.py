@@ -1,6 +1,5 @@
 """Train in processes that are killed, and compare what runs leave behind."""
 
-import json
 import os
 import signal
 import subprocess
@@ -15,7 +14,8 @@ from conftest import SHALLOW, make_tiny_config
 
 from dreamer_jax import config as config_lib
 from dreamer_jax import train
-from dreamer_jax.replay.space import HIGH_WATER_FILE
+from dreamer_jax.replay.layout import Layout
+from dreamer_jax.replay.ring import HIGH_WATER_FILE, LAYOUT_FILE, entry_file
 from dreamer_jax.report.metrics_log import read_metrics
 from dreamer_jax.run.load import read_checkpoint
 from dreamer_jax.run.setup import build
@@ -69,8 +69,8 @@ class Run:
         self.process.wait()
 
     def records(self):
-        """Return the number of records that the run has written to the first stream of its replay."""
-        path = self.work.replay / HIGH_WATER_FILE
+        """Return the number of records written to the first stream of the replay."""
+        path = self.work.replay / "0" / HIGH_WATER_FILE
         return int(np.fromfile(path, np.int64)[0]) if path.exists() else 0
 
     def saves(self):
@@ -136,18 +136,15 @@ def to_numpy(leaf):
 
 def live_records(workdir, host):
     """Read the live records of every stream by key, member and environment, oldest first."""
-    directory = WorkDir(workdir).replay
-    layout = json.loads((directory / "layout.json").read_text())
-    slots, capacity = layout["slots"], layout["stream_capacity"]
     found = {}
-    for key, entry in layout["entries"].items():
-        shape = (layout["members"], layout["envs"], slots, *entry["shape"])
-        file = directory / (key.replace("/", "%2F") + ".bin")
-        array = np.memmap(file, entry["dtype"], "r", shape=shape)
-        for member, env in np.ndindex(shape[:2]):
-            written = host["replay"]["written"][member][env]
-            records = np.arange(max(0, written - capacity), written)
-            found[key, member, env] = np.array(array[member, env, records % slots])
+    for number, member in enumerate(host["members"]):
+        directory = WorkDir(workdir).replay / str(number)
+        layout = Layout.from_json((directory / LAYOUT_FILE).read_text())
+        for key, (_, dtype) in layout.entries.items():
+            array = np.memmap(entry_file(directory, key), dtype, "r", shape=layout.shape(key))
+            for env, written in enumerate(member["replay"]["written"]):
+                live = np.arange(max(0, written - layout.capacity), written)
+                found[key, number, env] = np.array(array[env, live % layout.slots])
     return found
 
 

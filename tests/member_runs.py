@@ -17,7 +17,11 @@ from gymnasium import spaces
 from dreamer_jax import train
 from dreamer_jax.envs.catch import Catch
 from dreamer_jax.run import members
+from dreamer_jax.run.checkpoint import Checkpoints
 from dreamer_jax.run.driver import Driver
+from dreamer_jax.run.load import read_checkpoint
+from dreamer_jax.run.setup import build
+from dreamer_jax.run.workdir import WorkDir
 
 
 class Places(Catch):
@@ -92,6 +96,17 @@ def early_run(tmp_path_factory):
     with killed_after(15):
         train(config, workdir)
     return workdir
+
+
+def change_host(workdir, change):
+    """Save the newest checkpoint again with `change(host)` as its host data."""
+    work = WorkDir(workdir)
+    shapes = build(work.read_config(), make_env).saved_shapes()
+    arrays, host = read_checkpoint(work, shapes)
+    checkpoints = Checkpoints(work.checkpoints, keep=10)
+    checkpoints.save(host["env_step"], arrays, change(host), before=lambda: None)
+    checkpoints.completed(wait=True)
+    checkpoints.close()
 
 
 @pytest.fixture

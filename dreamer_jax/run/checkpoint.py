@@ -272,7 +272,7 @@ class Saver:
         """Return whether to save now because of the clock or of the replay."""
         late = time.monotonic() - self._saved_at >= 60 * self._minutes > 0
         records = int((self._replay.written - self._saved_records).max())
-        return late or records >= self._half or self._replay.slack_left <= self._margin
+        return late or records >= self._half or self._replay.remaining_slack <= self._margin
 
     def save(self, arrays: Any, host: Mapping) -> None:
         """Start saving, unless the newest checkpoint holds this very state.
@@ -292,12 +292,12 @@ class Saver:
         Raises:
             OSError: The checkpoint could not be written.
         """
-        wait = wait or self._replay.slack_left <= self._margin
+        wait = wait or self._replay.remaining_slack <= self._margin
         host = self._checkpoints.completed(wait=wait)
         if host is not None:
             second = self._newest
             self._newest = _place(host), _replay_records(host)
-            self._replay.mark_checkpoint((second or self._newest)[1])
+            self._replay.pin((second or self._newest)[1])
 
     def restore(self, shapes: Any) -> tuple[Any, dict] | None:
         """Read the newest intact checkpoint, and bring the replay back to it.

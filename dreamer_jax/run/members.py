@@ -296,9 +296,9 @@ def _assemble(sources: Sequence[_Source], target: Path) -> None:
     selections = [(source.config, source.numbers) for source in sources]
     config = sweep.with_members(sources[0].config, sweep.joined(selections))
     labels = sweep.member_labels(config)  # of two runs, each may lack some that the other has
-    rows = _join_rows([(_read_rows(source), source.numbers) for source in sources])
+    rows = join_rows([(_read_rows(source), source.numbers) for source in sources])
     metrics = b"".join(encode_row(row | labels[row["member"]]) for row in rows)
-    host = _join_host([source.host for source in sources], labels)
+    host = join_host([source.host for source in sources], labels)
     host["log"] = {"offset": len(metrics), "pending": []}
     arrays = jax.tree.map(
         lambda *leaves: jnp.concatenate(leaves), *(source.arrays for source in sources)
@@ -332,8 +332,8 @@ def _building(target: Path) -> Iterator[WorkDir]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _join_host(hosts: Sequence[Mapping], labels: Sequence[Mapping]) -> dict:
-    """Join host data of checkpoints at the same step; the place in metrics.jsonl is not part of it.
+def join_host(hosts: Sequence[Mapping], labels: Sequence[Mapping]) -> dict:
+    """Join host data of checkpoints at the same step; its `log` is that of the first.
 
     Args:
         hosts: Host data whose `members` are the selected ones.
@@ -344,7 +344,7 @@ def _join_host(hosts: Sequence[Mapping], labels: Sequence[Mapping]) -> dict:
     for number, (record, label) in enumerate(zip(records, labels, strict=True)):
         scores = record["summary"]  # None in an unfinished run, empty in one without evaluation
         members.append(record | {"summary": scores and scores | {"member": number} | label})
-    return {name: hosts[0][name] for name in ("env_step", "update", "due")} | {"members": members}
+    return {**hosts[0], "members": members}
 
 
 def _read_rows(source: _Source) -> list[dict]:
@@ -360,7 +360,7 @@ def _read_rows(source: _Source) -> list[dict]:
     return [json.loads(line) for line in (*content.splitlines(), *position["pending"])]
 
 
-def _join_rows(sources: Sequence[tuple[Sequence[dict], Sequence[int]]]) -> list[dict[str, Any]]:
+def join_rows(sources: Sequence[tuple[Sequence[dict], Sequence[int]]]) -> list[dict[str, Any]]:
     """Join rows of metrics.jsonl as one run of all members would write them.
 
     Args:

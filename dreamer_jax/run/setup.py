@@ -18,6 +18,7 @@ from dreamer_jax.agent.placement import Placement, place
 from dreamer_jax.config import sweep
 from dreamer_jax.envs import make_env
 from dreamer_jax.envs.vector import FaultTolerantVector, OnFault
+from dreamer_jax.replay.layout import make_layout
 from dreamer_jax.replay.replay import Replay
 from dreamer_jax.run.driver import make_row_env, replay_spec
 from dreamer_jax.run.schedule import replay_slack, updates_due
@@ -90,7 +91,7 @@ class RunSetup:
 
     def replay_bytes(self) -> int:
         """Return the size of the replay once it is full."""
-        return Replay.plan(num_members=len(self.seeds), **self._replay_sizes())
+        return len(self.seeds) * make_layout(**self._replay_sizes()).nbytes
 
     def _replay_sizes(self) -> dict:
         return {

@@ -4,7 +4,6 @@ import contextlib
 import time
 import weakref
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 
 import jax

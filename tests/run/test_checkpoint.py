@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dreamer_jax.run.checkpoint import Checkpoints, DamagedCheckpoint, Saver
+from dreamer_jax.run.checkpoint import Checkpoints, DamagedCheckpoint
 
 TREE = {"weights": jnp.arange(1000.0), "keys": jax.random.split(jax.random.key(0), 3)}
 

@@ -20,7 +20,6 @@ from dreamer_jax.run import trainer
 from dreamer_jax.run.evaluation import play_episodes
 from dreamer_jax.run.setup import RunSetup
 
-
 END = ["evaluation", "pictures", "checkpoint"]  # due after the last updates
 
 
@@ -127,7 +126,7 @@ def test_without_any_checkpoint_nothing_is_overwritten(copy):
 
 def test_a_checkpoint_that_the_replay_has_outrun_is_refused(copy):
     """An old checkpoint that was put back is of no use: its records are overwritten."""
-    high_water = np.memmap(copy / "replay" / "high_water.i64", np.int64, "r+")
+    high_water = np.memmap(copy / "replay" / "0" / "high_water.i64", np.int64, "r+")
     high_water += 100_000
     high_water.flush()
     with pytest.raises(UsageError, match="cannot resume from env step 150: .* overwritten"):
@@ -203,7 +202,7 @@ def test_a_disk_too_full_for_the_replay_stops_the_run(small_disk, tmp_path, monk
     disk = small_disk(64)
     config = disk_config(checkpoint_every=90)
     # Allocate in small pieces, so that the replay meets the full disk as a large one would.
-    monkeypatch.setattr("dreamer_jax.replay.space.CHUNK", 2**18)
+    monkeypatch.setattr("dreamer_jax.replay.ring.CHUNK", 2**18)
     with monkeypatch.context() as patch:
         at_steps(patch, {100: lambda: fill(disk)})
         with pytest.raises(OSError, match="stopped at env step") as error:
