@@ -189,9 +189,10 @@ class Replay:
         Raises:
             RuntimeError: a member has nothing to draw from, see `sampleable`.
         """
-        if not self.ready:
+        sampleable = self.sampleable
+        if not sampleable.all():
             raise RuntimeError(
-                f"replay members {np.flatnonzero(~self.sampleable).tolist()} have no sequence of "
+                f"replay members {np.flatnonzero(~sampleable).tolist()} have no sequence of "
                 f"{self._length} steps to draw, they hold {self.sizes.tolist()} steps"
             )
         return draw_indices(self._sampler, self._streams(), self._generators, self._batch)

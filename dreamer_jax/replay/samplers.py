@@ -137,6 +137,7 @@ class EpisodeSampler:
         return start + self.offsets(rng, stop - start, streams.length)
 
 
+# The choices of `config.replay.sampling`; add a sampler here to make it one.
 SAMPLERS: dict[str, Sampler] = {
     "episodes": EpisodeSampler(offsets_near_ends),
     "episodes_uniform": EpisodeSampler(uniform_offsets),

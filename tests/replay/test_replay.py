@@ -141,17 +141,19 @@ def test_wrapped_contents_and_support_match_lists(sampling, seed):
         indices = replay.draw()
         batch = replay.gather(indices)
         compared += 1
+        sequences = []
         for m, b in np.ndindex(members, 20):
             e, start = int(indices.env[m, b]), int(indices.start[m, b])
             assert (e, start) in exact[m]
-            expected = streams.records[m][e][start : start + length]
-            reward, is_first, is_last = (np.array(part) for part in zip(*expected, strict=True))
-            np.testing.assert_array_equal(batch["reward"][m, b], reward)
-            np.testing.assert_array_equal(batch["action"][m, b, :, 1], -reward)
-            np.testing.assert_array_equal(batch["image"][m, b, :, 1, 2, 0], reward % 251)
-            assert batch["is_first"][m, b, 0]
-            np.testing.assert_array_equal(batch["is_first"][m, b, 1:], is_first[1:])
-            np.testing.assert_array_equal(batch["is_last"][m, b], is_last)
+            sequences.append(streams.records[m][e][start : start + length])
+        expected = np.array(sequences, np.int64).reshape(members, 20, length, 3)
+        reward, is_first, is_last = np.moveaxis(expected, -1, 0)
+        np.testing.assert_array_equal(batch["reward"], reward)
+        np.testing.assert_array_equal(batch["action"][..., 1], -reward)
+        np.testing.assert_array_equal(batch["image"][..., 1, 2, 0], reward % 251)
+        assert batch["is_first"][:, :, 0].all()
+        np.testing.assert_array_equal(batch["is_first"][:, :, 1:], is_first[:, :, 1:])
+        np.testing.assert_array_equal(batch["is_last"], is_last)
     assert compared > 300 and min(len(past) for past in streams.records[0]) > 8 * capacity
 
 

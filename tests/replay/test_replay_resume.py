@@ -173,6 +173,8 @@ def test_reopening_another_layout_names_the_difference(tmp_path):
     make_replay(directory=tmp_path / "two", seeds=[1, 2]).close()
     with pytest.raises(ValueError, match="has 2 members, asked for 1"):
         make_replay(directory=tmp_path / "two")
+    (tmp_path / "two" / "1" / "layout.json").unlink()  # killed before the last member was complete
+    make_replay(directory=tmp_path / "two", seeds=[1, 2]).close()
     with pytest.raises(ValueError, match="entry 'depth': None -> "):
         make_replay(directory=tmp_path, spec={**SPEC, "depth": ((), np.float32)})
     with pytest.raises(ValueError, match=r"entry 'action': .*\[2\].* -> .*\[3\]"):
