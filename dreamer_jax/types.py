@@ -16,7 +16,6 @@ from flax import struct
 Array = jax.Array
 Params = Mapping[str, "Params | Array"]
 Metrics = dict[str, Array]
-HYPER = "hyper/"  # prefix of the metrics keys that hold a member's hyperparameters
 LatentStats = dict[str, Array]  # parameters of a latent distribution, see model/latents.py
 
 

@@ -7,9 +7,9 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "dreamer_jax"
 # A room may import from the rooms before it and from its own.
-ROOMS = """types errors files seeding optimizer runtime model.ops model envs envs.vector replay
-    report behavior config agent run configs benchmark cli""".split()
-PURE = {"types", "optimizer", "model.ops", "model", "behavior", "config", "agent"}
+ROOMS = """types metrics errors files seeding optimizer runtime model.ops model envs envs.vector
+    replay report behavior config agent run configs benchmark cli""".split()
+PURE = {"types", "metrics", "optimizer", "model.ops", "model", "behavior", "config", "agent"}
 HOST_PACKAGES = {"gymnasium", "ale_py", "cv2", "matplotlib", "PIL", "rich", "orbax", "wandb"}
 MODULES = [
     path

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from dreamer_jax.types import HYPER, Hypers
+from dreamer_jax.metrics import HYPER
+from dreamer_jax.types import Hypers
 
 NAMES = tuple(Hypers.__dataclass_fields__)
 # What the world model alone is trained with; the others are of actors and critics.
@@ -128,7 +129,7 @@ def member_configs(config: ConfigDict) -> list[dict[str, Any]]:
 
 
 def member_labels(config: ConfigDict) -> list[dict[str, Any]]:
-    """What every row of metrics.jsonl says of its member's values, see rows.HYPER."""
+    """What every row of metrics.jsonl says of its member's values, see metrics.HYPER."""
     return [{HYPER + n: value for n, value in m.values.items()} for m in members(config)]
 
 

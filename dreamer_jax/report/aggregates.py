@@ -1,20 +1,22 @@
-"""One row out of the members' rows: what a sweep as a whole reports, and what its members share."""
+"""Statistics over the members of a sweep, and the config that they share."""
 
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dreamer_jax.metrics import HYPER
 from dreamer_jax.report.metrics_log import ROW_KEYS
-from dreamer_jax.types import HYPER
 
-FROZEN = "frozen"  # true in the rows of a member that takes no more updates
+FROZEN = "frozen"  # true in the rows of a member that is no longer updated
 
 
 def interquartile_mean(values: Sequence[float]) -> float:
-    """Mean without the lowest and the highest floor(n / 4) of n values (Agarwal et al. 2021).
+    """Return the mean without the lowest and highest floor(n / 4) of n values.
+
+    Agarwal et al. 2021, "Deep RL at the edge of the statistical precipice".
 
     Raises:
-      ValueError: there are no values.
+        ValueError: `values` is empty.
     """
     if not values:
         raise ValueError("the interquartile mean of no values is not defined")
@@ -23,6 +25,7 @@ def interquartile_mean(values: Sequence[float]) -> float:
 
 
 def mean(values: Sequence[float]) -> float:
+    """Return the mean of at least one value."""
     return math.fsum(values) / len(values)
 
 
@@ -30,15 +33,16 @@ STATISTICS = {"mean": mean, "iqm": interquartile_mean, "min": min, "max": max}
 
 
 def aggregate(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Statistics over members, of the rows that they wrote at one env step.
+    """Return statistics over the rows that members wrote together.
 
     Args:
-      rows: at least one; see rows.py. Of several, what they say of the time is the first's.
+        rows: at least one row of metrics.jsonl, all of the same env step.
 
     Returns:
-      `env_step`, `frame` and `update`; for each metric that is a number in some row
-      `<metric>/mean`, `/iqm`, `/min` and `/max` over the members that have it; `members_frozen`,
-      the number of frozen members, where rows say that. A frozen member counts in the statistics.
+        `env_step`, `frame` and `update`; for each metric that is a number in some row
+        `<metric>/mean`, `/iqm`, `/min` and `/max` over the members that have it; and
+        `members_frozen`, the number of frozen members, if rows have `frozen`. The statistics
+        include frozen members.
     """
     time = {key: rows[0][key] for key in ("env_step", "frame", "update")}
     metrics = dict.fromkeys(key for row in rows for key in row)
@@ -53,7 +57,7 @@ def aggregate(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def common_values(configs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The entries of nested dicts that all of them agree in; a dict left empty is left out."""
+    """Return the entries on which all nested dicts agree, without empty dicts."""
     first, *others = configs
     common = {}
     for key, value in first.items():

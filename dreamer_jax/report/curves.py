@@ -1,4 +1,4 @@
-"""curves.png: what metrics.jsonl holds, one small panel per key, one line per member."""
+"""Draw curves.png: the rows of metrics.jsonl, a panel per metric and a line per member."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ import numpy as np
 
 from dreamer_jax.errors import lookup
 from dreamer_jax.files import replacing
-from dreamer_jax.types import HYPER
+from dreamer_jax.metrics import HYPER, PLOTTED
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,46 +16,9 @@ if TYPE_CHECKING:
 
 X_LABELS = {"frame": "frames", "env_step": "env steps", "update": "updates"}
 
-# Panels in reading order: how good is it, how well does it model, how does it act.
-PANELS = (
-    "train_return",
-    "eval_return",
-    "train_length",
-    "model_loss",
-    "image_loss",
-    "reward_loss",
-    "discount_loss",
-    "state_loss",
-    "kl",
-    "kl_loss",
-    "prior_entropy",
-    "posterior_entropy",
-    "actor_loss",
-    "actor_entropy",
-    "critic_loss",
-    "critic",
-    "critic_target",
-    "imagined_reward",
-    "ensemble_loss",
-    "expl_imagined_reward",
-)
-UNITS = {
-    "train_length": "env steps",
-    "kl": "nats",
-    "kl_loss": "nats",
-    "prior_entropy": "nats",
-    "posterior_entropy": "nats",
-    "actor_entropy": "nats",
-    "image_loss": "nats",
-    "reward_loss": "nats",
-    "discount_loss": "nats",
-    "state_loss": "nats",
-    "ensemble_loss": "nats",
-}
-
-# Okabe and Ito's colours, told apart with any colour vision; without their yellow and black.
+# Okabe and Ito's colours, distinguishable with any colour vision; without their yellow and black.
 FEW_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-MAX_LEGEND = 12  # entries; of more, the legend names the first and the last three
+MAX_LEGEND = 12  # entries; beyond it only the first and the last three
 MAX_COLUMNS = 3
 SPARSE = 20  # a line of fewer points gets markers
 INK, GRID = "#222222", "#DDDDDD"
@@ -71,20 +34,20 @@ def draw_curves(
     keys: Sequence[str] | None = None,
     title: str = "",
 ) -> None:
-    """Draws rows of metrics.jsonl into a PNG, which is replaced whole.
+    """Draw rows of metrics.jsonl into a PNG, which is replaced atomically.
 
-    Several members also get their mean, a bold line, over the x that all of them have reached.
-    Where members differ in hyperparameters (see rows.HYPER), every setting has a colour and a mean.
+    Several members also get a bold line: their mean, over the x range that all of them cover. If
+    members differ in hyperparameters (`metrics.HYPER`), each setting has a colour and a mean.
 
     Args:
-      rows: of `read_metrics`; a key that is missing or None in a row is a point left out.
-      path: the PNG; its directory exists.
-      x: frame, env_step or update.
-      keys: one panel each; None for those of `PANELS` that the rows have.
-      title: above the panels.
+        rows: as from `read_metrics`; a key that is missing or None in a row gives no point.
+        path: the PNG; its directory must exist.
+        x: "frame", "env_step" or "update".
+        keys: one panel each; None for those of `metrics.PLOTTED` that the rows have.
+        title: drawn above the panels.
 
     Raises:
-      ValueError: `x` is none of the three.
+        ValueError: `x` is not one of the three.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
@@ -92,7 +55,7 @@ def draw_curves(
     rows = list(rows)
     seeds = {row["member"]: row["seed"] for row in sorted(rows, key=lambda row: row["member"])}
     settings = {row["member"]: _setting(row) for row in rows}
-    panels = {key: _lines(rows, x, key) for key in (PANELS if keys is None else keys)}
+    panels = {key: _lines(rows, x, key) for key in (PLOTTED if keys is None else keys)}
     if keys is None:
         panels = {key: lines for key, lines in panels.items() if lines}
     figure = _figure(panels, seeds, settings, x_label, title)
@@ -102,10 +65,10 @@ def draw_curves(
 
 
 def mean_line(lines: Sequence[Line]) -> Line | None:
-    """Mean of lines over the x range that all have; None if there is no such range.
+    """Return the mean of lines over their common x range; None if they have none.
 
-    Lines are joined linearly between their points, so that members which finish episodes at
-    different times can be averaged. Nothing is extended beyond a line's ends.
+    Lines are interpolated linearly, so that members which finish episodes at different times can be
+    averaged, and not extrapolated.
     """
     low = max(xs[0] for xs, _ in lines)
     high = min(xs[-1] for xs, _ in lines)
@@ -117,7 +80,7 @@ def mean_line(lines: Sequence[Line]) -> Line | None:
 
 
 def _lines(rows: Sequence[Mapping[str, Any]], x: str, key: str) -> dict[int, Line]:
-    """Member -> its line; members without a point are left out."""
+    """Return the line of each member that has a point."""
     points: dict[int, dict[float, float]] = {}
     for row in rows:
         value = row.get(key)
@@ -130,7 +93,7 @@ def _lines(rows: Sequence[Mapping[str, Any]], x: str, key: str) -> dict[int, Lin
 
 
 def _setting(row: Mapping[str, Any]) -> str:
-    """A member's values of what members differ in; empty if that is the seed alone."""
+    """Return a member's own hyperparameters in words; empty if members differ only in the seed."""
     named = {key.removeprefix(HYPER): v for key, v in row.items() if key.startswith(HYPER)}
     return ", ".join(f"{name} {value}" for name, value in named.items())
 
@@ -146,7 +109,7 @@ def _figure(
 
     columns = max(1, min(MAX_COLUMNS, len(panels)))
     lines = max(1, -(-len(panels) // columns))
-    # One panel alone is drawn larger than one of many.
+    # A single panel is drawn larger.
     width, height = (7.0, 4.2) if len(panels) <= 1 else (4.0 * columns, 2.7 * lines + 0.6)
     figure = Figure(figsize=(width, height), dpi=120, layout="constrained", facecolor="white")
     figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)
@@ -162,7 +125,7 @@ def _figure(
     for index, (key, members) in enumerate(panels.items()):
         axes = figure.add_subplot(lines, columns, index + 1)
         _style(axes, key, x_label if index + columns >= len(panels) else "")
-        # One range for all panels, so that they can be read against each other.
+        # All panels share the range, so that they can be compared.
         axes.set_xlim(0, 1.02 * max([1.0, *ends]))
         _draw(axes, members, {m: colours[name] for m, name in names.items()}, settings)
     _legend(figure, colours, mean="" if several or len(seeds) == 1 else "mean")
@@ -170,8 +133,8 @@ def _figure(
 
 
 def _seed_names(seeds: Mapping[int, int]) -> dict[int, str]:
-    twice = len(set(seeds.values())) < len(seeds)
-    return {m: f"seed {s}" + (f" (member {m})" if twice else "") for m, s in seeds.items()}
+    repeated = len(set(seeds.values())) < len(seeds)
+    return {m: f"seed {s}" + (f" (member {m})" if repeated else "") for m, s in seeds.items()}
 
 
 def _style(axes: "Axes", key: str, x_label: str) -> None:
@@ -179,7 +142,7 @@ def _style(axes: "Axes", key: str, x_label: str) -> None:
 
     axes.set_title(key, fontsize=11, loc="left", color=INK, parse_math=False)
     axes.set_xlabel(x_label, fontsize=10, color=INK)
-    axes.set_ylabel(UNITS.get(key, ""), fontsize=10, color=INK)
+    axes.set_ylabel(PLOTTED.get(key, ""), fontsize=10, color=INK)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10], integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(5))
@@ -214,30 +177,30 @@ def _draw(
         marker = {"marker": "o", "markersize": 3} if len(xs) < SPARSE else {}
         axes.plot(xs, ys, color=colours[member], linewidth=width, alpha=alpha, **marker)
     for setting in dict.fromkeys(settings.values()):
-        alike = [member for member in members if settings[member] == setting]
-        mean = mean_line([members[member] for member in alike]) if len(alike) > 1 else None
+        group = [member for member in members if settings[member] == setting]
+        mean = mean_line([members[member] for member in group]) if len(group) > 1 else None
         if mean is not None:
-            one = len(set(settings.values())) == 1
-            axes.plot(*mean, color=INK if one else colours[alike[0]], linewidth=2.2)
+            single = len(set(settings.values())) == 1
+            axes.plot(*mean, color=INK if single else colours[group[0]], linewidth=2.2)
 
 
 def _legend(figure: "Figure", colours: Mapping[str, Any], mean: str) -> None:
     from matplotlib.lines import Line2D
 
-    shown = list(colours)
-    if len(shown) > MAX_LEGEND:
-        shown = shown[:3] + shown[-3:]
-    handles = [Line2D([], [], color=colours[name], label=name) for name in shown]
-    if len(colours) > len(shown):
+    names = list(colours)
+    if len(names) > MAX_LEGEND:
+        names = names[:3] + names[-3:]
+    handles = [Line2D([], [], color=colours[name], label=name) for name in names]
+    if len(colours) > len(names):
         handles.insert(3, Line2D([], [], color="none", label="..."))
     if mean:
         handles.append(Line2D([], [], color=INK, linewidth=2.2, label=mean))
-    inches = 0.5 + 0.07 * max((len(name) for name in shown), default=0)
-    fits = max(1, int(figure.get_figwidth() / inches))
+    inches = 0.5 + 0.07 * max((len(name) for name in names), default=0)
+    columns = max(1, int(figure.get_figwidth() / inches))
     figure.legend(
         handles=handles,
         loc="outside lower center",
-        ncols=min(fits, len(handles)),
+        ncols=min(columns, len(handles)),
         frameon=False,
         fontsize=9,
         handlelength=1.4,
@@ -249,6 +212,6 @@ def _colours(names: Sequence[str]) -> dict[str, Any]:
         return dict(zip(names, FEW_COLOURS, strict=False))
     from matplotlib import colormaps
 
-    # Short of its end: the yellow there is too pale for a thin line on white.
+    # Without its end: that yellow is too pale for a thin line on white.
     ramp = colormaps["viridis"](np.linspace(0.0, 0.9, len(names)))
     return dict(zip(names, map(tuple, ramp), strict=True))

@@ -1,4 +1,4 @@
-"""metrics.jsonl: one JSON object a line, kept intact through crashes and full disks."""
+"""Read and write metrics.jsonl: a JSON object per line, intact after crashes and full disks."""
 
 import json
 import math
@@ -12,15 +12,15 @@ ROW_KEYS = ("member", "seed", "env_step", "frame", "update")
 
 
 def encode_row(row: Mapping[str, Any]) -> bytes:
-    """One line of metrics.jsonl: strict JSON, `ROW_KEYS` first, newline at the end.
+    """Return a row as a line of metrics.jsonl: strict JSON, `ROW_KEYS` first, a final newline.
 
     Raises:
-      ValueError: a key of `ROW_KEYS` is missing or not a whole number, or a value is not a scalar,
-        a string or None.
+        ValueError: a key of `ROW_KEYS` is missing or not a whole number, or a value is not a
+            scalar, a string or None.
     """
     missing = [key for key in ROW_KEYS if key not in row]
     if missing:
-        raise ValueError(f"metrics row misses {missing}; it has {list(row)}")
+        raise ValueError(f"metrics row lacks {missing}; it has {list(row)}")
     head = {key: _scalar(key, row[key]) for key in ROW_KEYS}
     for key, value in head.items():
         if type(value) is not int:
@@ -30,10 +30,10 @@ def encode_row(row: Mapping[str, Any]) -> bytes:
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
-    """All rows of a metrics.jsonl, without a last line that a crash has torn.
+    """Return all rows of a metrics.jsonl, except a torn last line.
 
     Raises:
-      ValueError: another line is not a JSON object; the message names the line.
+        ValueError: another line is not a JSON object; the message has its number.
     """
     rows = []
     with open(path, "rb") as file:
@@ -63,10 +63,10 @@ def _scalar(key: str, value: Any) -> bool | int | float | str | None:
 
 
 class MetricsLog:
-    """Appends rows to one file; a disk that fails delays rows, it does not stop the run.
+    """A file that rows are appended to. A failing disk delays rows and does not stop the run.
 
     Every line reaches the operating system before `write` returns. When that fails, the file is
-    cut back to its last whole line and the rows wait, in order, for the next write.
+    truncated to its last complete line, and the rows wait, in order, for the next write.
     """
 
     def __init__(
@@ -76,13 +76,13 @@ class MetricsLog:
         warn: Callable[[str], None] = print,
         pending_limit: int = 64 * 2**20,
     ):
-        """Opens or creates the file, and cuts a torn last line.
+        """Open or create the file, and remove a torn last line.
 
         Args:
-          path: the file; its directory exists.
-          warn: takes one message when writing begins to fail, one when lines begin to be
-            dropped, and one when writing works again.
-          pending_limit: bytes of waiting lines to hold; beyond it the oldest are dropped.
+            path: the file; its directory must exist.
+            warn: called with a message when writing begins to fail, one when lines begin to be
+                dropped, and one when writing works again.
+            pending_limit: bytes of pending lines to hold; beyond it the oldest are dropped.
         """
         self._path = Path(path)
         self._warn = warn
@@ -99,23 +99,23 @@ class MetricsLog:
 
     @property
     def offset(self) -> int:
-        """Bytes of whole lines in the file. Pending lines are not among them."""
+        """Bytes of complete lines in the file, pending lines excluded."""
         return self._offset
 
     @property
     def pending(self) -> list[str]:
-        """The lines that wait, oldest first; a checkpoint keeps them beside `offset`."""
+        """The lines that are not in the file yet, oldest first."""
         return [line.decode() for line in self._pending]
 
     def write(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Appends rows, after those still pending.
+        """Append rows, after those still pending.
 
         Args:
-          rows: each has member, seed, env_step, frame and update (whole numbers), and any
-            scalars, strings and None. Non-finite numbers are written as null.
+            rows: each has `ROW_KEYS`, all whole numbers, and any scalars, strings and None.
+                Non-finite numbers are written as null.
 
         Raises:
-          ValueError: a row misses a key or holds something else; no row is then taken.
+            ValueError: a row lacks a key or holds another value; no row is taken then.
         """
         lines = [encode_row(row) for row in rows]
         self._pending.extend(lines)
@@ -123,7 +123,7 @@ class MetricsLog:
         self._drain()
 
     def flush(self) -> bool:
-        """Retries the pending lines and syncs the file; True if `offset` bytes are on disk."""
+        """Retry the pending lines and sync the file; return whether `offset` bytes are on disk."""
         if not self._drain():
             return False
         try:
@@ -134,19 +134,19 @@ class MetricsLog:
         return True
 
     def cut(self, offset: int, pending: Sequence[str] = ()) -> None:
-        """Goes back to the state of a checkpoint.
+        """Return to the state of a checkpoint.
 
         Args:
-          offset: `self.offset` at the checkpoint; what lies behind it is removed.
-          pending: `self.pending` at the checkpoint; tried again at the next write.
+            offset: `self.offset` at the checkpoint; later bytes are removed.
+            pending: `self.pending` at the checkpoint; the next write retries them.
 
         Raises:
-          ValueError: the file is shorter, or `offset` is not at the end of a line.
+            ValueError: the file is shorter, or `offset` is not the end of a line.
         """
         if not 0 <= offset <= self._offset:
             raise ValueError(
                 f"{self._path}: cannot go back to byte {offset}, the file holds {self._offset} "
-                "bytes of whole lines; it was changed since the checkpoint was written"
+                "bytes of complete lines; it was changed since the checkpoint was written"
             )
         if offset and os.pread(self._file.fileno(), 1, offset - 1) != b"\n":
             raise ValueError(
@@ -159,22 +159,22 @@ class MetricsLog:
         self._pending_bytes = sum(map(len, self._pending))
 
     def close(self) -> None:
-        """Tries the pending lines a last time.
+        """Retry the pending lines a last time, and close the file.
 
         Raises:
-          OSError: some could not be written; the message says how many lines are lost.
+            OSError: some cannot be written; the message says how many are lost.
         """
         if self._file.closed:
             return
-        whole = self._drain()
+        complete = self._drain()
         self._file.close()
-        if not whole:
+        if not complete:
             lost, error = len(self._pending) + self._dropped, self._error
             message = f"{lost} lines are lost: {error.strerror or error}"
             raise OSError(error.errno, message, str(self._path)) from error
 
     def _drain(self) -> bool:
-        """Writes the pending lines in order; False if some are left."""
+        """Write the pending lines in order; return whether none is left."""
         count = len(self._pending)
         try:
             while self._pending:
@@ -204,15 +204,15 @@ class MetricsLog:
     def _fail(self, error: OSError) -> None:
         if self._error is None:
             self._warn(
-                f"{self._path}: cannot be written ({error.strerror or error}); training goes on, "
-                f"{len(self._pending)} lines are pending and tried again at every write"
+                f"{self._path}: cannot be written ({error.strerror or error}); training continues, "
+                f"{len(self._pending)} lines are pending and retried at every write"
             )
         self._error = error
         try:
             self._file.truncate(self._offset)
             self._torn = False
         except OSError:
-            # Still marked torn: the next append cuts the partial line before it writes.
+            # Still marked torn: the next append removes the partial line before it writes.
             pass
         self._bound()
 
@@ -229,12 +229,12 @@ class MetricsLog:
 
 
 def _end_of_last_line(file: Any, chunk: int = 65536) -> int:
-    """Byte offset behind the last newline of a file opened for reading; 0 if it has none."""
+    """Return the offset after the last newline of a file open for reading; 0 if it has none."""
     end = os.fstat(file.fileno()).st_size
     while end:
         start = max(0, end - chunk)
-        at = os.pread(file.fileno(), end - start, start).rfind(b"\n")
-        if at >= 0:
-            return start + at + 1
+        newline = os.pread(file.fileno(), end - start, start).rfind(b"\n")
+        if newline >= 0:
+            return start + newline + 1
         end = start
     return 0

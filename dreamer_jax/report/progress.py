@@ -1,5 +1,4 @@
-"""What a terminal shows during a run: one live bar and a line per member, or, where there is no
-terminal, a plain line now and then."""
+"""Show a run's progress: a live bar and a line per member on a terminal, else plain lines."""
 
 import math
 import statistics
@@ -16,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 REFRESH_HZ = 4
-MAX_ROWS = 12  # members shown one by one; beyond it the spread and the first FEW_ROWS
+MAX_ROWS = 12  # members shown one by one; beyond it the first FEW_ROWS and the spread
 FEW_ROWS = 5
 
 
@@ -28,10 +27,10 @@ class _Point(NamedTuple):
 
 
 class Progress:
-    """Context manager that shows how far a run is.
+    """A context manager that shows the progress of a run.
 
-    `update` only stores what it is given; a thread of the live display renders 4 times a second,
-    so the training loop never waits for the terminal.
+    `update` only stores its arguments; a thread of the live display renders them 4 times per
+    second, so the training loop never waits for the terminal.
     """
 
     def __init__(
@@ -46,17 +45,22 @@ class Progress:
         window: float = 60.0,
         clock: Callable[[], float] = time.monotonic,
     ):
-        """
+        """Prepare the display; the `with` block shows it.
+
         Args:
-          total_steps: env steps per member at the end of the run.
-          seeds: [M], the seed of each member.
-          enabled: True for the live display, False for plain lines, None for whichever `stream`
-            can show.
-          settings: [M], what members have of their own besides the seed; or empty.
-          stream: standard output if None.
-          plain_every: seconds between two plain lines.
-          window: seconds that frames/s and updates/s are taken over.
-          clock: seconds; not wall time, which jumps.
+            total_steps: env steps per member at the end of the run.
+            seeds: [M], the seed of each member.
+            enabled: True for the live display, False for plain lines, None for the one that suits
+                `stream`.
+            settings: [M], the hyperparameters of each member in words; empty if members differ
+                only in the seed.
+            stream: where to print; None for standard output.
+            plain_every: seconds between plain lines.
+            window: seconds over which frames/s and updates/s are averaged.
+            clock: returns seconds; not wall time, which jumps.
+
+        Raises:
+            ValueError: `total_steps` is less than 1, or `seeds` is empty.
         """
         if total_steps < 1:
             raise ValueError(f"total_steps must be at least 1, got {total_steps}")
@@ -102,18 +106,19 @@ class Progress:
         *,
         eval_returns: Sequence[float | None] = (),
     ) -> None:
-        """Takes where the run is. Costs microseconds; call it at every step.
+        """Store the place of the run. Costs microseconds; may be called at every step.
 
         Args:
-          env_step, frame, update: per member. The rates count from the first call on, so that a
-            resumed run shows its own speed.
-          returns: [M], train_return of each member, or None to keep the one shown together with the
-            step it came at.
-          note: a few words behind the counters, such as what the run is busy with.
-          eval_returns: [M], likewise for eval_return, or empty.
+            env_step: env steps per member so far. Rates count from the first call, so that a
+                resumed run shows its own speed.
+            frame: frames per member so far.
+            update: updates per member so far.
+            returns: [M], the train_return of each member; None keeps the last one and its step.
+            note: a few words after the counters, such as the current activity.
+            eval_returns: [M], likewise for eval_return; or empty.
 
         Raises:
-          ValueError: `returns` or `eval_returns` is of another length.
+            ValueError: `returns` or `eval_returns` has another length.
         """
         self._now = _Point(self._clock(), env_step, frame, update)
         self._note, self._unshown = note, True
@@ -126,21 +131,21 @@ class Progress:
             self._print_line()
 
     def print(self, text: str) -> None:
-        """Prints `text` as it is, above the display."""
+        """Print `text` verbatim above the display."""
         if self._live:
             self._console.print(Text(text), soft_wrap=True)
         else:
             print(text, file=self._stream, flush=True)
 
-    def _keep(self, name: str, shown: list, values: Sequence[float | None]) -> None:
-        if len(values) != len(shown):
-            raise ValueError(f"{name} has {len(values)} entries, the run has {len(shown)} members")
+    def _keep(self, name: str, latest: list, values: Sequence[float | None]) -> None:
+        if len(values) != len(latest):
+            raise ValueError(f"{name} has {len(values)} entries, the run has {len(latest)} members")
         for member, value in enumerate(values):
             if value is not None:
-                shown[member] = (float(value), self._now.env_step)
+                latest[member] = (float(value), self._now.env_step)
 
     def _slide(self) -> None:
-        # Renders may run meanwhile; a new deque keeps theirs whole.
+        # A concurrent render keeps reading the old deque.
         points = deque(self._points)
         points.append(self._now)
         while len(points) > 2 and points[1].time <= self._now.time - self._window:
@@ -148,7 +153,7 @@ class Progress:
         self._points = points
 
     def _rates(self) -> _Point | None:
-        """Per second, over the window; None before there is anything to divide."""
+        """Return the rates per second over the window; None before time has passed."""
         first, last = (self._points[0], self._now) if self._points else (self._now, self._now)
         elapsed = last.time - first.time
         if elapsed <= 0:
@@ -166,7 +171,7 @@ class Progress:
         return parts + [self._note] * bool(self._note)
 
     def _share(self) -> str:
-        """'12.5%  01:23:45 left'; without the time before there is a rate."""
+        """Return '12.5%  01:23:45 left'; without the time while there is no rate."""
         share, rates = min(1.0, self._now.env_step / self._total), self._rates()
         left = ""
         if rates and rates.env_step > 0:
@@ -176,9 +181,9 @@ class Progress:
     def _print_line(self) -> None:
         self._last_plain, self._unshown = self._clock(), False
         spreads = [
-            f"{name} {_spread(shown)}"
-            for name, shown in (("train_return", self._train), ("eval_return", self._eval))
-            if any(shown)
+            f"{name} {_spread(latest)}"
+            for name, latest in (("train_return", self._train), ("eval_return", self._eval))
+            if any(latest)
         ]
         self.print(" | ".join([self._share(), *self._counters(), *spreads]))
 
@@ -198,8 +203,7 @@ class Progress:
             table.add_column(name, justify="right")
         if self._settings:
             table.add_column("setting")
-        shown = range(members if members <= MAX_ROWS else FEW_ROWS)
-        for member in shown:
+        for member in range(members if members <= MAX_ROWS else FEW_ROWS):
             cells = [*_cells(self._train[member]), *_cells(self._eval[member])]
             table.add_row(str(self._seeds[member]), *cells, *self._settings[member : member + 1])
         if members > MAX_ROWS:
@@ -210,20 +214,20 @@ class Progress:
         return table
 
 
-def _cells(shown: tuple[float, int] | None) -> tuple[str, str]:
-    return ("-", "-") if shown is None else (f"{shown[0]:,.1f}", f"{shown[1]:,}")
+def _cells(latest: tuple[float, int] | None) -> tuple[str, str]:
+    return ("-", "-") if latest is None else (f"{latest[0]:,.1f}", f"{latest[1]:,}")
 
 
-def _statistic(name: str, shown: Sequence[tuple[float, int] | None]) -> str:
-    values = [entry[0] for entry in shown if entry is not None]
+def _statistic(name: str, latest: Sequence[tuple[float, int] | None]) -> str:
+    values = [entry[0] for entry in latest if entry is not None]
     fn = {"min": min, "median": statistics.median, "max": max}[name]
     return f"{fn(values):,.1f}" if values else "-"
 
 
-def _spread(shown: Sequence[tuple[float, int] | None]) -> str:
-    """One member: its value. Several: the median, then min..max."""
-    low, middle, high = (_statistic(name, shown) for name in ("min", "median", "max"))
-    return middle if len(shown) == 1 else f"{middle} ({low} .. {high})"
+def _spread(latest: Sequence[tuple[float, int] | None]) -> str:
+    """Return the value of a single member, or the median of several with minimum and maximum."""
+    low, middle, high = (_statistic(name, latest) for name in ("min", "median", "max"))
+    return middle if len(latest) == 1 else f"{middle} ({low} .. {high})"
 
 
 def _rate(value: float) -> str:
@@ -231,7 +235,7 @@ def _rate(value: float) -> str:
 
 
 def _duration(seconds: float) -> str:
-    """93784.0 -> '1d 02:03:04'."""
+    """Return seconds as text: 93784.0 is '1d 02:03:04'."""
     minutes, second = divmod(max(0, round(seconds)), 60)
     hours, minute = divmod(minutes, 60)
     days, hour = divmod(hours, 24)

@@ -1,8 +1,9 @@
-"""GIFs: the model's open-loop prediction beside what happened, and whole episodes."""
+"""Write GIFs: open-loop predictions beside the truth, and episodes."""
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from dreamer_jax.files import replacing
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-# Colours around the predicted row, told apart with any colour vision.
+# Colours around the predicted row, distinguishable with any colour vision.
 CONTEXT = (86, 180, 233)
 OPEN_LOOP = (230, 159, 0)
 BACKGROUND = (24, 24, 27)
@@ -20,7 +21,31 @@ TEXT = (225, 225, 225)
 BORDER = 2  # pixels
 GAP = 6  # pixels between cells
 MARGIN = 18  # pixels left and above, for labels
-MAX_FPS = 50  # viewers slow a GIF of less than 20 ms a frame down to 100 ms
+MAX_FPS = 50  # viewers slow a GIF of less than 20 ms per frame down to 100 ms
+
+
+class OpenLoopVideo(NamedTuple):
+    """An open-loop video of a run, identified by its file name."""
+
+    env_step: int
+    member: int
+    key: str  # of the observation, with "_" for "/"
+    path: Path
+
+
+def open_loop_path(directory: Path, key: str, env_step: int, member: int) -> Path:
+    """Return the path of an open-loop video in a run's directory of videos."""
+    return directory / f"open_loop_{key}_{env_step:09d}_member{member}.gif".replace("/", "_")
+
+
+def open_loop_videos(directory: Path) -> list[OpenLoopVideo]:
+    """Return the open-loop videos in a directory, which need not exist, oldest first."""
+    found = []
+    for path in directory.glob("open_loop_*.gif"):
+        match = re.fullmatch(r"open_loop_(.+)_(\d{9,})_member(\d+)\.gif", path.name)
+        if match:
+            found.append(OpenLoopVideo(int(match[2]), int(match[3]), match[1], path))
+    return sorted(found)
 
 
 def open_loop_gif(
@@ -32,22 +57,22 @@ def open_loop_gif(
     fps: float = 8,
     scale: int = 2,
 ) -> None:
-    """Writes a looping GIF: a row of what happened, one of the prediction, one of the error.
+    """Write a looping GIF with three rows: the truth, the prediction and the error.
 
     The error is (prediction - truth + 1) / 2: grey where they agree. The predicted row is framed
-    in blue during the context, where the model sees the images, and in orange where it does not.
+    in blue during the context, where the model sees the images, and in orange afterwards.
 
     Args:
-      truth: [N, T, H, W, C], N examples side by side, C 1 or 3; uint8, or float in [0, 1].
-      prediction: of the same shape; uint8, or float, of which what lies outside [0, 1] is
-        clipped and what is not finite is black.
-      path: the GIF, replaced whole; its directory exists.
-      context: the number of first frames, 0..T, that are reconstructions.
-      fps: frames per second, 1..50.
-      scale: whole number; each pixel becomes scale x scale pixels.
+        truth: [N, T, H, W, C], N examples side by side, C 1 or 3; uint8, or float in [0, 1].
+        prediction: of the same shape; uint8 or float. Floats are clipped to [0, 1], and non-finite
+            ones are black.
+        path: the GIF, replaced atomically; its directory must exist.
+        context: the number of initial frames, 0..T, that are reconstructions.
+        fps: frames per second, 1..50.
+        scale: a whole number; each pixel becomes scale x scale pixels.
 
     Raises:
-      ValueError: a shape, type or range is not as above.
+        ValueError: a shape, type or range is another.
     """
     if np.shape(prediction) != np.shape(truth):
         raise ValueError(
@@ -59,10 +84,10 @@ def open_loop_gif(
     if not 0 <= context <= length:
         raise ValueError(f"context must be in 0..{length}, the length of truth, got {context}")
     if scale < 1 or scale != int(scale):
-        raise ValueError(f"scale must be a whole number from 1 on, got {scale}")
+        raise ValueError(f"scale must be a whole number of at least 1, got {scale}")
     duration = _frame_ms(fps)
     truth = _unit("truth", truth)
-    # Room for the rounding of a shift to [-0.5, 0.5] and back; written so that NaN fails too.
+    # Tolerates the rounding of a shift to [-0.5, 0.5] and back; negated so that NaN fails too.
     if not (truth.min() >= -1e-3 and truth.max() <= 1 + 1e-3):
         raise ValueError(f"truth must be in [0, 1], got [{truth.min():g}, {truth.max():g}]")
     prediction = np.clip(np.nan_to_num(_unit("prediction", prediction), posinf=0, neginf=0), 0, 1)
@@ -76,15 +101,15 @@ def open_loop_gif(
 
 
 def episode_gif(frames: np.ndarray, path: str | Path, fps: float = 15) -> None:
-    """Writes the frames of an episode as a looping GIF.
+    """Write the frames of an episode as a looping GIF.
 
     Args:
-      frames: uint8 [T, H, W, C], C 1 or 3.
-      path: the GIF, replaced whole; its directory exists.
-      fps: frames per second, 1..50.
+        frames: uint8 [T, H, W, C], C 1 or 3.
+        path: the GIF, replaced atomically; its directory must exist.
+        fps: frames per second, 1..50.
 
     Raises:
-      ValueError: a shape, type or range is not as above.
+        ValueError: a shape, type or range is another.
     """
     _check_images("frames", frames, "THWC")
     if frames.dtype != np.uint8:
@@ -103,7 +128,7 @@ def _check_images(name: str, images: np.ndarray, axes: str) -> None:
 
 
 def _unit(name: str, images: np.ndarray) -> np.ndarray:
-    """uint8 or float images as float32, 255 becoming 1."""
+    """Return uint8 or float images as float32; 255 becomes 1."""
     if images.dtype == np.uint8:
         return images.astype(np.float32) / 255
     if not np.issubdtype(images.dtype, np.floating):
@@ -119,14 +144,14 @@ def _frame_ms(fps: float) -> int:
 
 
 def _rows(truth: np.ndarray, prediction: np.ndarray, scale: int) -> np.ndarray:
-    """Truth, prediction and error, uint8 [3, N, T, H * scale, W * scale, 3]."""
+    """Return truth, prediction and error as uint8 [3, N, T, H * scale, W * scale, 3]."""
     rows = np.stack([truth, prediction, (prediction - truth + 1) / 2])
     rows = np.round(255 * rows).astype(np.uint8).repeat(scale, axis=3).repeat(scale, axis=4)
     return np.broadcast_to(rows, (*rows.shape[:-1], 3))
 
 
 def _grids(rows: np.ndarray, context: int) -> list[np.ndarray]:
-    """T pictures uint8 [height, width, 3] of three rows of N framed cells."""
+    """Return T pictures uint8 [height, width, 3] of three rows of N framed cells."""
     grids = []
     for t in range(rows.shape[2]):
         frame = CONTEXT if t < context else OPEN_LOOP
@@ -137,7 +162,7 @@ def _grids(rows: np.ndarray, context: int) -> list[np.ndarray]:
 
 
 def _line(images: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
-    """[N, H, W, 3] side by side, each with a border of `colour` and a gap right and below."""
+    """Return N images side by side, each with a border, and a gap to its right and below."""
     number, height, width, _ = images.shape
     framed_height, framed_width = height + 2 * BORDER, width + 2 * BORDER
     cells = np.full((number, framed_height + GAP, framed_width + GAP, 3), BACKGROUND, np.uint8)
@@ -147,9 +172,10 @@ def _line(images: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
 
 
 def _labeller(shape: tuple[int, ...]) -> "Callable[[np.ndarray, str], Image]":
-    """Function of a grid and a caption that gives the finished picture.
+    """Return a function that makes a picture of a grid and a caption.
 
-    Names the rows at the left and puts the caption above, unless the cells are too small for it.
+    The picture has the names of the rows on the left and the caption above, unless the cells are
+    too small for them.
     """
     from PIL import Image, ImageDraw, ImageFont
 
@@ -185,7 +211,7 @@ def _pasted(blank: "Image", grid: np.ndarray, left: int, top: int) -> "Image":
 
 
 def _save(frames: "Sequence[Image]", path: str | Path, duration: int) -> None:
-    """`duration`: ms a frame. Equal neighbours become one longer frame of the GIF."""
+    """Write a GIF of `duration` ms per frame. Equal neighbours become one longer frame."""
     with replacing(path) as temporary:
         frames[0].save(
             temporary,

@@ -1,8 +1,8 @@
-"""What a run leaves for people: metrics.jsonl, the terminal, curves and videos, W&B, faults.log."""
+"""Report a run to people: metrics.jsonl, the terminal, curves and videos, W&B, faults.log."""
 
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from dreamer_jax.config import sweep
 from dreamer_jax.report.curves import draw_curves
 from dreamer_jax.report.metrics_log import MetricsLog, read_metrics
 from dreamer_jax.report.progress import Progress
+from dreamer_jax.report.wandb.process import RunInfo, WandbProcess
 from dreamer_jax.run.workdir import WorkDir
 from dreamer_jax.types import Metrics
 
@@ -21,21 +22,21 @@ _add = jax.jit(lambda total, metrics: jax.tree.map(jnp.add, total, metrics), don
 
 
 class Reporter:
-    """Writes what is worth knowing of every member; no failure to write stops the run."""
+    """Writes the metrics, pictures and faults of all members; failing to write stops no run."""
 
     def __init__(self, config: ConfigDict, work: WorkDir, progress: Progress):
         self._config, self._work, self._progress = config, work, progress
         self._members = sweep.members(config)
         self._labels = sweep.member_labels(config)
         self._log = MetricsLog(work.metrics, warn=progress.print)
-        self._wandb: Any = None  # begins with `restore`: it reads metrics.jsonl
+        self._wandb: WandbProcess | None = None
         self._sums: Metrics | None = None  # since the last log line, [M] each
         self._frozen = np.zeros(len(self._members), bool)
-        self._faults = np.zeros(len(self._members), int)  # environments replaced, per member
+        self._faults = np.zeros(len(self._members), int)  # environments replaced, [M]
         self._clock = (time.monotonic(), 0, 0)  # at the last log line: seconds, env step, update
 
     def add(self, metrics: Metrics) -> None:
-        """Count one update's metrics, [M] each, on the device."""
+        """Add the metrics of an update, [M] each, to the sums on the device."""
         self._sums = metrics if self._sums is None else _add(self._sums, metrics)
 
     def write(
@@ -46,11 +47,14 @@ class Reporter:
         skipped: np.ndarray,
         frozen: np.ndarray,
     ) -> None:
-        """Write a log line per member: means of what was added since the last one.
+        """Write a log line per member, with the means of the metrics added since the last one.
 
         Args:
-            episodes: a record per member; skipped, frozen: [M], updates skipped so far, and
-                whether the member has been given up.
+            env_step: env steps so far.
+            update: updates so far.
+            episodes: [M] statistics of the episodes since the last log line.
+            skipped: [M] int, updates skipped so far.
+            frozen: [M] bool, True for members that are no longer updated.
         """
         now = (time.monotonic(), env_step, update)
         seconds, steps, updates = (b - a for a, b in zip(self._clock, now, strict=True))
@@ -70,40 +74,49 @@ class Reporter:
         self._show(env_step, update, [record.get("train_return") for record in episodes])
         for member in np.flatnonzero(frozen & ~self._frozen):
             self._progress.print(
-                f"member {member} ({self._members[member]}) is frozen: its losses or gradients "
-                f"were not finite {self._config.max_nonfinite} times in a row; the others go on"
+                f"member {member} ({self._members[member]}) is frozen after "
+                f"{self._config.max_nonfinite} consecutive updates with non-finite losses or "
+                "gradients; the others continue"
             )
         self._frozen = np.array(frozen)
 
     def write_evaluation(self, env_step: int, update: int, records: Sequence[Mapping]) -> None:
-        """Write a line per member with what it scored."""
+        """Write a line per member with the record of its evaluation."""
         self._write_rows(env_step, update, records)
         returns = [record["eval_return"] for record in records]
         self._show(env_step, update, eval_returns=returns)
 
-    def draw(self, env_step: int, write_videos: Callable[[], Sequence[tuple]]) -> None:
-        """Draw curves and videos. Args: write_videos: returns (member, name, path) of each."""
+    def draw(self, env_step: int, write_videos: Callable[[], object]) -> None:
+        """Draw the curves so far, and write videos.
+
+        Args:
+            env_step: env steps so far.
+            write_videos: writes the open-loop videos of this step.
+        """
         try:
             draw_curves(
                 read_metrics(self._work.metrics), self._work.curves, title=self._config.task
             )
-            videos = write_videos()
+            write_videos()
         except OSError as error:
-            self._progress.print(f"no picture at env step {env_step}: {error}; training goes on")
-            return
-        if self._wandb is not None:
-            for member, name, path in videos:
-                self._wandb.video(member, name, path, env_step)
+            self._progress.print(f"no picture at env step {env_step}: {error}; training continues")
 
     def fault(self, env_step: int, member: int, name: str, text: str) -> None:
-        """Tell of a member's environment that failed and is replaced."""
+        """Report an environment that failed and is replaced.
+
+        Args:
+            env_step: env steps so far.
+            member: the environment's member.
+            name: the environment in words.
+            text: a description whose last line is the reason.
+        """
         self._faults[member] += 1
-        where = f"{name} of member {member} failed at env step {env_step}"
+        failure = f"{name} of member {member} failed at env step {env_step}"
         reason = text.strip().splitlines()[-1]
-        self._progress.print(f"{where} and is replaced: {reason} (more in {self._work.faults})")
+        self._progress.print(f"{failure} and is replaced: {reason} (more in {self._work.faults})")
         try:
             with open(self._work.faults, "a") as file:
-                file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {where}\n{text.strip()}\n\n")
+                file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {failure}\n{text.strip()}\n\n")
         except OSError as error:
             self._progress.print(f"{self._work.faults} cannot be written: {error}\n{text}")
 
@@ -139,7 +152,7 @@ class Reporter:
         env_step: int,
         update: int,
     ) -> None:
-        """Return to a checkpoint, or to the beginning of the run.
+        """Return to a checkpoint, or to the beginning of the run, and report to W&B from there.
 
         Args:
             records: a `state()`, or None at the beginning. A member whose sums are None while
@@ -154,21 +167,22 @@ class Reporter:
             self._frozen = np.array([record["frozen"] for record in records])
             self._faults = np.array([record["faults"] for record in records])
             self._sums = _stack_sums([record["sums"] for record in records])
-        self._wandb = _make_wandb(self._config, self._work, self._progress.print)
+        if self._config.wandb.mode != "disabled":
+            info = _run_info(self._config, self._work)
+            self._wandb = WandbProcess(self._work.path, info, warn=self._progress.print)
 
     def close(self) -> None:
-        """Write what waits."""
+        """Write the pending lines, and have W&B receive the rest."""
         try:
             self._log.close()
         except OSError as error:
-            # A run that goes on from its last checkpoint writes them again.
-            self._progress.print(f"{self._work.metrics} is not complete: {error.strerror}")
+            # A run that resumes from its last checkpoint writes them again.
+            self._progress.print(f"{self._work.metrics} is incomplete: {error.strerror}")
         if self._wandb is not None:
-            self._wandb.sync(self._log.offset)
             self._wandb.close()
 
     def _pop_means(self) -> list[dict[str, float]]:
-        """Per member the means since the last call; empty where no update was taken."""
+        """Return each member's means since the last call; empty if it has made no update."""
         sums, self._sums = jax.device_get(self._sums), None
         if sums is None:
             return [{} for _ in self._members]
@@ -186,9 +200,15 @@ class Reporter:
             for m, record in enumerate(records)
         )
         if self._wandb is not None:
-            self._wandb.sync(self._log.offset)
+            self._wandb.check()
 
-    def _show(self, env_step, update, returns=None, eval_returns=None) -> None:
+    def _show(
+        self,
+        env_step: int,
+        update: int,
+        returns: Sequence[float | None] | None = None,
+        eval_returns: Sequence[float | None] | None = None,
+    ) -> None:
         nothing = [None] * len(self._members)
         self._progress.update(
             env_step,
@@ -208,30 +228,16 @@ def _stack_sums(sums: Sequence[Mapping[str, float] | None]) -> Metrics | None:
     return {name: jnp.asarray([row[name] for row in rows], jnp.float32) for name in names}
 
 
-def _tags(config: ConfigDict) -> tuple[str, ...]:
-    """What tells runs of one project apart, then the user's own."""
-    return (
-        config.task,
-        config.behavior,
-        config.objective,
-        *filter(None, config.wandb.tags.split(",")),
-    )
-
-
-def _make_wandb(config: ConfigDict, work: WorkDir, warn: Callable[[str], None]) -> Any:
-    if config.wandb.mode == "disabled":
-        return None
-    from dreamer_jax.report.wandb_runs import WandbRuns
-
-    return WandbRuns(
-        work.metrics,
+def _run_info(config: ConfigDict, work: WorkDir) -> RunInfo:
+    # What distinguishes the runs of a project, then the user's own tags.
+    tags = [config.task, config.behavior, config.objective]
+    return RunInfo(
         mode=config.wandb.mode,
-        project=config.wandb.project,
         entity=config.wandb.entity,
+        project=config.wandb.project,
         group=config.wandb.group or work.path.absolute().name,
-        tags=_tags(config),
-        member_configs=sweep.member_configs(config),
-        state_file=work.wandb,
-        directory=work.path,
-        warn=warn,
+        tags=tags + [tag for tag in config.wandb.tags.split(",") if tag],
+        members=sweep.member_configs(config),
+        action_repeat=config.env.action_repeat,
+        command=sys.argv,
     )

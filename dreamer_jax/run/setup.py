@@ -43,7 +43,7 @@ class RunSetup:
 
     @property
     def labels(self) -> list[dict]:
-        """Each member's hyperparameters as its records state them, see `types.HYPER`."""
+        """Each member's hyperparameters as its records state them, see `metrics.HYPER`."""
         return sweep.member_labels(self.config)
 
     @property

@@ -18,7 +18,7 @@ from dreamer_jax.errors import UsageError
 from dreamer_jax.files import DISK_FULL
 from dreamer_jax.replay.prefetch import Prefetcher
 from dreamer_jax.report.progress import Progress
-from dreamer_jax.report.video import open_loop_gif
+from dreamer_jax.report.video import open_loop_gif, open_loop_path
 from dreamer_jax.run import schedule
 from dreamer_jax.run.checkpoint import Checkpoints, Saver
 from dreamer_jax.run.driver import Driver, to_env_actions
@@ -251,9 +251,8 @@ class Trainer:
         def write_videos():
             # Before the first update no batch is in flight, and a draw for the sake of a picture
             # would change what is learned.
-            if not self._update:
-                return []
-            return write_open_loop(self._setup, params, self._prefetch.peek(), self._work, step)
+            if self._update:
+                write_open_loop(self._setup, params, self._prefetch.peek(), self._work, step)
 
         self._reporter.draw(step, write_videos)
 
@@ -326,7 +325,7 @@ class Trainer:
 
 def write_open_loop(
     setup: RunSetup, params: Mapping[str, Params], batch: Batch, work: WorkDir, env_step: int
-) -> list[tuple[int, str, Path]]:
+) -> None:
     """Write a GIF of open-loop predictions beside the truth, per member and image entry.
 
     Nothing is written if sequences are not longer than the context, or there are no images.
@@ -337,22 +336,15 @@ def write_open_loop(
         batch: Replayed sequences [M, B, T, ...].
         work: The run's work directory; the files go to its `videos/`.
         env_step: Part of the files' names.
-
-    Returns:
-        (member, name, path) of each GIF.
     """
     if batch.reward.shape[-1] <= CONTEXT:
-        return []
-    written = []
+        return
     keys = member_keys(setup.seeds, REPORT_KEY)
     videos = setup.fns.report(params, _least_interrupted(batch, SEQUENCES), keys)
     for key, (truth, prediction) in jax.device_get(videos).items():
         for member in range(len(setup.seeds)):
-            name = f"open_loop_{key}_{env_step:09d}_member{member}.gif".replace("/", "_")
-            path = work.videos / name
+            path = open_loop_path(work.videos, key, env_step, member)
             open_loop_gif(truth[member], prediction[member], path, context=CONTEXT)
-            written.append((member, f"open_loop/{key}", path))
-    return written
 
 
 def _least_interrupted(batch: Batch, count: int) -> Batch:

@@ -31,7 +31,6 @@ class WorkDir:
         self.checkpoints = self.path / "checkpoints"
         self.videos = self.path / "videos"
         self.replay = self.path / "replay"
-        self.wandb = self.path / "wandb.json"
 
     def read_config(self) -> ConfigDict:
         """Read the config of the run in this directory.

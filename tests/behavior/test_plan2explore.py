@@ -12,9 +12,9 @@ from mock_agents import mock_agent, mock_batch, mock_state, random_like
 from dreamer_jax.agent import agent as agent_lib
 from dreamer_jax.behavior.base import PosteriorBatch
 from dreamer_jax.behavior.plan2explore import disagreement, ensemble_loss
+from dreamer_jax.metrics import PLOTTED
 from dreamer_jax.model.distributions import from_noise
 from dreamer_jax.optimizer import apply_gradients
-from dreamer_jax.report.curves import PANELS
 from dreamer_jax.types import Trajectory
 
 EXPLORER = {"behavior": "plan2explore", "models": 3, "layers": 1, "units": 16}
@@ -150,7 +150,7 @@ def test_only_the_explorers_groups_learn(case, learned):
     names = {f"{g}_{value}" for g in case.explorer.groups for value in ("loss", "grad_norm")}
     assert names <= set(metrics)
     assert all(name.startswith(("expl_", "ensemble_")) for name in metrics)
-    assert {"ensemble_loss", "expl_imagined_reward"} <= set(metrics) & set(PANELS)
+    assert {"ensemble_loss", "expl_imagined_reward"} <= set(metrics) & set(PLOTTED)
 
 
 def test_the_explorer_acts_in_training_and_the_task_beside_it(case):

@@ -11,8 +11,8 @@ from mock_agents import loss_gradients, mock_agent, mock_batch, nonzero
 
 from dreamer_jax.agent import agent as agent_lib
 from dreamer_jax.behavior.returns import RETURNS
+from dreamer_jax.metrics import PLOTTED
 from dreamer_jax.model.objectives import info_nce
-from dreamer_jax.report.curves import PANELS
 
 
 def test_info_nce_equals_a_loop():
@@ -50,7 +50,7 @@ def gradients(objective):
 def test_the_contrastive_objective_trains_states_and_the_state_model():
     grads = gradients("contrastive")
     assert set(grads) == {"model_loss", "state_loss", "reward_loss", "discount_loss", "kl_loss"}
-    assert set(grads) <= set(PANELS)
+    assert set(grads) <= set(PLOTTED)
     parts = {"encoder", "rssm", "state_model", "reward", "discount"}
     assert set(grads["state_loss"]) == parts
     assert nonzero(grads["state_loss"]) == {"encoder", "rssm", "state_model"}

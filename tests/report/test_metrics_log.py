@@ -86,7 +86,7 @@ def test_bad_row_is_named_and_nothing_is_taken(log, path, change, words):
 
 
 def test_missing_keys_are_listed():
-    with pytest.raises(ValueError, match=r"misses \['seed', 'update'\]"):
+    with pytest.raises(ValueError, match=r"lacks \['seed', 'update'\]"):
         encode_row(dict(member=0, env_step=1, frame=4))
 
 

@@ -139,7 +139,7 @@ def test_unknown_x_is_refused(tmp_path):
 
 def test_curves_leave_pyplot_alone(tmp_path):
     code = (
-        "import sys; from dreamer_jax.curves import draw_curves;"
+        "import sys; from dreamer_jax.report.curves import draw_curves;"
         "assert 'matplotlib' not in sys.modules;"
         f"draw_curves([], {str(tmp_path / 'curves.png')!r});"
         "assert 'matplotlib.pyplot' not in sys.modules"
@@ -260,7 +260,7 @@ def test_a_diverged_prediction_is_drawn(tmp_path):
         (dict(truth=np.full((2, 5, 6, 8, 3), np.nan)), r"truth must be in \[0, 1\], got \[nan"),
         (dict(context=6), r"context must be in 0\.\.5, the length of truth, got 6"),
         (dict(context=-1), r"context must be in 0\.\.5"),
-        (dict(scale=0), "scale must be a whole number from 1 on, got 0"),
+        (dict(scale=0), "scale must be a whole number of at least 1, got 0"),
         (dict(scale=1.5), "scale must be a whole number"),
         (dict(fps=0), r"fps must be in 1\.\.50, got 0"),
         (dict(fps=51), r"fps must be in 1\.\.50"),

@@ -1,0 +1,110 @@
+"""Send a run to Weights & Biases: a W&B run per member and one of their aggregates.
+
+    python -m dreamer_jax.report.wandb WORKDIR
+
+sends what W&B lacks of a finished or interrupted run, for instance after the network was down. The
+run was trained with `config.wandb.mode` 'online' or 'offline'; ids and progress are kept in
+`wandb.json`, so nothing is sent twice. While the run trains, the same program follows it.
+"""
+
+import argparse
+import contextlib
+import fcntl
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from dreamer_jax.report.wandb.process import CLOSE_SECONDS, WARNING, RunInfo
+
+POLL_SECONDS = 0.5
+# After the end of the trainer. It kills a reader that it has waited for, unless it was killed.
+END_SECONDS = CLOSE_SECONDS + 30
+
+
+def main() -> None:
+    """Run the program."""
+    parser = argparse.ArgumentParser(prog="python -m dreamer_jax.report.wandb", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("workdir", type=Path, help="work directory of the run")
+    parser.add_argument(
+        "--follow",
+        action="store_true",
+        help="send rows as they are written, until standard input is closed",
+    )
+    arguments = parser.parse_args()
+    ended = threading.Event()
+    if arguments.follow:
+        threading.Thread(target=_watch_input, args=(ended,), daemon=True).start()
+    else:
+        ended.set()
+    try:
+        info = RunInfo.load(arguments.workdir)
+        with claim(arguments.workdir):
+            send(arguments.workdir, info, ended, warn=_print_warning)
+    except Exception as error:
+        _exit(" ".join(f"{type(error).__name__}: {error}".split()))
+
+
+def send(workdir: Path, info: RunInfo, ended: threading.Event, warn: Callable[[str], None]) -> None:
+    """Send the rows and videos of a run as they are written.
+
+    Args:
+        workdir: the work directory of the run.
+        info: what its trainer says of it.
+        ended: set when the run writes no more; the rest is sent then, and the W&B runs finished.
+        warn: called with each warning.
+    """
+    # W&B reports its own errors to its server, offline too, and where that does not answer, the
+    # exit of the process waits 10 s for it.
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    # Imports wandb, which reads the environment.
+    from dreamer_jax.report.wandb.session import WandbSession
+
+    session = WandbSession(workdir, info, warn)
+    last = False
+    while not last:
+        last = ended.wait(POLL_SECONDS)
+        # Videos are drawn after the rows of their step, and come with the next rows.
+        if session.send_rows() or last:
+            session.send_videos()
+    session.finish()
+
+
+@contextlib.contextmanager
+def claim(workdir: Path) -> Iterator[None]:
+    """Wait until no other reader is at work in a directory; keep others waiting in the block."""
+    with open(workdir / "wandb" / "lock", "a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"waiting for another reader of {workdir} to end", flush=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _watch_input(ended: threading.Event) -> None:
+    """Set `ended` when standard input ends, as it does however the trainer ends."""
+    while os.read(sys.stdin.fileno(), 1024):
+        pass
+    ended.set()
+    time.sleep(END_SECONDS)
+    _exit(f"not finished within {END_SECONDS:g} s")
+
+
+def _print_warning(text: str) -> None:
+    with contextlib.suppress(OSError):
+        print(WARNING + text, flush=True)
+
+
+def _exit(reason: str) -> None:
+    """End the process with its last line; exit hooks of W&B would wait, or print more."""
+    with contextlib.suppress(OSError):
+        print(reason, file=sys.stderr, flush=True)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

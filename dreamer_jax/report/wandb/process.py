@@ -1,0 +1,151 @@
+"""The trainer's side of W&B reporting: start the reader, pass on its warnings, end it."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dreamer_jax.files import replacing
+
+CLOSE_SECONDS = 60.0  # the trainer waits at its end for the reader to finish
+WARNING = "W&B: "  # prefix of the reader's output lines that the trainer shows
+
+
+@dataclasses.dataclass(frozen=True)
+class RunInfo:
+    """A run as the reader needs to know it; JSON in `wandb/run.json` of the work directory."""
+
+    mode: str  # "online" to upload, "offline" to write files for `wandb sync`
+    entity: str | None  # user or team; None for the user's default
+    project: str
+    group: str
+    tags: Sequence[str]  # of every W&B run
+    members: Sequence[Mapping[str, Any]]  # [M] nested dicts, the config of each; each has "seed"
+    action_repeat: int  # frames per env step
+    command: Sequence[str]  # the trainer's program and arguments
+
+    def save(self, workdir: Path) -> None:
+        """Write the file in a work directory."""
+        path = workdir / "wandb" / "run.json"
+        path.parent.mkdir(exist_ok=True)
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(dataclasses.asdict(self)))
+
+    @classmethod
+    def load(cls, workdir: Path) -> "RunInfo":
+        """Read the file of a work directory.
+
+        Raises:
+            FileNotFoundError: no run in this directory has reported to W&B.
+        """
+        path = workdir / "wandb" / "run.json"
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{path} does not exist; it is written by a run with config.wandb.mode 'online' "
+                "or 'offline'"
+            )
+        return cls(**json.loads(path.read_text()))
+
+
+class WandbProcess:
+    """A process that reads a work directory and reports it to W&B.
+
+    Training waits for it only in `close`. If it fails, one warning says so and training continues;
+    the reader of the next start sends what is missing.
+    """
+
+    def __init__(self, workdir: Path, info: RunInfo, warn: Callable[[str], None]):
+        """Start the reader; return without waiting for it.
+
+        Args:
+            workdir: the work directory; it has a metrics.jsonl.
+            info: what the reader needs to know of the run.
+            warn: called with each warning, from `check` and `close`.
+        """
+        self._warn = warn
+        self._process: subprocess.Popen | None = None
+        self._output = tempfile.TemporaryFile()
+        self._shown = 0  # bytes of the output that have been looked at
+        # Beside the paths of this process: what W&B samples the load of.
+        environment = {
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+            "WANDB__STATS_PID": str(os.getpid()),
+        }
+        try:
+            info.save(workdir)
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "dreamer_jax.report.wandb", str(workdir), "--follow"],
+                env=os.environ | environment,
+                stdin=subprocess.PIPE,  # the end of it tells the reader to end
+                stdout=self._output,
+                stderr=subprocess.STDOUT,
+                # Ctrl-C signals the whole process group: the reader must outlive it to send the
+                # last rows.
+                start_new_session=True,
+            )
+        except OSError as error:
+            self._end(str(error))
+
+    def check(self) -> None:
+        """Pass on new warnings of the reader; say once if it has ended."""
+        if self._process is None:
+            return
+        status = self._process.poll()
+        self._show_warnings()
+        if status is not None:
+            self._end(self._reason(status))
+
+    def close(self, timeout: float = CLOSE_SECONDS) -> None:
+        """Have the reader send the rest and end; kill it if that takes more than `timeout` s."""
+        if self._process is None:
+            return
+        self._process.stdin.close()
+        try:
+            status = self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+            self._end(f"not finished within {timeout:g} s")
+            return
+        self._show_warnings()
+        if status:
+            self._end(self._reason(status))
+        else:
+            self._release()
+
+    def _show_warnings(self) -> None:
+        # `pread`: the reader's process shares the file's position.
+        output = os.pread(self._output.fileno(), 2**20, self._shown)
+        lines, newline, _ = output.rpartition(b"\n")
+        self._shown += len(lines + newline)
+        for line in lines.decode(errors="replace").splitlines():
+            if line.startswith(WARNING):
+                self._warn(line)
+
+    def _reason(self, status: int) -> str:
+        """Return why the reader ended: the last line that it printed, unless a signal killed it."""
+        if status < 0:
+            return f"its process was ended by {signal.Signals(-status).name}"
+        size = os.fstat(self._output.fileno()).st_size
+        tail = os.pread(self._output.fileno(), 2**12, max(0, size - 2**12))
+        lines = tail.decode(errors="replace").split("\n")
+        return next((line for line in reversed(lines) if line), f"exit status {status}")
+
+    def _end(self, reason: str) -> None:
+        self._release()
+        self._warn(
+            f"{WARNING}{reason.rstrip('.')}. Reporting has ended, training continues; the next "
+            "start sends what is missing"
+        )
+
+    def _release(self) -> None:
+        self._output.close()
+        if self._process is not None:
+            self._process.stdin.close()
+            self._process = None
