@@ -7,9 +7,10 @@ Time-major arrays are written [T, B, ...], batch-major ones [B, T, ...].
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import optax
 from flax import struct
 
@@ -20,10 +21,36 @@ LatentStats = dict[str, Array]  # parameters of a latent distribution, see model
 
 
 class ActionSpec(NamedTuple):
-    """An action space as the agent sees it."""
+    """A normalised action space: indices from 0, or vectors in [-1, 1]."""
 
     discrete: bool
-    size: int  # A, number of actions or of dimensions in [-1, 1]
+    size: int  # A, number of actions or of dimensions
+
+    @classmethod
+    def of(cls, space: Any) -> "ActionSpec":
+        """Return the spec of a gymnasium space: a Discrete from 0, or a Box [A] in [-1, 1]."""
+        discrete = hasattr(space, "n")
+        return cls(discrete, int(space.n if discrete else space.shape[0]))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of an action outside of the agent: () for an index, (A,) for a vector."""
+        return () if self.discrete else (self.size,)
+
+    @property
+    def dtype(self) -> str:
+        """Data type of an action outside of the agent."""
+        return "int32" if self.discrete else "float32"
+
+    def none(self, leading: tuple[int, ...]) -> np.ndarray:
+        """Return the action recorded at the first step of an episode, which none led to."""
+        return np.full((*leading, *self.shape), -1 if self.discrete else 0, self.dtype)
+
+    def random(self, rng: np.random.Generator, count: int) -> np.ndarray:
+        """Return `count` uniformly random actions."""
+        if self.discrete:
+            return rng.integers(self.size, size=count, dtype=np.int32)
+        return rng.uniform(-1, 1, (count, self.size)).astype(np.float32)
 
 
 @struct.dataclass

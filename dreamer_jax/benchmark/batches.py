@@ -19,7 +19,7 @@ STREAM_LENGTHS = 4  # sequence lengths that are recorded per environment
 def batch_shapes(parts: RunSetup) -> Batch:
     """Shapes of a batch [M, B, L, ...]; nothing is allocated."""
     lead = (len(parts.seeds), parts.config.batch, parts.config.length)
-    spec = replay_spec(parts.agent.obs_shapes, parts.action_space)
+    spec = replay_spec(parts.agent.obs_shapes, parts.action)
     return to_batch({k: jax.ShapeDtypeStruct((*lead, *s), dtype) for k, (s, dtype) in spec.items()})
 
 
@@ -34,7 +34,7 @@ def make_batch(parts: RunSetup, *, synthetic: bool) -> Batch:
     """
     config, steps = parts.config, STREAM_LENGTHS * parts.config.length
     replay = Replay(
-        spec=replay_spec(parts.agent.obs_shapes, parts.action_space),
+        spec=replay_spec(parts.agent.obs_shapes, parts.action),
         seeds=parts.seeds,
         num_envs=config.env.num_envs,
         capacity=2 * steps * config.env.num_envs,
@@ -70,11 +70,11 @@ def _invent(parts: RunSetup, replay: Replay, steps: int) -> None:
     """Record one episode of random numbers in each stream."""
     rng = np.random.default_rng(0)
     shape = (len(parts.seeds), parts.config.env.num_envs)
-    spec = replay_spec(parts.agent.obs_shapes, parts.action_space)
+    spec = replay_spec(parts.agent.obs_shapes, parts.action)
     for step in range(steps):
         record = {key: _random(rng, (*shape, *s), dtype) for key, (s, dtype) in spec.items()}
-        if parts.discrete:
-            record["action"] = rng.integers(parts.action_space.n, size=shape, dtype=np.int32)
+        if parts.action.discrete:
+            record["action"] = rng.integers(parts.action.size, size=shape, dtype=np.int32)
         flags = ("is_first", "is_last", "is_terminal")
         record |= {flag: np.full(shape, flag == "is_first" and step == 0) for flag in flags}
         replay.add(record, np.ones(shape, bool))

@@ -1,5 +1,29 @@
-"""Environments: built by name, normalised to images and vectors. `envs.vector` steps many."""
+"""Environments: built by name and normalised to one interface. `envs.vector` steps many at once.
 
-from dreamer_jax.envs.registry import TASKS, make_env
+Files:
+    registry.py: `make_env`, and the decorator by which a task registers its name. Start here.
+    wrappers.py: `adapt`, which normalises spaces and checks every step, and other wrappers.
+    catch.py, reach.py: small pixel tasks that need no package.
+    atari.py, dmc.py, crafter.py, minigrid.py, gym.py: one file per benchmark, which registers
+        itself. A new file in this folder is found without being listed anywhere.
+    rendering.py: the choice of MuJoCo's headless renderer.
 
-__all__ = ["TASKS", "make_env"]
+The room imports `errors` alone, and never JAX: its environments run in worker processes.
+"""
+
+import importlib
+import pkgutil
+
+from dreamer_jax.envs.registry import (
+    EnvSettings,
+    env_maker,
+    limit_and_repeat,
+    make_env,
+    register_task,
+)
+
+__all__ = ["EnvSettings", "env_maker", "limit_and_repeat", "make_env", "register_task"]
+
+for _module in pkgutil.iter_modules(__path__, f"{__name__}."):
+    if not _module.ispkg:
+        importlib.import_module(_module.name)

@@ -1,7 +1,7 @@
 """Atari 2600 games with the protocol of Machado et al. 2018, on the emulator's own interface.
 
-Written on `ALEInterface` rather than on its gymnasium wrappers, which keep no exact state, and
-leave the frame loop before they read the last frame of an episode.
+The module uses `ALEInterface` rather than its gymnasium wrappers, because these keep no exact state
+and leave the frame loop before they read the last frame of an episode.
 """
 
 import functools
@@ -13,11 +13,12 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from dreamer_jax.envs.registry import EnvSettings, register_task
 from dreamer_jax.errors import unknown
 
 NOOP = 0
 TIME_LIMIT = 108_000  # emulator frames: 30 minutes at 60 Hz
-# These cartridges have no one-player mode; the emulator exits the whole process on loading them.
+# These cartridges have no one-player mode; the emulator ends the process that loads them.
 MULTIPLAYER_ONLY = frozenset({"combat", "joust", "maze_craze", "warlords"})
 
 
@@ -31,7 +32,7 @@ def _ale_py():
 
 @functools.cache
 def games() -> tuple[str, ...]:
-    """The names of all games, in snake case, sorted."""
+    """Return the names of all games, in snake case, sorted."""
     _ale_py()
     from ale_py import roms
 
@@ -39,7 +40,7 @@ def games() -> tuple[str, ...]:
 
 
 def find_rom(game: str) -> tuple[str, Path]:
-    """The emulator's name of a game and the path of its ROM.
+    """Return the emulator's name of a game and the path of its ROM.
 
     Args:
         game: a name of `games()`; underscores may be left out or added (`james_bond`).
@@ -64,10 +65,10 @@ def find_rom(game: str) -> tuple[str, Path]:
 
 
 class StickyActions:
-    """Repeat the last executed action with some probability, drawn for every emulator frame.
+    """A filter that repeats the last executed action with some probability in every emulator frame.
 
-    `last` outlives an episode, as it does in the emulator's own implementation. It is kept here
-    because the emulator leaves it out of the states it clones.
+    `last` survives the end of an episode, as in the emulator's own implementation. It is kept here
+    because the emulator leaves it out of the states that it clones.
     """
 
     def __init__(self, probability: float) -> None:
@@ -75,17 +76,17 @@ class StickyActions:
         self.last = NOOP
 
     def __call__(self, action: int, rng: np.random.Generator) -> int:
-        """The action to execute in the next frame, when the agent chooses `action`."""
+        """Return the action to execute in the next frame when the agent chooses `action`."""
         if rng.random() >= self.probability:
             self.last = action
         return self.last
 
 
 class Atari(gymnasium.Env):
-    """One game: full action set, sticky actions, raw rewards, no life information.
+    """One game with its full action set, sticky actions, raw rewards and no life information.
 
-    Observation: uint8 [size, size, 1], the grey elementwise maximum of the last two frames, the
-    true last one at the end of a game included, resized by area. Action: an index into the
+    Observation: uint8 [size, size, 1], the elementwise maximum of the last two grey frames,
+    including the true last frame at the end of a game, resized by area. Action: an index into the
     emulator's legal actions: 18, except Skiing and Lost Luggage, which have 9. Game over is
     terminal, the time limit is a truncation.
 
@@ -94,13 +95,13 @@ class Atari(gymnasium.Env):
         size: height and width of the observation, in pixels.
         action_repeat: emulator frames per step, at least 1.
         sticky: probability in [0, 1) that a frame repeats the last frame's action.
-        noops: a reset plays 1 to `noops` frames of no-op, uniformly; 0 for none.
-        time_limit: emulator frames of an episode, not counting the no-ops.
-        seed: the emulator's seed until `reset(seed=...)`. Giving the same one in both places saves
-            loading the game a second time.
+        noops: maximum number of no-op frames after a reset, uniform from 1; 0 for none.
+        time_limit: emulator frames per episode, not counting the no-ops.
+        seed: the emulator's seed until `reset(seed=...)`. Passing the same seed to both avoids
+            loading the game twice.
 
     Raises:
-        ValueError: an unknown game or a number out of range.
+        ValueError: the game is unknown, or a number is out of range.
         FileNotFoundError: the game's ROM is not installed.
     """
 
@@ -164,7 +165,7 @@ class Atari(gymnasium.Env):
         for _ in range(self._action_repeat):
             reward += self._act(action)
             self._frames += 1
-            # Every frame is read, because any may turn out to be the last but one.
+            # Read every frame, because any may turn out to be the last but one.
             self._screens.reverse()
             self.ale.getScreenGrayscale(self._screens[-1])
             terminated = self.ale.game_over(with_truncation=False)
@@ -174,11 +175,11 @@ class Atari(gymnasium.Env):
         return self._observation(), reward, terminated, truncated, {}
 
     def render(self) -> np.ndarray:
-        """The emulator's screen in colour, uint8 [210, 160, 3]; stale right after `set_state`."""
+        """Return the screen in colour, uint8 [210, 160, 3]; stale right after `set_state`."""
         return self.ale.getScreenRGB()
 
     def get_state(self) -> dict[str, Any]:
-        """All that the future depends on, as a picklable dictionary."""
+        """Return everything that the future depends on, as a picklable dictionary."""
         return {
             "game": self.game,
             "emulator": self.ale.cloneState(include_rng=True),
@@ -190,7 +191,7 @@ class Atari(gymnasium.Env):
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go on bit-identically from where `get_state` was called.
+        """Resume, bit for bit, from a state that `get_state` returned.
 
         Raises:
             ValueError: the state is of another game.
@@ -198,8 +199,8 @@ class Atari(gymnasium.Env):
         if state["game"] != self.game:
             raise ValueError(f"a state of {state['game']!r} cannot be restored in {self.game!r}")
         self._untouched_seed = None
-        # Cloned states leave out whether the emulator has acted since its last reset, without
-        # which Q*bert and Tetris go on differently.
+        # Cloned states omit whether the emulator has acted since its last reset, on which the
+        # future of Q*bert and Tetris depends.
         self.ale.reset_game()
         if state["acted"]:
             self.ale.act(self._actions[NOOP])
@@ -210,7 +211,7 @@ class Atari(gymnasium.Env):
         self._frames = state["frames"]
 
     def _load(self, seed: int) -> None:
-        # A child of the seed that gives `np_random`, so that the two streams are unrelated.
+        # A child of the seed of `np_random`, so that the two streams are unrelated.
         word = np.random.SeedSequence(seed, spawn_key=(1,)).generate_state(1)[0]
         self.ale.setInt("random_seed", int(word & 0x7FFFFFFF))
         self.ale.loadROM(self._rom)
@@ -222,3 +223,20 @@ class Atari(gymnasium.Env):
     def _observation(self) -> np.ndarray:
         size = (self._size, self._size)
         return cv2.resize(np.maximum(*self._screens), size, interpolation=cv2.INTER_AREA)[..., None]
+
+
+@register_task("atari")
+def make_atari(game: str, seed: int, settings: EnvSettings) -> gymnasium.Env:
+    """Build 'atari:<game>', such as 'atari:ms_pacman'.
+
+    An episode is limited to 108,000 frames. Games are usually played with an action repeat of 4.
+    """
+    return Atari(
+        game,
+        size=settings.size,
+        action_repeat=settings.action_repeat,
+        sticky=settings.sticky,
+        noops=settings.noops,
+        time_limit=settings.time_limit or TIME_LIMIT,
+        seed=seed,
+    )

@@ -1,10 +1,12 @@
-"""Catch: a small pixel task that needs no package and is learned in minutes."""
+"""Catch, a small pixel task that needs no package and is learned in minutes."""
 
 from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+
+from dreamer_jax.envs.registry import EnvSettings, limit_and_repeat, refuse_variant, register_task
 
 ROWS, COLUMNS = 8, 5
 SIZE = 64  # pixels, both axes
@@ -17,7 +19,7 @@ class Catch(gymnasium.Env):
     """Move a paddle under a falling ball.
 
     The ball starts in the top row of a grid of 8 rows and 5 columns, in a random column, and falls
-    one row a step; the paddle moves along the bottom row from a random column. Actions: 0 left,
+    one row per step; the paddle moves along the bottom row from a random column. Actions: 0 left,
     1 stay, 2 right. An episode is 7 steps and ends as terminal when the ball reaches the paddle's
     row, with reward +1 if it is caught and -1 if not; every other reward is 0. The paddle needs at
     most 4 steps to any column, so every ball can be caught: the best expected return is 1.0.
@@ -61,16 +63,16 @@ class Catch(gymnasium.Env):
         return self._image(), reward, terminated, False, {}
 
     def render(self) -> np.ndarray:
-        """The image four times as large, uint8 [256, 256, 3]."""
+        """Return the image four times as large, uint8 [256, 256, 3]."""
         return self._image().repeat(4, axis=0).repeat(4, axis=1).repeat(3, axis=2)
 
     def get_state(self) -> dict[str, Any]:
-        """All that the future depends on, as a picklable dictionary."""
+        """Return everything that the future depends on, as a picklable dictionary."""
         rng = self.np_random.bit_generator.state
         return {"row": self._row, "ball": self._ball, "paddle": self._paddle, "rng": rng}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go on exactly from where `get_state` was called."""
+        """Resume exactly from a state that `get_state` returned."""
         self._row, self._ball, self._paddle = state["row"], state["ball"], state["paddle"]
         self.np_random.bit_generator.state = state["rng"]
 
@@ -84,3 +86,10 @@ class Catch(gymnasium.Env):
             top = row * CELL_HEIGHT
             image[top : top + CELL_HEIGHT, left : left + CELL_WIDTH] = brightness
         return image
+
+
+@register_task("catch")
+def make_catch(variant: str, seed: int, settings: EnvSettings) -> gymnasium.Env:
+    """Build 'catch'."""
+    refuse_variant("catch", variant)
+    return limit_and_repeat(Catch(), settings)

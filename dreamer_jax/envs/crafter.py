@@ -1,4 +1,4 @@
-"""Crafter (Hafner 2021): an open world of 64x64 fields to survive in, through its package."""
+"""Crafter (Hafner 2021), survival in an open world of 64x64 fields, through its package."""
 
 import collections
 import pickle
@@ -8,16 +8,18 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from dreamer_jax.errors import require
+from dreamer_jax.envs.registry import EnvSettings, register_task
+from dreamer_jax.envs.wrappers import ActionRepeat
+from dreamer_jax.errors import lookup, require
 
 SIZE = 64  # pixels, both axes
 TIME_LIMIT = 10_000  # steps
-# What an episode changes in the package's environment.
+# The attributes of the package's environment that an episode changes.
 STATE = ("_seed", "_episode", "_step", "_world", "_player", "_last_health", "_unlocked")
 
 
 class OrderedSet(dict):
-    """As much of a set as the package uses, iterated in the order of insertion."""
+    """The part of a set's interface that the package uses, iterated in order of insertion."""
 
     def add(self, item: Any) -> None:
         self[item] = None
@@ -33,13 +35,12 @@ class Crafter(gymnasium.Env):
     an achievement's first time in the episode, and a tenth of the change in health. Death is
     terminal, the time limit is a truncation.
 
-    The package draws creatures from sets that Python orders by memory address, so that its
-    episodes differ from process to process. Here the same sets have an order, hence a seed always
-    gives the same episodes.
+    The package draws creatures from sets, which Python orders by memory address, so its episodes
+    differ between processes. Here these sets are ordered, so a seed always gives the same episodes.
 
     Args:
-        reward: whether there is any reward; achievements are in `info` all the same.
-        time_limit: steps of an episode.
+        reward: whether the environment gives rewards; `info` holds the achievements in any case.
+        time_limit: steps per episode.
 
     Raises:
         UsageError: the package is not installed.
@@ -70,8 +71,8 @@ class Crafter(gymnasium.Env):
         return obs, reward, dead, done and not dead, info
 
     def render(self) -> np.ndarray:
-        """The image four times as large, uint8 [256, 256, 3]."""
-        # Nights are drawn with noise of the world's own random numbers.
+        """Return the image four times as large, uint8 [256, 256, 3]."""
+        # Rendering a night draws noise from the world's own random numbers.
         random = self._env._world.random
         state = random.get_state()
         image = self._env.render((4 * SIZE, 4 * SIZE))
@@ -79,21 +80,32 @@ class Crafter(gymnasium.Env):
         return image
 
     def get_state(self) -> bytes:
-        """All that the future depends on, pickled."""
+        """Return everything that the future depends on, pickled."""
         return pickle.dumps({name: getattr(self._env, name) for name in STATE})
 
     def set_state(self, state: bytes) -> None:
-        """Go on exactly from where `get_state` was called."""
+        """Resume exactly from a state that `get_state` returned."""
         vars(self._env).update(pickle.loads(state))
         for view in (self._env._local_view, self._env._sem_view):
             view._world = self._env._world
 
 
 def _order_chunks(world: Any) -> None:
-    """Replace the sets of objects in a new world's chunks by ordered ones."""
+    """Replace the sets of objects in a new world's chunks with ordered sets."""
     chunks = collections.defaultdict(OrderedSet)
     for key in world.chunks:
-        chunks[key]  # they are gone through in this order
+        chunks[key]  # fixes the order of iteration
     for item in world.objects:
         chunks[world.chunk_key(item.pos)].add(item)
     world._chunks = chunks
+
+
+@register_task("crafter")
+def make_crafter(variant: str, seed: int, settings: EnvSettings) -> gymnasium.Env:
+    """Build 'crafter', or 'crafter:no_reward', which gives no rewards.
+
+    An episode is limited to 10,000 steps.
+    """
+    reward = lookup({"": True, "no_reward": False}, variant, "variant of the task 'crafter'")
+    env = Crafter(reward=reward, time_limit=settings.time_limit or TIME_LIMIT)
+    return ActionRepeat(env, repeat=settings.action_repeat)

@@ -1,4 +1,4 @@
-"""The DeepMind Control suite (Tassa et al. 2018) through dm_control, as vectors or with pixels."""
+"""The DeepMind Control suite (Tassa et al. 2018), as vectors or as pixels, through dm_control."""
 
 import pickle
 import zlib
@@ -9,36 +9,12 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from dreamer_jax.envs.registry import EnvSettings, limit_and_repeat, register_task
 from dreamer_jax.envs.rendering import choose_renderer, no_renderer
 from dreamer_jax.errors import require, unknown
 
-# The 20 tasks of Hafner et al. 2020, under the names of its figures.
-PAPER_TASKS = (
-    "acrobot_swingup",
-    "cartpole_balance",
-    "cartpole_balance_sparse",
-    "cartpole_swingup",
-    "cartpole_swingup_sparse",
-    "cheetah_run",
-    "cup_catch",
-    "finger_spin",
-    "finger_turn_easy",
-    "finger_turn_hard",
-    "hopper_hop",
-    "hopper_stand",
-    "pendulum_swingup",
-    "quadruped_run",
-    "quadruped_walk",
-    "reacher_easy",
-    "reacher_hard",
-    "walker_run",
-    "walker_stand",
-    "walker_walk",
-)
-# Walking is in Hafner et al. 2021, Appendix A.
-HUMANOID_TASKS = ("humanoid_run", "humanoid_stand", "humanoid_walk")
-PUBLISHED_NAMES = {"cup_catch": "ball_in_cup_catch"}
-CAMERAS = {"quadruped": 2}  # by domain; 0 for every other
+PUBLISHED_NAMES = {"cup_catch": "ball_in_cup_catch"}  # names in the figures of Hafner et al. 2020
+CAMERAS = {"quadruped": 2}  # by domain; 0 for all others
 
 Step = tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]
 
@@ -49,15 +25,15 @@ def _suite() -> ModuleType:
     try:
         from dm_control import suite
     except (AttributeError, ImportError, OSError, RuntimeError) as error:
-        raise no_renderer(error) from error  # dm_control loads the renderer when it is imported
+        raise no_renderer(error) from error  # dm_control loads the renderer on import
     return suite
 
 
 def find_task(name: str) -> tuple[str, str]:
-    """Domain and task of the suite.
+    """Return the domain and the task of a name.
 
     Args:
-        name: '<domain>_<task>' of any task of the suite, or one of `PAPER_TASKS`.
+        name: '<domain>_<task>' of any task of the suite, or a key of `PUBLISHED_NAMES`.
 
     Raises:
         UsageError: there is no such task, or dm_control is not installed.
@@ -70,16 +46,16 @@ def find_task(name: str) -> tuple[str, str]:
 
 
 class Control(gymnasium.Env):
-    """One task, seen through its own observations.
+    """One task with its own observations.
 
     Observation: the task's dictionary of vectors, float64. Action: float64 [A] within the bounds
     of the task's specification, [-1, 1] in most tasks and up to 1.1 in quadruped's. An episode is
-    1000 steps and ends truncated; where a task itself ends one with discount 0, it is terminal.
+    1000 steps and ends truncated; a task that ends one itself with discount 0 makes it terminal.
 
     Args:
         task: see `find_task`.
-        seed: until `reset(seed=...)`. Giving the same one in both places saves loading the task a
-            second time.
+        seed: the task's seed until `reset(seed=...)`. Passing the same seed to both avoids loading
+            the task twice.
 
     Raises:
         UsageError: there is no such task, or dm_control is not installed.
@@ -117,31 +93,31 @@ class Control(gymnasium.Env):
         return dict(result.observation), result.reward, terminated, truncated, {}
 
     def picture(self, size: int) -> np.ndarray:
-        """What the task's camera sees now, uint8 [size, size, 3].
+        """Return the view of the task's camera, uint8 [size, size, 3].
 
         Raises:
             UsageError: no renderer works here; the message says what to install.
         """
         try:
             return self._env.physics.render(size, size, camera_id=CAMERAS.get(self.domain, 0))
-        except Exception as error:  # of OpenGL's, MuJoCo's or dm_control's own kinds
+        except Exception as error:  # OpenGL, MuJoCo and dm_control raise errors of their own
             raise no_renderer(error) from error
 
     def render(self) -> np.ndarray:
-        """A larger picture, uint8 [256, 256, 3]."""
+        """Return a larger picture, uint8 [256, 256, 3]."""
         return self.picture(256)
 
     def get_state(self) -> dict[str, Any]:
-        """All that the future depends on, as a picklable dictionary.
+        """Return everything that the future depends on, as a picklable dictionary.
 
-        It has the whole dm_control environment in it, model and textures included. The state of
-        the physics alone would not do: tasks change their models, and solvers are warm-started.
+        It includes the complete dm_control environment with model and textures. The state of the
+        physics would not suffice: tasks change their models, and solvers are warm-started.
         """
         pickled = pickle.dumps(self._env)
         return {"task": self.name, "env": zlib.compress(pickled, level=1)}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go on bit-identically from where `get_state` was called.
+        """Resume, bit for bit, from a state that `get_state` returned.
 
         Raises:
             ValueError: the state is of another task.
@@ -152,7 +128,7 @@ class Control(gymnasium.Env):
         self._untouched_seed = None
 
     def close(self) -> None:
-        """Free the physics and the renderer's buffers; nothing works afterwards."""
+        """Free the physics and the renderer's buffers; the environment is unusable afterwards."""
         self._replace(None)
 
     def _load(self, seed: int) -> None:
@@ -167,11 +143,11 @@ class Control(gymnasium.Env):
 
 
 class Pixels(gymnasium.ObservationWrapper):
-    """Adds the task's camera to the observation of a wrapped `Control`, as entry 'image'.
+    """A wrapper that adds the view of the task's camera to the observation, as entry 'image'.
 
     Args:
-        env: a `Control`, which may be wrapped. Repeat actions inside of this wrapper, not around
-            it, so that only pictures that are seen are drawn.
+        env: a `Control`, possibly wrapped. Repeat actions inside this wrapper, not around it, so
+            that only the pictures that are returned are drawn.
         size: height and width of the image, in pixels.
 
     Raises:
@@ -186,5 +162,20 @@ class Pixels(gymnasium.ObservationWrapper):
         env.unwrapped.picture(size)
 
     def observation(self, observation: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The entries of the task, and 'image', uint8 [size, size, 3]."""
+        """Return the entries of the task and 'image', uint8 [size, size, 3]."""
         return observation | {"image": self.unwrapped.picture(self._size)}
+
+
+@register_task("dmc_proprio")
+def make_vectors(name: str, seed: int, settings: EnvSettings) -> gymnasium.Env:
+    """Build 'dmc_proprio:<domain>_<task>', which observes the task's vectors and renders nothing.
+
+    An episode is limited to 1000 frames, which cannot be raised.
+    """
+    return limit_and_repeat(Control(name, seed=seed), settings)
+
+
+@register_task("dmc")
+def make_pixels(name: str, seed: int, settings: EnvSettings) -> gymnasium.Env:
+    """Build 'dmc:<domain>_<task>', such as 'dmc:walker_walk': 'image' and the task's vectors."""
+    return Pixels(make_vectors(name, seed, settings), settings.size)

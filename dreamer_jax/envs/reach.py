@@ -1,4 +1,4 @@
-"""Reach: a small continuous pixel task that needs no package and is learned in minutes."""
+"""Reach, a small continuous pixel task that needs no package and is learned in minutes."""
 
 import math
 from typing import Any
@@ -7,15 +7,17 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from dreamer_jax.envs.registry import EnvSettings, limit_and_repeat, refuse_variant, register_task
+
 SIZE = 64  # pixels, both axes
-LOW, HIGH = 8, 56  # where the centre of the dot may be, on both axes
+LOW, HIGH = 8, 56  # range of the dot's centre on both axes, pixels
 TARGET = 32.0, 32.0
 WIDTH = 8.0  # standard deviation of dot and target, pixels
 BACKGROUND = 128  # grey is 0 to the agent, so that a decoder starts out near it
-SPEED = 3.0  # pixels a step along each axis, at full action
-REACH = 24.0  # pixels between dot and target beyond which there is no reward
-STEPS = 30  # of an episode
-PIXELS = np.arange(SIZE) + 0.5  # centres, of one axis
+SPEED = 3.0  # pixels per step along each axis, at full action
+REACH = 24.0  # distance from which on there is no reward, pixels
+STEPS = 30  # per episode
+PIXELS = np.arange(SIZE) + 0.5  # centres of the pixels along one axis
 
 Point = tuple[float, float]  # x to the right, y down
 
@@ -23,14 +25,14 @@ Point = tuple[float, float]  # x to the right, y down
 class Reach(gymnasium.Env):
     """Move a dot onto a target and keep it there.
 
-    The target is in the middle of the image. The dot starts with its centre on whole pixels from 8
-    to 56 on both axes, uniformly. Action: float32 [2] in [-1, 1], moves the dot right and down by 3
-    pixels times the action, within the same bounds. The reward of every step is
+    The target is in the middle of the image. The dot starts with its centre at integer pixels,
+    uniform from 8 to 56 on both axes. The action, float32 [2] in [-1, 1], moves the dot right and
+    down by 3 pixels times the action, within the same bounds. The reward of every step is
     max(0, 1 - distance / 24) of the centres after the move, in pixels. An episode is 30 steps and
     ends truncated.
 
-    The axes are independent, and the reward falls with the distance along either. So it is best
-    to close both distances as fast as they can be closed: after step t they are
+    The axes are independent, and the reward falls with the distance along either. The best policy
+    therefore closes both distances as fast as possible: after step t they are
     max(0, |dx| - 3t) and max(0, |dy| - 3t). Over all starts this makes the best possible mean
     return 28.097; uniformly random actions get about 7.3.
 
@@ -73,16 +75,16 @@ class Reach(gymnasium.Env):
         return self._image(), reward, False, self._step == STEPS, {}
 
     def render(self) -> np.ndarray:
-        """The image four times as large, uint8 [256, 256, 3]."""
+        """Return the image four times as large, uint8 [256, 256, 3]."""
         return self._image().repeat(4, axis=0).repeat(4, axis=1)
 
     def get_state(self) -> dict[str, Any]:
-        """All that the future depends on, as a picklable dictionary."""
+        """Return everything that the future depends on, as a picklable dictionary."""
         rng = self.np_random.bit_generator.state
         return {"step": self._step, "dot": self._dot, "rng": rng}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go on exactly from where `get_state` was called."""
+        """Resume exactly from a state that `get_state` returned."""
         self._step, self._dot = state["step"], state["dot"]
         self.np_random.bit_generator.state = state["rng"]
 
@@ -97,6 +99,13 @@ def _moved(position: float, action: float) -> float:
 
 
 def _spot(center: Point) -> np.ndarray:
-    """One channel [64, 64] that is white at the centre and fades to the background."""
+    """Return one channel [64, 64], white at the centre and fading to the background."""
     across, down = (np.exp(-0.5 * ((PIXELS - c) / WIDTH) ** 2) for c in center)
     return np.rint(BACKGROUND + (255 - BACKGROUND) * np.outer(down, across)).astype(np.uint8)
+
+
+@register_task("reach")
+def make_reach(variant: str, seed: int, settings: EnvSettings) -> gymnasium.Env:
+    """Build 'reach'."""
+    refuse_variant("reach", variant)
+    return limit_and_repeat(Reach(), settings)

@@ -1,4 +1,4 @@
-"""Which of MuJoCo's headless renderers draws on this machine."""
+"""The choice of a headless MuJoCo renderer that works on this machine."""
 
 import functools
 import os
@@ -16,14 +16,14 @@ physics = mujoco.Physics.from_xml_string("<mujoco/>")
 physics.render(8, 8)
 physics.free()
 """
-SECONDS = 60  # that this may take
+SECONDS = 60  # timeout of this program
 
 
 def choose_renderer() -> None:
     """Set MUJOCO_GL, unless it is set, to the first of EGL and OSMesa that draws.
 
-    To be called before dm_control is imported. Where neither draws, the physics work all the same,
-    and `no_renderer` says what is missing. Processes started from this one inherit the choice.
+    Call this before dm_control is imported. Where neither draws, physics without pictures still
+    work, and `no_renderer` reports what is missing. Child processes inherit the choice.
     """
     if VARIABLE not in os.environ:
         drawing = (name for name in RENDERERS if failure(name) is None)
@@ -32,10 +32,10 @@ def choose_renderer() -> None:
 
 @functools.cache
 def failure(renderer: str) -> str | None:
-    """Why a renderer does not draw, in a line; None if it does.
+    """Return one line about why a renderer does not draw, or None if it does.
 
-    Tried in a process of its own: a process that has loaded one renderer cannot load the other,
-    and a broken driver may end it.
+    It is tried in a separate process, because a process that has loaded one renderer cannot load
+    another, and a broken driver may end the process.
     """
     environment = os.environ | {VARIABLE: renderer}
     try:
@@ -55,13 +55,13 @@ def failure(renderer: str) -> str | None:
 
 
 def no_renderer(error: Exception | str) -> UsageError:
-    """The error for a renderer that failed with `error`."""
+    """Return the error for a renderer that failed with `error`."""
     chosen = os.environ.get(VARIABLE, "")
     if chosen == NONE:
         error = "; ".join(f"{name}: {failure(name) or 'draws'}" for name in RENDERERS)
     return UsageError(
-        f"MuJoCo cannot draw here ({VARIABLE}={chosen}: {error}). Install EGL (on Debian libegl1 "
-        f"and libgl1-mesa-dri, or the GPU's driver) or OSMesa (libosmesa6); {VARIABLE}=egl or "
-        f"{VARIABLE}=osmesa chooses one, and unset, the first that draws is taken. The tasks "
-        f"'dmc_proprio:<domain>_<task>' need neither"
+        f"MuJoCo cannot render on this machine ({VARIABLE}={chosen}: {error}). Install EGL (on "
+        f"Debian libegl1 and libgl1-mesa-dri, or the GPU's driver) or OSMesa (libosmesa6); set "
+        f"{VARIABLE}=egl or {VARIABLE}=osmesa to choose one, or leave it unset for the first that "
+        f"works. The tasks 'dmc_proprio:<domain>_<task>' need no renderer"
     )

@@ -12,6 +12,6 @@
     workdir      paths, and the lock of a work directory
     signals      stopping in order on SIGTERM and Ctrl-C
 
-It imports from every other room except benchmark, and only benchmark imports from it. Modules that
-environment workers import (this file and driver) must not import JAX.
+It may import from every other room except benchmark and cli, which are the only ones that import
+from it.
 """

@@ -3,44 +3,16 @@
 One step: environments whose episode ended are reset and their first observation is recorded; the
 policy acts in all; every environment steps and its transition is recorded. So every member makes
 E decisions per step, whatever the lengths of its episodes.
-
-Environment workers import this module, so it must not import JAX.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-import gymnasium
 import numpy as np
-from gymnasium import spaces
 
-from dreamer_jax.envs import make_env
 from dreamer_jax.envs.vector import FaultTolerantVector
 from dreamer_jax.replay.replay import Replay
-from dreamer_jax.seeding import action_generator, env_seed
-
-
-def make_row_env(
-    task: str | Callable[[int], gymnasium.Env],
-    seeds: Sequence[int],
-    use: int,
-    num_envs: int,
-    settings: Mapping,
-    row: int,
-    generation: int,
-) -> gymnasium.Env:
-    """Make the environment of one row of a vector.
-
-    Args:
-        task: As in `make_env`.
-        seeds: One per member, [M].
-        use: ENV_STREAM or EVAL_STREAM.
-        num_envs: E, environments per member.
-        settings: Further arguments of `make_env`.
-        row: m*E + e for member m's environment e.
-        generation: How often the row's environment was replaced.
-    """
-    member, index = divmod(row, num_envs)
-    return make_env(task, env_seed(seeds[member], use, index, generation), **settings)
+from dreamer_jax.seeding import action_generator
+from dreamer_jax.types import ActionSpec
 
 
 class Driver:
@@ -62,6 +34,7 @@ class Driver:
     ):
         self._vector, self._replay, self._seeds = vector, replay, list(seeds)
         self._keys = tuple(obs_keys)
+        self._action = ActionSpec.of(vector.action_space)
         self._shape = (len(self._seeds), vector.num_envs // len(self._seeds))  # [M, E]
         self._is_first = np.ones(vector.num_envs, bool)
         self._returns = np.zeros(vector.num_envs)
@@ -72,7 +45,9 @@ class Driver:
         """Reset the environments whose episode ended, and record their first observations.
 
         Returns:
-            The observations to act on, entries [M, E, ...], and is_first [M, E] bool.
+            The observations to act on, entries [M, E, ...], and is_first [M, E] bool. The
+            observations are views that `step` overwrites, and on a CPU JAX may read NumPy arrays in
+            place: read back the policy's actions, which waits for it, before the next step.
         """
         first = self._is_first.copy()
         obs = self._vector.reset(first) if first.any() else self._vector.observations()
@@ -80,9 +55,8 @@ class Driver:
         if first.any():
             self._returns[first], self._lengths[first] = 0, 0
             nothing = np.zeros(self._vector.num_envs, bool)
-            self._record(
-                obs, self._no_action(), np.zeros(len(first)), first, nothing, nothing, first
-            )
+            no_action = self._action.none(self._shape)
+            self._record(obs, no_action, np.zeros(len(first)), first, nothing, nothing, first)
         return obs, first.reshape(self._shape)
 
     def step(self, actions: np.ndarray) -> np.ndarray:
@@ -112,12 +86,8 @@ class Driver:
 
         They are a function of the member's seed and `env_step` alone.
         """
-        space, count = self._vector.action_space, self._shape[1]
         rngs = [action_generator(seed, env_step) for seed in self._seeds]
-        if isinstance(space, spaces.Discrete):
-            return np.stack([rng.integers(space.n, size=count, dtype=np.int32) for rng in rngs])
-        size = (count, *space.shape)
-        return np.stack([rng.uniform(-1, 1, size).astype(np.float32) for rng in rngs])
+        return np.stack([self._action.random(rng, self._shape[1]) for rng in rngs])
 
     def state(self) -> list[dict]:
         """Return M JSON records for `restore`, including the environments' states.
@@ -158,12 +128,6 @@ class Driver:
         self._lengths = np.concatenate(lengths).astype(np.int64)
         self.stats.restore([record["episodes"] for record in records])
         return restored.reshape(self._shape)
-
-    def _no_action(self) -> np.ndarray:
-        space = self._vector.action_space
-        if isinstance(space, spaces.Discrete):
-            return np.full(self._shape, -1, np.int32)
-        return np.zeros((*self._shape, *space.shape), np.float32)
 
     def _record(self, obs, action, reward, is_first, is_last, is_terminal, mask) -> None:
         step = {f"obs/{key}": obs[key] for key in self._keys}
@@ -256,14 +220,10 @@ def to_env_actions(action: np.ndarray, discrete: bool) -> np.ndarray:
     return action.argmax(-1).astype(np.int32) if discrete else np.nan_to_num(action)
 
 
-def replay_spec(obs_shapes: Mapping, action_space: spaces.Space) -> dict:
+def replay_spec(obs_shapes: Mapping, action: ActionSpec) -> dict:
     """Return the keys, shapes and dtypes of one replay record."""
-    if isinstance(action_space, spaces.Discrete):
-        action = ((), "int32")
-    else:
-        action = (action_space.shape, "float32")
     return {f"obs/{key}": shape for key, shape in obs_shapes.items()} | {
-        "action": action,
+        "action": (action.shape, action.dtype),
         "reward": ((), "float32"),
         "is_first": ((), "bool"),
         "is_last": ((), "bool"),

@@ -64,7 +64,8 @@ def play_episodes(
             grid = {k: obs[k].reshape(members, episodes, *obs[k].shape[1:]) for k in setup.obs_keys}
             first = is_first.reshape(members, episodes)
             carry, action = setup.fns.greedy_step(params, carry, grid, first)
-            action = to_env_actions(np.asarray(action), setup.discrete)
+            # Reading the actions back waits for the policy, which may read `obs` in place.
+            action = to_env_actions(np.asarray(action), setup.action.discrete)
             result = vector.step(action.reshape(rows, *action.shape[2:]))
             returns += np.where(running, result.reward, 0)
             lengths += running

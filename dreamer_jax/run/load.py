@@ -13,11 +13,10 @@ from ml_collections import ConfigDict
 
 from dreamer_jax.agent.placement import one_device
 from dreamer_jax.config import sweep
-from dreamer_jax.envs import make_env as make_task_env
 from dreamer_jax.errors import UsageError
 from dreamer_jax.run.checkpoint import Checkpoints, DamagedCheckpoint
 from dreamer_jax.run.driver import to_env_actions
-from dreamer_jax.run.setup import MakeEnv, RunSetup, build, env_settings
+from dreamer_jax.run.setup import MakeEnv, RunSetup, build
 from dreamer_jax.run.workdir import WorkDir
 from dreamer_jax.seeding import EVAL_KEY, EVAL_STREAM, env_seed, member_keys
 from dreamer_jax.types import Params, PolicyCarry
@@ -124,8 +123,7 @@ class MemberAgent:
 
     def make_env(self, seed: int = 0) -> gymnasium.Env:
         """Make an environment of the run's task whose observations fit `policy`."""
-        seed = env_seed(seed, EVAL_STREAM, 0)
-        return make_task_env(self._setup.task, seed, **env_settings(self._setup.config))
+        return self._setup.make_env(env_seed(seed, EVAL_STREAM, 0))
 
     def reset(self) -> None:
         """Start a new episode with the next observation."""
@@ -155,8 +153,9 @@ class MemberAgent:
         is_first = np.full((1, 1), self._is_first)
         self._carry, action = act(self._saved.params, self._carry, grid, is_first)
         self._is_first = False
-        action = to_env_actions(np.asarray(action), self._setup.discrete)[0, 0]
-        return int(action) if self._setup.discrete else action
+        discrete = self._setup.action.discrete
+        action = to_env_actions(np.asarray(action), discrete)[0, 0]
+        return int(action) if discrete else action
 
 
 def load(

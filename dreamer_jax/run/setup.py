@@ -6,7 +6,6 @@ from functools import partial
 
 import gymnasium
 import jax
-from gymnasium import spaces
 from ml_collections import ConfigDict
 
 from dreamer_jax import config as config_lib
@@ -16,11 +15,11 @@ from dreamer_jax.agent.build import make_agent
 from dreamer_jax.agent.members import MemberFns, make_members, stack_hypers
 from dreamer_jax.agent.placement import Placement, place
 from dreamer_jax.config import sweep
-from dreamer_jax.envs import make_env
+from dreamer_jax.envs import env_maker
 from dreamer_jax.envs.vector import FaultTolerantVector, OnFault
 from dreamer_jax.replay.layout import make_layout
 from dreamer_jax.replay.replay import Replay
-from dreamer_jax.run.driver import make_row_env, replay_spec
+from dreamer_jax.run.driver import replay_spec
 from dreamer_jax.run.schedule import replay_slack, updates_due
 from dreamer_jax.run.workdir import WorkDir
 from dreamer_jax.seeding import EVAL_STREAM, INIT_KEY, POLICY_KEY, env_seed, member_keys
@@ -37,8 +36,8 @@ class RunSetup:
     seeds: list[int]  # [M]
     agent: Agent
     fns: MemberFns
-    action_space: spaces.Space
-    task: str | MakeEnv
+    action_space: gymnasium.Space
+    make_env: MakeEnv  # from a seed to an adapted environment
     placement: Placement
 
     @property
@@ -52,9 +51,9 @@ class RunSetup:
         return tuple(self.agent.obs_shapes)
 
     @property
-    def discrete(self) -> bool:
-        """True if actions are indices."""
-        return isinstance(self.action_space, spaces.Discrete)
+    def action(self) -> ActionSpec:
+        """The agent's view of the action space."""
+        return ActionSpec.of(self.action_space)
 
     def make_vector(
         self, use: int, num_envs: int, on_fault: OnFault, *, workers: int = 0
@@ -67,9 +66,14 @@ class RunSetup:
             on_fault: Called with the row and the text of each failure of an environment.
             workers: Number of worker processes; 0 steps the environments in this process.
         """
-        make_row = partial(
-            make_row_env, self.task, self.seeds, use, num_envs, env_settings(self.config)
-        )
+        make_env, seeds = self.make_env, self.seeds
+
+        # A local function is sent to workers by value. They would have to import the module of a
+        # global one, and JAX with it.
+        def make_row(row: int, generation: int) -> gymnasium.Env:
+            member, env = divmod(row, num_envs)
+            return make_env(env_seed(seeds[member], use, env, generation))
+
         return FaultTolerantVector(
             make_row,
             len(self.seeds) * num_envs,
@@ -95,7 +99,7 @@ class RunSetup:
 
     def _replay_sizes(self) -> dict:
         return {
-            "spec": replay_spec(self.agent.obs_shapes, self.action_space),
+            "spec": replay_spec(self.agent.obs_shapes, self.action),
             "num_envs": self.config.env.num_envs,
             "capacity": self.config.replay.capacity,
             "slack": replay_slack(self.config),
@@ -141,12 +145,6 @@ def count_parameters(params: Params) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
-def env_settings(config: ConfigDict) -> dict:
-    """Return the environment settings of a config as keyword arguments of `make_env`."""
-    names = ("action_repeat", "time_limit", "sticky", "noops")
-    return {name: config.env[name] for name in names}
-
-
 def build(
     config: ConfigDict, make_env_fn: MakeEnv | None = None, placement: Placement | None = None
 ) -> RunSetup:
@@ -163,30 +161,26 @@ def build(
         UsageError: The config is invalid, or does not fit the devices or the environment.
     """
     config_lib.validate(config)
-    task = make_env_fn or config.task
+    settings = {
+        name: config.env[name] for name in ("action_repeat", "time_limit", "sticky", "noops")
+    }
+    make_env = env_maker(make_env_fn or config.task, **settings)
     seeds = sweep.member_seeds(config)
     placement = placement or place(len(seeds), config.batch, config.devices)
-    probe = make_env(task, env_seed(seeds[0], EVAL_STREAM, 0), **env_settings(config))
+    probe = make_env(env_seed(seeds[0], EVAL_STREAM, 0))
     observation_space, action_space = probe.observation_space, probe.action_space
     probe.close()
     shapes = {key: (box.shape, box.dtype.name) for key, box in observation_space.items()}
-    agent = make_agent(config, shapes, action_spec(action_space))
+    agent = make_agent(config, shapes, ActionSpec.of(action_space))
     return RunSetup(
         config=config,
         seeds=seeds,
         agent=agent,
         fns=make_members(agent, placement),
         action_space=action_space,
-        task=task,
+        make_env=make_env,
         placement=placement,
     )
-
-
-def action_spec(space: spaces.Space) -> ActionSpec:
-    """Return the agent's view of an adapted action space."""
-    if isinstance(space, spaces.Discrete):
-        return ActionSpec(discrete=True, size=int(space.n))
-    return ActionSpec(discrete=False, size=int(space.shape[0]))
 
 
 def dry_run(config: ConfigDict, make_env_fn: MakeEnv | None = None) -> dict:

@@ -164,7 +164,7 @@ class Trainer:
         else:
             self._carry, policy_actions = self._act(obs, is_first)
             self._update_if_due()  # dispatched behind the policy: runs while environments step
-            actions = to_env_actions(np.asarray(policy_actions), self._setup.discrete)
+            actions = to_env_actions(np.asarray(policy_actions), self._setup.action.discrete)
         failed = self._driver.step(actions)  # and add the transitions to the replay
         if failed.any():
             self._close_episodes(failed)

@@ -9,7 +9,33 @@ from dreamer_jax.envs.rendering import RENDERERS, failure
 
 pytest.importorskip("dm_control")
 
-from dreamer_jax.envs.dmc import HUMANOID_TASKS, PAPER_TASKS, Control, find_task  # noqa: E402
+from dreamer_jax.envs.dmc import Control, find_task  # noqa: E402
+
+# The 20 tasks of Hafner et al. 2020, under the names of its figures.
+PAPER_TASKS = (
+    "acrobot_swingup",
+    "cartpole_balance",
+    "cartpole_balance_sparse",
+    "cartpole_swingup",
+    "cartpole_swingup_sparse",
+    "cheetah_run",
+    "cup_catch",
+    "finger_spin",
+    "finger_turn_easy",
+    "finger_turn_hard",
+    "hopper_hop",
+    "hopper_stand",
+    "pendulum_swingup",
+    "quadruped_run",
+    "quadruped_walk",
+    "reacher_easy",
+    "reacher_hard",
+    "walker_run",
+    "walker_stand",
+    "walker_walk",
+)
+# Walking is in Hafner et al. 2021, Appendix A.
+HUMANOID_TASKS = ("humanoid_run", "humanoid_stand", "humanoid_walk")
 
 draws = pytest.mark.skipif(
     all(failure(name) for name in RENDERERS), reason="neither EGL nor OSMesa draws here"
@@ -188,6 +214,6 @@ def test_a_renderer_that_does_not_work_is_said_when_the_task_is_made(monkeypatch
     env = Control("pendulum_swingup")
     monkeypatch.setattr(type(env._env.physics), "render", broken)
     monkeypatch.setenv("MUJOCO_GL", "egl")
-    with pytest.raises(ValueError, match="MuJoCo cannot draw here .*MUJOCO_GL=egl: no display"):
+    with pytest.raises(ValueError, match="MuJoCo cannot render .*MUJOCO_GL=egl: no display"):
         make_env("dmc:pendulum_swingup", 0)
     make_env("dmc_proprio:pendulum_swingup", 0).reset()

@@ -5,13 +5,14 @@ import itertools
 import subprocess
 import sys
 
+import cloudpickle
 import gymnasium
 import numpy as np
 import pytest
 from env_doubles import Scripted
 from gymnasium import spaces
 
-from dreamer_jax.envs import make_env
+from dreamer_jax.envs import env_maker, limit_and_repeat, make_env, register_task, registry
 from dreamer_jax.envs.catch import BALL, COLUMNS, PADDLE, ROWS, Catch
 from dreamer_jax.envs.vector.snapshot import has_state, pickles_exactly, restore, snapshot
 
@@ -132,8 +133,8 @@ def test_make_env_seeds_only_the_first_reset():
     ("task", "message"),
     [
         ("cach", "atari, catch, crafter, dmc, .*gym.*Did you mean 'catch'"),
-        ("catch:hard", "'catch' takes no name, not 'hard'"),
-        ("reach:hard", "'reach' takes no name, not 'hard'"),
+        ("catch:hard", "'catch' has no variants; catch:hard was given"),
+        ("reach:hard", "'reach' has no variants; reach:hard was given"),
         ("gym:CartPol-v1", "Did you mean 'CartPole-v1'"),
         ("gym:", "there are [0-9]+, such as"),
         (lambda seed: seed, "must return a gymnasium.Env, not a int"),
@@ -177,6 +178,40 @@ def test_cartpole_is_adapted():
     assert obs["vector"].dtype == np.float32 and obs["vector"].shape == (4,)
     reference, _ = gymnasium.make("CartPole-v1").reset(seed=0)
     np.testing.assert_array_equal(obs["vector"], reference)
+
+
+def make_pendulum(variant, seed, settings):
+    gravity = {"earth": 9.81, "moon": 1.62}[variant]
+    return limit_and_repeat(gymnasium.make("Pendulum-v1", g=gravity), settings)
+
+
+@pytest.fixture
+def pendulum(monkeypatch):
+    """Register a task as code outside of the package does."""
+    monkeypatch.setattr(registry, "_TASKS", dict(registry._TASKS))
+    assert register_task("pendulum")(make_pendulum) is make_pendulum
+
+
+def test_a_registered_task_is_built_by_its_name(pendulum):
+    env = make_env("pendulum:moon", 0, action_repeat=2, time_limit=3)
+    assert env.unwrapped.g == 1.62
+    env.reset()
+    assert [env.step(np.zeros(1, np.float32))[3] for _ in range(2)] == [False, True]
+    with pytest.raises(ValueError, match="choose one of: .*, gym, minigrid, pendulum, reach"):
+        make_env("pendulums", 0)
+    register_task("pendulum")(make_pendulum)
+    with pytest.raises(ValueError, match="'pendulum' is registered already, by .*make_pendulum"):
+        register_task("pendulum")(lambda variant, seed, settings: None)
+
+
+def test_a_registered_task_is_built_in_a_process_that_does_not_know_it(pendulum, tmp_path):
+    code = f"""
+import cloudpickle, sys
+sys.path[:0] = {sys.path!r}
+make = cloudpickle.loads({cloudpickle.dumps(env_maker("pendulum:moon"))!r})
+assert make(0).unwrapped.g == 1.62
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 def test_the_room_imports_neither_jax_nor_the_emulator():

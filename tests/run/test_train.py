@@ -3,7 +3,9 @@
 import gc
 import json
 import shutil
+import sys
 import weakref
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -15,8 +17,9 @@ from dreamer_jax import evaluate, train
 from dreamer_jax.errors import UsageError
 from dreamer_jax.report.metrics_log import read_metrics
 from dreamer_jax.run.driver import Driver
+from dreamer_jax.run.setup import build
 from dreamer_jax.run.trainer import Trainer
-from dreamer_jax.seeding import member_keys
+from dreamer_jax.seeding import ENV_STREAM, member_keys
 
 
 def small_config(**changes):
@@ -247,6 +250,22 @@ def test_a_trainer_is_freed_without_a_garbage_collection(tmp_path, tiny_config, 
         assert trainers[0]() is None
     finally:
         gc.enable()
+
+
+def test_environment_workers_do_not_load_jax():
+    setup = build(make_tiny_config())
+    make_env = setup.make_env
+
+    def check(seed):
+        if "jax" in sys.modules:
+            raise ImportError("a worker has loaded JAX")
+        return make_env(seed)
+
+    def on_fault(row, text):
+        raise AssertionError(text)
+
+    vector = replace(setup, make_env=check).make_vector(ENV_STREAM, 1, on_fault, workers=1)
+    vector.close()
 
 
 def test_prng_is_threefry(finished):
