@@ -231,12 +231,12 @@ def _fresh_config(work: WorkDir, seeds: Sequence[int], make_env: MakeEnv | None)
             f"{sorted(set(present))}"
         )
     fresh = sweep.with_seeds(config, seeds)
-    # Beside the others in W&B, and no further, even if the run was to be extended and was not.
+    # In W&B, in the same group as the other members.
     fresh.wandb.group = config.wandb.group or work.path.absolute().name
     summary = work.read_summary()
     if summary is None or summary["env_step"] < config.steps:
         raise UsageError(f"the run in {work.path} is not finished; train it first")
-    fresh.steps = summary["env_step"]
+    fresh.steps = summary["env_step"]  # config.steps may have been lowered since
     config_lib.validate(fresh)
     source = _read_source(work.path, None, make_env)
     if source.summary is None:

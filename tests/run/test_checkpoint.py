@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dreamer_jax.run.checkpoint import Checkpoints, DamagedCheckpoint
+from dreamer_jax.replay.replay import Replay
+from dreamer_jax.run.checkpoint import Checkpoints, DamagedCheckpoint, Saver
 
 TREE = {"weights": jnp.arange(1000.0), "keys": jax.random.split(jax.random.key(0), 3)}
 
@@ -76,6 +77,35 @@ def save_again(checkpoints):
     checkpoints.completed(wait=True)
 
 
+SPEC = {"reward": ((), "float32")} | dict.fromkeys(
+    ("is_first", "is_last", "is_terminal"), ((), "bool")
+)
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_a_state_that_is_saved_already_is_not_saved_again(opened, tmp_path, resumed):
+    sizes = {"num_envs": 1, "capacity": 20, "slack": 10, "batch": 1, "length": 2}
+    replay = Replay(spec=SPEC, seeds=[0], sampling="time", directory=None, **sizes)
+    members = [{"replay": record} for record in replay.state()]
+
+    def save_state(saver, due):
+        saver.save(TREE, {"env_step": 5, "update": 1, "due": due, "members": members})
+        saver.collect(wait=True)
+        return largest_file(tmp_path, 5).stat()
+
+    def make_saver():
+        return Saver(opened(2), replay, margin=1, minutes=0, warn=print)
+
+    saver = make_saver()
+    first = save_state(saver, ["evaluation"])
+    if resumed:
+        saver = make_saver()
+        assert saver.restore(shapes())[1]["due"] == ["evaluation"]
+    assert save_state(saver, ["evaluation"]) == first
+    assert save_state(saver, []) != first
+    assert make_saver().restore(shapes())[1]["due"] == []
+
+
 def names(directory):
     return {path.name for path in directory.iterdir()}
 
@@ -120,7 +150,8 @@ def test_a_shortened_file_is_noticed(opened, tmp_path):
 READ = """
 import sys
 from pathlib import Path
-from dreamer_jax.run.checkpoint import Checkpoints, DamagedCheckpoint
+from dreamer_jax.replay.replay import Replay
+from dreamer_jax.run.checkpoint import Checkpoints, DamagedCheckpoint, Saver
 try:
     Checkpoints(Path(sys.argv[1])).restore(5, {})
 except DamagedCheckpoint:
