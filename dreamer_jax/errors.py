@@ -1,4 +1,4 @@
-"""Errors for what a user asked for and cannot have, with what can be had."""
+"""User-facing errors that list the valid choices and suggest the nearest."""
 
 import difflib
 import importlib
@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 class UsageError(ValueError):
-    """Something that the user gave is wrong; the message says what, and what is allowed."""
+    """An error in what the user gave; the message says what it was and what is allowed."""
 
 
 def suggest(given: str, known: Iterable[str]) -> str:
@@ -22,6 +22,11 @@ def suggest(given: str, known: Iterable[str]) -> str:
 def lookup(registry: Mapping[str, T], name: str, what: str) -> T:
     """Return `registry[name]`.
 
+    Args:
+        registry: The registered values by name.
+        name: The name that was given.
+        what: The name's role, such as "config.task", for the message.
+
     Raises:
         UsageError: `name` is not registered; the message lists the choices and the nearest.
     """
@@ -32,34 +37,36 @@ def lookup(registry: Mapping[str, T], name: str, what: str) -> T:
 
 
 def unknown(kind: str, name: str, choices: Collection[str]) -> UsageError:
-    """The error for a name missing from a list that is too long to print.
+    """Return the error for a name missing from a list that is too long to print.
 
     Args:
-        kind: what the name should have been, such as "Atari game".
-        name: the name that was given.
-        choices: the names that exist.
+        kind: What the name should have been, such as "Atari game".
+        name: The name that was given.
+        choices: The names that exist.
     """
     near = difflib.get_close_matches(name, list(choices), n=5, cutoff=0.4)
-    shown = f"the nearest are {', '.join(near)}" if near else f"such as {', '.join([*choices][:5])}"
+    examples = (
+        f"the nearest are {', '.join(near)}" if near else f"such as {', '.join([*choices][:5])}"
+    )
     hint = f". Did you mean {near[0]!r}?" if near else ""
-    return UsageError(f"unknown {kind} {name!r}: there are {len(choices)}, {shown}{hint}")
+    return UsageError(f"unknown {kind} {name!r}: there are {len(choices)}, {examples}{hint}")
 
 
 def require(package: str, *, extra: str) -> ModuleType:
     """Import an optional package.
 
     Args:
-        package: its name in Python.
-        extra: of this project, that installs it.
+        package: Its import name.
+        extra: The extra of this project that installs it.
 
     Raises:
-        UsageError: it is not installed; the message says how to install it.
+        UsageError: The package is not installed; the message says how to install it.
     """
     try:
         return importlib.import_module(package)
     except ModuleNotFoundError as error:
         if error.name != package:
-            raise  # it is installed, and misses something itself
+            raise  # installed, but one of its own dependencies is missing
         raise UsageError(
             f"the package {package} is not installed: pip install 'dreamer-jax[{extra}]'"
         ) from error

@@ -1,4 +1,4 @@
-"""Atomic replacement of files, and checksums that show later whether one was damaged."""
+"""Atomic replacement of files, and checksums that reveal damaged ones."""
 
 import errno
 import os
@@ -8,14 +8,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 CHUNK = 4 * 2**20  # bytes
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)  # no space on the disk, or in the user's share of it
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)  # no space left on the disk, or in the user's quota
 
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Gives a temporary path beside `path`; moves it over `path` when the block succeeds.
+    """Yield a temporary path beside `path` and move it over `path` when the block succeeds.
 
-    If the block raises, the temporary file is removed and `path` is as it was.
+    If the block raises, the temporary file is removed and `path` is unchanged.
     """
     path = Path(path)
     # Beside the target: os.replace is atomic only within one file system.
@@ -28,22 +28,22 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def digest(directory: Path) -> dict[str, list[int]]:
-    """Relative path -> [bytes, CRC-32] of every file under a directory."""
+    """Return [bytes, CRC-32] of every file under a directory, by relative path."""
     files = sorted(path for path in directory.rglob("*") if path.is_file())
     return {str(path.relative_to(directory)): _digest_file(path) for path in files}
 
 
-def damage(directory: Path, wanted: dict[str, list[int]]) -> str:
-    """What differs from an earlier `digest`, as one sentence; empty if nothing does."""
-    for name, (size, checksum) in wanted.items():
+def damage(directory: Path, expected: dict[str, list[int]]) -> str:
+    """Return how a directory differs from an earlier `digest`, or '' if it is intact."""
+    for name, (size, checksum) in expected.items():
         path = directory / name
         if not path.is_file():
             return f"{name} is missing"
         found = _digest_file(path)
         if found[0] != size:
-            return f"{name} has {found[0]} bytes, it had {size}"
+            return f"{name} has {found[0]} bytes, expected {size}"
         if found[1] != checksum:
-            return f"{name} has another checksum than when it was written"
+            return f"{name} has a different checksum than when it was written"
     return ""
 
 

@@ -1,34 +1,40 @@
-"""Every random stream of a member. All follow from its seed, and none depends on other members.
+"""The random streams of a member: each derives from the member's seed and from nothing else.
 
-stream              drawn from                                  used by
-initial weights     key INIT                                    agent.init
-updates             split from INIT, kept in the TrainState     agent.train_step
-policy              key POLICY, kept in the PolicyCarry         agent.explore_step, policy_step
-evaluation policy   key EVAL                                    run.evaluation, run.load
-reported videos     key REPORT                                  agent.report
-environments        env_seed(seed, ENV_STREAM, e, generation)   run.driver
-evaluation envs     env_seed(seed, EVAL_STREAM, episode, ...)   run.evaluation, run.load
-prefill actions     action_generator(seed, env_step)            run.driver
-replay draws        replay_generator(seed)                      replay
+So members with the same seed share all streams, and no stream depends on the other members.
+
+stream             drawn from                                   used in
+initial weights    member_keys(seeds, INIT_KEY)                 agent.init
+updates            split from INIT_KEY, in the TrainState       agent.train_step
+training policy    member_keys(seeds, POLICY_KEY)               agent.explore_step, policy_step
+evaluation policy  member_keys(seeds, EVAL_KEY)                 run.evaluation, run.load
+open-loop videos   member_keys(seeds, REPORT_KEY)               run.open_loop
+training envs      env_seed(seed, ENV_STREAM, env, generation)  run.driver
+evaluation envs    env_seed(seed, EVAL_STREAM, episode, ...)    run.evaluation, run.load
+prefill actions    action_generator(seed, env_step)             run.driver
+replay draws       replay_generator(seed)                       replay.replay
 """
 
 from collections.abc import Sequence
 
 import numpy as np
 
-# Numbered uses of a seed. JAX keys and NumPy streams are different functions of the seed.
+# JAX keys and NumPy streams are different functions of the seed, so their numbers may coincide.
 INIT_KEY, POLICY_KEY, EVAL_KEY, REPORT_KEY = 1, 2, 3, 4
 ENV_STREAM, EVAL_STREAM, RANDOM_STREAM = 1, 2, 3
 REPLAY_STREAM = int.from_bytes(b"replay", "big")
 
 
 def member_keys(seeds: Sequence[int], use: int):
-    """Return one threefry key per seed, [M] typed keys, for one numbered use.
+    """Return one key per seed, [M] typed threefry keys.
 
-    Under `vmap` threefry gives each member the stream that it would have alone; the faster rbg
-    generator does not.
+    Under `vmap` threefry gives each member the stream it would have alone; the faster rbg generator
+    does not.
+
+    Args:
+        seeds: of the members.
+        use: INIT_KEY, POLICY_KEY, EVAL_KEY or REPORT_KEY.
     """
-    import jax  # not at the top: environment workers draw seeds and must not load JAX
+    import jax  # not at the top: environment workers import this module and must not load JAX
     import jax.numpy as jnp
 
     keys = [jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), use) for seed in seeds]
@@ -41,15 +47,15 @@ def env_seed(seed: int, use: int, index: int, generation: int = 0) -> int:
     Args:
         seed: of the member.
         use: ENV_STREAM or EVAL_STREAM.
-        index: number of the environment, or of the evaluation episode.
-        generation: how often the environment was replaced after a failure.
+        index: number of the environment or of the evaluation episode.
+        generation: how often the environment has been replaced after a failure.
     """
     entropy = [seed, use, index] + [generation] * (generation > 0)
     return int(np.random.SeedSequence(entropy).generate_state(1)[0])
 
 
 def action_generator(seed: int, env_step: int) -> np.random.Generator:
-    """Return the generator of a member's random actions at one env step of the prefill."""
+    """Return the generator of a member's random actions at one step of the prefill."""
     return np.random.default_rng([seed, RANDOM_STREAM, env_step])
 
 

@@ -1,4 +1,4 @@
-"""Environments that are saved in the middle of an episode, and what they are restored to."""
+"""Checks of environments that are saved in the middle of an episode and restored."""
 
 import os
 import subprocess
@@ -20,7 +20,7 @@ def random_actions(env, count):
 
 
 def outcomes(env, actions):
-    """All that comes out of stepping through the actions, with a reset after each end."""
+    """Return all results of stepping through the actions, with a reset after each end."""
     seen = []
     for action in actions:
         obs, *rest, _ = env.step(action)
@@ -35,10 +35,10 @@ def as_bytes(obs):
 
 
 def check_restore(task, steps, see=lambda env: None, **settings):
-    """Save after `steps` steps: the same environment and another go on as it did.
+    """Check that an environment saved after `steps` steps is restored into itself and another.
 
     Args:
-        see: called before saving and after every rollout; what it returns is compared too.
+        see: called before saving and after every rollout; its results are compared too.
     """
     env, other = make_env(task, 0, **settings), make_env(task, 1, **settings)
     actions = random_actions(env, 2 * steps)
@@ -46,25 +46,25 @@ def check_restore(task, steps, see=lambda env: None, **settings):
     outcomes(env, actions[:steps])
     data, seen = snapshot(env), see(env)
 
-    def go_on(env):
+    def resume(env):
         return outcomes(env, actions[steps:]), as_bytes(env.reset()[0]), see(env)
 
-    expected = go_on(env)
+    expected = resume(env)
     assert len(set(expected[0])) > 3
     for copy in (other, env):
         copy = restore(copy, data)
         np.testing.assert_array_equal(see(copy), seen)
-        got = go_on(copy)
+        got = resume(copy)
         assert got[:2] == expected[:2]
         np.testing.assert_array_equal(got[2], expected[2])
         copy.close()
 
 
 def digest_elsewhere(task, steps, ballast):
-    """A digest of all that a new process sees in `steps` steps.
+    """Return a digest of the results of `steps` steps in a new process.
 
     Args:
-        ballast: objects that the process makes first, so that others get other addresses.
+        ballast: number of objects that the process creates first, to change later addresses.
     """
     code = f"""
 import hashlib

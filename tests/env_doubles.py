@@ -1,5 +1,6 @@
-"""Environments and an emulator whose every output is written down in the test."""
+"""Environments and an emulator with scripted outputs, and calls of vectors that must succeed."""
 
+import dataclasses
 import functools
 import os
 import signal
@@ -11,10 +12,12 @@ from gymnasium import spaces
 
 from dreamer_jax.envs import make_env
 from dreamer_jax.envs.atari import Atari
+from dreamer_jax.envs.vector.process import ProcessVector
+from dreamer_jax.envs.vector.vector import LocalVector
 
 
 class Scripted(gymnasium.Env):
-    """Returns the given observation, reward and flags, and records the actions."""
+    """Return the given observation, reward and flags, and record the actions."""
 
     def __init__(self, observation_space, action_space=None, obs=None, reward=0.0, length=10**9):
         self.observation_space = observation_space
@@ -39,7 +42,7 @@ NOTHING, RAISE, HANG, EXIT, KILL, NAN, ORPHAN, SLOW = range(len(ACTS))
 
 
 def act_up(how):
-    """Fail in the given way; what needs no process of its own first."""
+    """Fail in the given way."""
     if how == "raise":
         raise LookupError("the puppet is broken")
     if how == "slow":
@@ -50,19 +53,19 @@ def act_up(how):
         os._exit(3)
     if how == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
-    if how == "orphan":  # ends, but leaves a process that has everything open which this one had
+    if how == "orphan":  # ends, but leaves a process that inherits everything that was open
         if os.fork() == 0:
             time.sleep(4)
         os._exit(3)
 
 
 class Puppet(gymnasium.Env):
-    """Fails as its action says, and in its other methods as it is told when it is built.
+    """Fail as the action says, and in other methods as the constructor's arguments say.
 
-    Observation: its mark, the steps of the episode, and a random number per step.
+    Observation: the mark, the number of steps in the episode, and a random number per step.
 
     Args:
-        trouble: how 'build', 'reset', 'close', 'get_state' and 'set_state' fail.
+        trouble: the ways in which 'build', 'reset', 'close', 'get_state' and 'set_state' fail.
     """
 
     def __init__(self, mark=0, length=100, ballast=0, **trouble):
@@ -104,12 +107,34 @@ def make_puppet(seed=0, **settings):
 
 
 def puppet(row=0, **settings):
-    """A function that builds the puppet of a vector's row, whose number is its mark and seed."""
+    """Return a function that builds the puppet of a vector's row, its mark and its seed."""
     return functools.partial(make_puppet, seed=row, mark=row, **settings)
 
 
+def make_vector(env_fns, workers=0, **settings):
+    """Build a vector in this process, or in a number of workers."""
+    return ProcessVector(env_fns, workers, **settings) if workers else LocalVector(env_fns)
+
+
+def reset_rows(vector, mask=None):
+    """Reset rows without a fault, and return copies of the observations."""
+    assert vector.reset(mask) == []
+    return copied(vector.observations())
+
+
+def step_rows(vector, actions, mask=None):
+    """Step rows without a fault, and return a result whose observations are copies."""
+    result, faults = vector.step(actions, mask)
+    assert faults == []
+    return dataclasses.replace(result, obs=copied(result.obs))
+
+
+def copied(obs):
+    return {key: value.copy() for key, value in obs.items()}
+
+
 def exits(process):
-    """Whether a process that is no child of this one is gone within some seconds."""
+    """Return whether a process that is not a child of this one ends within some seconds."""
     for _ in range(100):
         try:
             os.kill(process, 0)
@@ -120,7 +145,7 @@ def exits(process):
 
 
 class FakeALE:
-    """A game of constant screens: frame t has brightness `screens[t]`, the last one is the end."""
+    """A game of constant screens: frame t has brightness `screens[t]`, and the last one ends it."""
 
     def __init__(self, screens):
         self.screens = screens

@@ -1,7 +1,7 @@
-"""Runs of a few members that compile quickly, for the tests that take members out of runs.
+"""Runs of a few members that compile quickly, for the tests of `run/members.py`.
 
-The work directories `killed_run`, `finished_run` and `early_run` are there once for all tests: they
-may be read, `killed_copy` may be spoilt.
+All tests share the work directories `killed_run`, `finished_run` and `early_run`, and may only read
+them; `killed_copy` may be changed.
 """
 
 import contextlib
@@ -16,12 +16,16 @@ from gymnasium import spaces
 
 from dreamer_jax import train
 from dreamer_jax.envs.catch import Catch
-from dreamer_jax.run import members as membership
+from dreamer_jax.run import members
+from dreamer_jax.run.checkpoint import Checkpoints
 from dreamer_jax.run.driver import Driver
+from dreamer_jax.run.load import read_checkpoint
+from dreamer_jax.run.setup import build
+from dreamer_jax.run.workdir import WorkDir
 
 
 class Places(Catch):
-    """Catch whose observation is the places of ball and paddle: nothing to compile for images."""
+    """Catch that observes the places of ball and paddle: nothing to compile for images."""
 
     def __init__(self):
         super().__init__()
@@ -38,8 +42,7 @@ def make_env(seed):
 add_members, extract, join, list_members, newest = (
     partial(function, make_env=make_env)
     for function in (
-        membership.add_members, membership.extract, membership.join, membership.list_members,
-        killing.newest,
+        members.add_members, members.extract, members.join, members.list_members, killing.newest,
     )
 )  # fmt: skip
 
@@ -53,23 +56,23 @@ def member_config(seeds, **changes):
 
 @contextlib.contextmanager
 def killed_after(steps):
-    """The process ends without a word after so many steps of its environments."""
-    original, calls = Driver.finish, []
+    """Expect the run inside to be interrupted, without a save, after so many environment steps."""
+    original, calls = Driver.step, []
 
-    def finish(self, actions):
+    def step(self, actions):
         calls.append(1)
         if len(calls) > steps:
             raise KeyboardInterrupt
         return original(self, actions)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Driver, "finish", finish)
+        patch.setattr(Driver, "step", step)
         yield
 
 
 @pytest.fixture(scope="session")
 def killed_run(tmp_path_factory):
-    """Three members, saved at env step 150, in between of log lines."""
+    """Three members, saved at env step 150, between log lines."""
     workdir = tmp_path_factory.mktemp("runs") / "killed"
     with killed_after(84):
         train(member_config((7, 3, 5)), workdir, make_env)
@@ -78,7 +81,7 @@ def killed_run(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def finished_run(killed_run):
-    """The same run brought to its end at 240."""
+    """The same run, resumed and finished at 240."""
     workdir = killed_run.with_name("finished")
     shutil.copytree(killed_run, workdir)
     train(member_config((7, 3, 5), steps=240), workdir, make_env)
@@ -87,7 +90,7 @@ def finished_run(killed_run):
 
 @pytest.fixture(scope="session")
 def early_run(tmp_path_factory):
-    """Two members of a task that has a name, saved at 20: before any log line, update or batch."""
+    """Two members of a registered task, saved at 20: before any log line, update or batch."""
     workdir = tmp_path_factory.mktemp("runs") / "early"
     config = member_config((7, 3), task="gym:CartPole-v1", checkpoint_every=20)
     with killed_after(15):
@@ -95,7 +98,18 @@ def early_run(tmp_path_factory):
     return workdir
 
 
+def change_host(workdir, change):
+    """Save the newest checkpoint again with `change(host)` as its host data."""
+    work = WorkDir(workdir)
+    shapes = build(work.read_config(), make_env).saved_shapes()
+    arrays, host = read_checkpoint(work, shapes)
+    checkpoints = Checkpoints(work.checkpoints, keep=10)
+    checkpoints.save(host["env_step"], arrays, change(host), before=lambda: None)
+    checkpoints.completed(wait=True)
+    checkpoints.close()
+
+
 @pytest.fixture
 def killed_copy(killed_run, tmp_path):
-    """A copy of the killed run that may be spoilt."""
+    """A copy of the killed run that may be changed."""
     return shutil.copytree(killed_run, tmp_path / "copy")

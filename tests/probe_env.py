@@ -10,12 +10,12 @@ from gymnasium import spaces
 
 
 class Probe(gymnasium.Env):
-    """Episodes of nine steps, a reward of minus the squared action.
+    """Episodes of nine steps with minus the squared action as the reward.
 
     Args:
-        fault: what goes wrong at step number `fault_step` of the environment's life: `nan`,
-            `shape`, `raise` or `hang`.
-        once: a file that the first environment to fail makes; where it exists, none fails.
+        fault: `nan`, `shape`, `raise` or `hang`, the failure at the environment's step number
+            `fault_step`.
+        once: a file that the first environment to fail creates; where it exists, none fails.
     """
 
     observation_space = spaces.Dict(
@@ -65,7 +65,7 @@ class Probe(gymnasium.Env):
 
 
 def probe_config(**changes):
-    """A tiny config for one member with two of these environments."""
+    """Return a tiny config for one member with two of these environments."""
     config = make_tiny_config(actor_grad="both", eval_episodes=1, **SHALLOW, **changes)
     config.env.num_envs = 2
     return config

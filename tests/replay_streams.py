@@ -77,7 +77,7 @@ class Streams:
 def fill(replay, streams, steps):
     for _ in range(steps):
         replay.add(*streams.step())
-        replay.mark_checkpoint()
+        replay.pin()
 
 
 def assert_same(left, right):

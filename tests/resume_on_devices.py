@@ -1,6 +1,7 @@
-"""Run by test_devices.py in a process of 8 virtual devices: one run, on one device, on all, on one.
+"""Train the same run on one device, and resumed on 8, on all and on 2 devices.
 
-Argument: an empty directory. Prints one JSON object.
+test_devices.py starts it in a process with 8 virtual devices. Argument: an empty directory. Prints
+one JSON object.
 """
 
 import json

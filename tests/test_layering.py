@@ -4,8 +4,9 @@ import ast
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "dreamer_jax"
-ROOMS = """types metrics errors schema files seeding optimizer runtime model.ops model envs envs.vector
-    replay report behavior config agent run configs benchmark commands __main__""".split()
+ROOMS = """types metrics errors schema files seeding optimizer runtime model.ops model envs
+    envs.vector replay report behavior config agent run configs benchmark commands
+    __main__""".split()
 PURE = "types metrics schema optimizer model.ops model behavior config agent".split()
 HOST_PACKAGES = {"gymnasium", "ale_py", "cv2", "matplotlib", "PIL", "rich", "orbax", "wandb"}
 

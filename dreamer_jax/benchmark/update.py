@@ -227,8 +227,8 @@ def _record_random_actions(setup: RunSetup, replay: Replay, steps: int) -> None:
     driver = Driver(vector, replay, setup.seeds, setup.obs_keys)
     try:
         for step in range(steps):
-            driver.begin()
-            driver.finish(driver.random_actions(step))
+            driver.reset_finished()
+            driver.step(driver.random_actions(step))
     finally:
         vector.close()
 

@@ -1,5 +1,8 @@
-"""One interface for every gymnasium environment: a dictionary of images and vectors comes out,
-an index or a vector in [-1, 1] goes in, and what breaks the declared spaces is an error."""
+"""Wrappers that give every gymnasium environment the same interface.
+
+Observations are dictionaries of images and vectors, actions are indices or vectors in [-1, 1], and
+everything that violates the declared spaces is an error.
+"""
 
 import functools
 import logging
@@ -15,11 +18,11 @@ log = logging.getLogger(__name__)
 
 Observation = dict[str, np.ndarray]
 Step = tuple[Any, float, bool, bool, dict[str, Any]]
-TOLERANCE = 1e-6  # by which an action may leave [-1, 1]
+TOLERANCE = 1e-6  # amount by which an action may exceed [-1, 1]
 
 
 class SeedFirstReset(gymnasium.Wrapper):
-    """Seeds the first `reset()` that comes without a seed, and no later one."""
+    """A wrapper that seeds the first `reset()` if the caller does not, and no later one."""
 
     def __init__(self, env: gymnasium.Env, *, seed: int) -> None:
         super().__init__(env)
@@ -31,7 +34,12 @@ class SeedFirstReset(gymnasium.Wrapper):
 
 
 class ActionRepeat(gymnasium.Wrapper):
-    """Repeats an action `repeat` times or to the end of the episode, and sums the rewards."""
+    """A wrapper that repeats an action `repeat` times or until the episode ends, and sums rewards.
+
+    Args:
+        env: any environment.
+        repeat: at least 1.
+    """
 
     def __init__(self, env: gymnasium.Env, *, repeat: int) -> None:
         super().__init__(env)
@@ -52,24 +60,26 @@ def adapt(env: gymnasium.Env, *, size: int) -> gymnasium.Env:
 
     Observations become a `spaces.Dict` of
 
-    - images, uint8 [size, size, C], resized by area: any uint8 Box with 2 axes (C = 1) or with 3
-      of which the last is 1, 3 or 4. An observation that is just an image is named 'image'.
+    - images, uint8 [size, size, C], resized by area: any uint8 Box with 2 axes (C = 1), or with 3
+      axes of which the last is 1, 3 or 4. An observation that is a single image is named 'image'.
     - vectors, float32 [V]: any other Box flattened, Discrete as one-hot, and every other space
-      that `gymnasium.spaces.flatten` turns into a fixed-length array. An observation that is just
-      a vector is named 'vector'.
+      that `gymnasium.spaces.flatten` turns into a fixed-length array. An observation that is a
+      single vector is named 'vector'.
 
     Nested dictionaries are flattened to keys 'a/b'; Text entries are left out, with a line in the
-    log. A Discrete action space begins at 0; a float Box with finite bounds becomes float32 [A] in
-    [-1, 1] and is rescaled.
+    log. Images that need no resizing may share memory with the environment. A Discrete action
+    space begins at 0; a float Box with finite bounds becomes float32 [A] in [-1, 1] and actions are
+    rescaled.
+
+    No later part of the project checks observations, rewards and actions again.
 
     Args:
         env: any gymnasium environment.
         size: height and width of the images, in pixels.
 
     Raises:
-        ValueError: a space that does not fit the above; and, when stepping, an observation that
-            is not as declared or not finite, a reward that is not finite, or an action that is
-            out of range. The message says what was given and what is allowed.
+        ValueError: a space is not supported; or, in a step, an observation is not as declared or
+            not finite, the reward is not finite, or the action is out of range.
     """
     return _Adapt(env, size)
 
@@ -99,9 +109,9 @@ def _finite(reward: Any) -> float:
 
 
 class _Leaf(NamedTuple):
-    """One entry of the observation, as the environment declares it."""
+    """An entry of the observation as the environment declares it."""
 
-    key: str  # 'a/b', or 'image' or 'vector' for an observation that is no dictionary
+    key: str  # 'a/b', or 'image' or 'vector' if the observation is not a dictionary
     path: tuple[str, ...]  # ('a', 'b')
     space: spaces.Space
 
@@ -126,7 +136,7 @@ def _is_image(space: spaces.Space) -> bool:
 
 
 class _Observe:
-    """Turns an environment's observation into the normal form, or says what is wrong with it."""
+    """A function that normalises an environment's observation or raises a ValueError."""
 
     def __init__(self, space: spaces.Space, size: int) -> None:
         self._source, self._size = space, size
@@ -162,7 +172,7 @@ class _Observe:
             size = (self._size, self._size)
             image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
             return image if image.ndim == 3 else image[..., None]
-        return image.reshape(self._size, self._size, -1).copy()
+        return image.reshape(self._size, self._size, -1)
 
 
 def _check_keys(space: spaces.Space, obs: Any, path: tuple[str, ...]) -> None:
@@ -184,7 +194,7 @@ def _check_box(leaf: _Leaf, value: Any) -> np.ndarray:
         raise ValueError(
             f"observation {leaf.key!r} changed shape from {space.shape} to {value.shape}"
         )
-    # Many environments declare float32 and return float64; an image must be what it says.
+    # Many environments declare float32 and return float64; images must be as declared.
     casting = "equiv" if _is_image(space) else "same_kind"
     if not np.can_cast(value.dtype, space.dtype, casting):
         raise ValueError(
@@ -194,7 +204,7 @@ def _check_box(leaf: _Leaf, value: Any) -> np.ndarray:
 
 
 def _flat(leaf: _Leaf, value: Any) -> np.ndarray:
-    with np.errstate(over="ignore"):  # what overflows float32 is not finite, see below
+    with np.errstate(over="ignore"):  # infinite values are reported below
         flat = np.asarray(spaces.flatten(leaf.space, value), np.float32).reshape(-1)
     if not np.isfinite(flat).all():
         raise ValueError(f"observation {leaf.key!r} is not finite: {flat}")

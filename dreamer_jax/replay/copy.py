@@ -1,148 +1,135 @@
-"""Copies members' streams from the files of replays to those of a new one."""
+"""Copies of members' replays, taken from the files of runs that may still be writing."""
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
 from dreamer_jax.errors import UsageError
-from dreamer_jax.replay.layout import LAYOUT_FILE, array_bytes, entry_file
-from dreamer_jax.replay.space import HIGH_WATER_FILE
+from dreamer_jax.replay.layout import Layout
+from dreamer_jax.replay.ring import (
+    HIGH_WATER_FILE,
+    LAYOUT_FILE,
+    check_version,
+    entry_file,
+    intact,
+    live_intact,
+    member_directories,
+)
 
 CHUNK = 16 * 2**20  # bytes read at a time
 
 
 @dataclass(frozen=True)
-class Streams:
-    """Members' streams in the files of a replay, as a checkpoint knows them.
+class MemberReplay:
+    """The files of one member's replay as of a checkpoint.
 
-    A process may be writing on: what was live at the checkpoint stays for a while.
+    The run may still be writing; records that the checkpoint needs stay intact until its slack is
+    used up.
     """
 
     directory: Path
-    layout: dict  # of the whole replay
-    members: list[int]  # K numbers in it
-    written: np.ndarray  # [K, E] int64, records added up to the checkpoint
-    drawn: tuple[np.ndarray, np.ndarray] | None  # env, start [K, B] of the batch in flight then
+    layout: Layout
+    written: np.ndarray  # [E] int64, records added up to the checkpoint
+    drawn: tuple[np.ndarray, np.ndarray] | None  # env, start [B] of the batch in flight then
 
     @property
     def slots(self) -> np.ndarray:
-        """How many slots, from the first on, the checkpoint may look at, [K, E] int64."""
-        return np.minimum(self.written, self.layout["slots"])
+        """The number of slots, counted from the first, that the checkpoint may use, [E] int64."""
+        return np.minimum(self.written, self.layout.slots)
 
     @property
     def nbytes(self) -> int:
-        """What a copy takes."""
-        records = [_record_bytes(self.layout, key) for key in self.layout["entries"]]
-        return sum(records) * int(self.slots.sum())
-
-    def high_water(self) -> np.ndarray:
-        """Records ever written by now, [K, E] int64."""
-        shape = self.layout["members"], self.layout["envs"]
-        return np.fromfile(self.directory / HIGH_WATER_FILE, np.int64).reshape(shape)[self.members]
-
-    def check_intact(self, high_water: np.ndarray) -> None:
-        """Raise UsageError if records that the checkpoint needs were overwritten by then."""
-        gone = high_water - self.layout["slots"]  # records before these
-        oldest = np.maximum(0, self.written - self.layout["stream_capacity"])
-        lost = np.any(np.minimum(self.written, gone) > oldest)
-        if self.drawn is not None:
-            env, start = self.drawn
-            lost |= np.any(start < np.take_along_axis(gone, env, axis=1))
-        if lost:
-            raise UsageError(
-                f"{self.directory} has gone on too far since the checkpoint: its records are "
-                "overwritten; try again where there is a newer checkpoint by now"
-            )
+        """The size of a copy in bytes."""
+        records = sum(self.layout.record_nbytes(key) for key in self.layout.entries)
+        return records * int(self.slots.sum())
 
 
-def open_streams(
-    directory: Path, members: Sequence[int], replay: Mapping, prefetch: Mapping | None
-) -> Streams:
-    """Look at members' streams.
+def open_member(directory: Path, replay: Mapping, prefetch: Mapping | None) -> MemberReplay:
+    """Open one member's replay.
 
     Args:
-        replay, prefetch: the checkpoint's states of the whole `Replay` and its `Prefetcher`.
+        directory: of the member, inside the replay's directory.
+        replay: the member's record in the checkpoint's `Replay.state()`.
+        prefetch: the member's record in its `Prefetcher.state()`.
 
     Raises:
-        UsageError: there is no replay.
+        UsageError: a file is missing, or the replay is of an earlier version.
     """
-    file, members = directory / LAYOUT_FILE, list(members)
-    if not file.is_file():
-        raise UsageError(f"{file} is missing; the run cannot go on without its replay")
+    check_version(directory.parent)
+    for file in (directory / LAYOUT_FILE, directory / HIGH_WATER_FILE):
+        if not file.is_file():
+            raise UsageError(f"{file} is missing; the run cannot be resumed without its replay")
+    layout = Layout.from_json((directory / LAYOUT_FILE).read_text())
+    for key in layout.entries:
+        if not entry_file(directory, key).is_file():
+            raise UsageError(f"{entry_file(directory, key)} is missing; the replay is damaged")
     drawn = None
     if prefetch is not None:
-        drawn = tuple(np.array(prefetch[name], np.int64)[members] for name in ("env", "start"))
-    return Streams(
-        directory=directory,
-        layout=json.loads(file.read_text()),
-        members=members,
-        written=np.array(replay["written"], np.int64)[members],
-        drawn=drawn,
-    )
+        drawn = (np.array(prefetch["env"], np.int64), np.array(prefetch["start"], np.int64))
+    return MemberReplay(directory, layout, np.array(replay["written"], np.int64), drawn)
 
 
-def check_alike(sources: Sequence[Streams]) -> None:
-    """Raise UsageError unless all replays have the same layout but for their members."""
-    first, *others = ({**source.layout, "members": 0} for source in sources)
-    for source, layout in zip(sources[1:], others, strict=True):
-        if layout != first:
+def check_alike(members: Sequence[MemberReplay]) -> None:
+    """Raise UsageError unless all members' replays have the same layout."""
+    first = members[0]
+    for other in members[1:]:
+        differences = first.layout.differences(other.layout)
+        if differences:
             raise UsageError(
-                f"the replays in {sources[0].directory} and {source.directory} are laid out "
-                f"differently: {first} and {layout}"
+                f"the replays in {first.directory} and {other.directory} have different layouts: "
+                f"{'; '.join(differences)}"
             )
 
 
-def copy_streams(sources: Sequence[Streams], target: Path) -> None:
-    """Write a replay of all members of the sources, in order, to a new directory.
+def copy_members(members: Sequence[MemberReplay], target: Path) -> None:
+    """Write a replay of the given members, in order, to a new directory.
 
-    What was never written takes no space there either.
+    Slots that were never written take no space there either.
 
     Raises:
-        UsageError: a file is damaged, or the run went on so far meanwhile that records of the
-            checkpoint are overwritten.
+        UsageError: a file is damaged, or the run has meanwhile overwritten records that the
+            checkpoint needs.
     """
-    layout = sources[0].layout | {"members": sum(len(source.members) for source in sources)}
     target.mkdir()
-    for key in layout["entries"]:
-        with open(entry_file(target, key), "wb") as file:
-            file.truncate(array_bytes(layout, key))
-            stream = 0
-            for source in sources:
-                _copy_entry(source, key, file, stream)
-                stream += source.slots.size
-            file.flush()
-            os.fsync(file.fileno())
-    # Read after the data: it tells of every record that can have come between.
-    marks = [source.high_water() for source in sources]
-    for source, high_water in zip(sources, marks, strict=True):
-        source.check_intact(high_water)
-    np.concatenate(marks).tofile(target / HIGH_WATER_FILE)
-    (target / LAYOUT_FILE).write_text(json.dumps(layout, indent=1))
+    for member, directory in zip(members, member_directories(target, len(members)), strict=True):
+        directory.mkdir()
+        for key in member.layout.entries:
+            _copy_entry(member, key, entry_file(directory, key))
+        # Read after the data, so that it covers every record written meanwhile.
+        high_water = np.fromfile(member.directory / HIGH_WATER_FILE, np.int64)
+        _check_intact(member, high_water)
+        high_water.tofile(directory / HIGH_WATER_FILE)
+        (directory / LAYOUT_FILE).write_text(member.layout.to_json())
 
 
-def _copy_entry(source: Streams, key: str, file: BinaryIO, stream: int) -> None:
-    """Copy one entry's records to `file`, the first member's to stream number `stream` there."""
-    path, layout = entry_file(source.directory, key), source.layout
-    record, envs = _record_bytes(layout, key), layout["envs"]
-    ring = layout["slots"] * record
-    with open(path, "rb") as old:
-        for (index, env), slots in np.ndenumerate(source.slots):
-            old.seek((source.members[index] * envs + env) * ring)
-            file.seek((stream + index * envs + env) * ring)
-            left = int(slots) * record
-            while left:
-                chunk = old.read(min(left, CHUNK))
+def _copy_entry(member: MemberReplay, key: str, target: Path) -> None:
+    source, record = entry_file(member.directory, key), member.layout.record_nbytes(key)
+    stream = member.layout.slots * record
+    with open(source, "rb") as old, open(target, "wb") as new:
+        new.truncate(member.layout.envs * stream)
+        for env, slots in enumerate(member.slots.tolist()):
+            old.seek(env * stream)
+            new.seek(env * stream)
+            remaining = slots * record
+            while remaining:
+                chunk = old.read(min(remaining, CHUNK))
                 if not chunk:
-                    raise UsageError(f"{path} is damaged: it ends where records should be")
-                file.write(chunk)
-                left -= len(chunk)
+                    raise UsageError(f"{source} is damaged: it ends before its last record")
+                new.write(chunk)
+                remaining -= len(chunk)
+        new.flush()
+        os.fsync(new.fileno())
 
 
-def _record_bytes(layout: dict, key: str) -> int:
-    records = layout["members"] * layout["envs"] * layout["slots"]
-    return array_bytes(layout, key) // records
+def _check_intact(member: MemberReplay, high_water: np.ndarray) -> None:
+    complete = live_intact(member.layout, high_water, member.written)
+    if member.drawn is not None:
+        complete = complete and intact(member.layout, high_water, *member.drawn)
+    if not complete:
+        raise UsageError(
+            f"the replay in {member.directory} has moved on too far since the checkpoint: records "
+            "that it needs are overwritten; try again once there is a newer checkpoint"
+        )

@@ -1,6 +1,6 @@
-"""Batches ahead of time: drawn when the update before is due, copied while it runs."""
+"""Batches prefetched to the device: drawn when the previous update is due, copied while it runs."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import jax
@@ -13,17 +13,22 @@ from dreamer_jax.types import Batch
 
 
 class Prefetcher:
-    """Keeps one batch in flight. What is drawn depends on the replay alone, not on timing."""
+    """A queue of one batch in flight. Draws depend on the replay alone, never on timing."""
 
     def __init__(self, replay: Replay, sharding: Sharding):
-        """Args: sharding: of batches on the device."""
+        """Start the thread that copies batches.
+
+        Args:
+            replay: the source of the batches.
+            sharding: of batches on the device.
+        """
         self._replay, self._sharding = replay, sharding
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
         self._indices: Indices | None = None
         self._future: Future[Batch] | None = None
 
     def next(self) -> Batch:
-        """A batch [M, B, T, ...] on the device; the following one is drawn now.
+        """Return a batch [M, B, T, ...] on the device, and draw the following one.
 
         Raises:
             RuntimeError: the replay has nothing to draw.
@@ -33,28 +38,38 @@ class Prefetcher:
         return batch
 
     def peek(self) -> Batch:
-        """The batch that `next` will return."""
+        """Return the batch that `next` will return."""
         if self._future is None:
             self._submit(self._replay.draw())
         return self._future.result()
 
     def settle(self) -> None:
-        """Wait until no copy is under way."""
+        """Wait until no copy is running."""
         if self._future is not None:
             self._future.result()
 
-    def state(self) -> dict | None:
-        """The indices in flight as JSON data; `restore` gathers the same batch again."""
-        if self._indices is None:
-            return None
-        return {"env": self._indices.env.tolist(), "start": self._indices.start.tolist()}
+    def state(self) -> list[dict] | list[None]:
+        """Return the indices in flight, JSON data per member; `restore` gathers the same batch.
 
-    def restore(self, state: Mapping | None) -> None:
-        if state is not None:
-            env, start = (np.array(state[name], np.int64) for name in ("env", "start"))
+        Returns:
+            M records `{"env": [B], "start": [B]}`, or M times None before the first draw.
+        """
+        if self._indices is None:
+            return [None] * self._replay.num_members
+        rows = zip(self._indices.env.tolist(), self._indices.start.tolist(), strict=True)
+        return [{"env": env, "start": start} for env, start in rows]
+
+    def restore(self, records: Sequence[Mapping] | Sequence[None]) -> None:
+        """Gather the batch that was in flight at a `state`."""
+        if None not in records:
+            env, start = (
+                np.array([record[name] for record in records], np.int64)
+                for name in ("env", "start")
+            )
             self._submit(Indices(env=env, start=start))
 
     def close(self) -> None:
+        """End the thread."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _submit(self, indices: Indices) -> None:
@@ -66,7 +81,7 @@ class Prefetcher:
 
 
 def to_batch(arrays: Mapping[str, np.ndarray]) -> Batch:
-    """Replay records by key -> Batch; observation entries are the keys under `obs/`."""
+    """Return replay records by key as a Batch; observations are the keys under `obs/`."""
     obs = {key.removeprefix("obs/"): x for key, x in arrays.items() if key.startswith("obs/")}
     names = ("action", "reward", "is_first", "is_last", "is_terminal")
     return Batch(obs=obs, **{name: arrays[name] for name in names})

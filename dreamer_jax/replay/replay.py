@@ -8,9 +8,9 @@ Record t holds observation t and the action and reward that led to it:
     reward      0          r(o1)      r(o2)         r(on)       0
     flags       is_first                            is_last     is_first
 
-Of each stream the last `capacity // num_envs` records are live. Its ring has `slack` slots more,
+The last `capacity // num_envs` records of each stream are live. Its ring has `slack` more slots,
 and record t lies in slot t % slots, so the next `slack` records overwrite no record that is live
-now: a checkpoint can be restored, and a batch copied in the background, although writing went on.
+now: a checkpoint can be restored, and a batch copied in the background, while writing continues.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,13 +18,16 @@ from pathlib import Path
 
 import numpy as np
 
-from dreamer_jax.replay import layout as replay_storage
-from dreamer_jax.replay.ring import Rings
+from dreamer_jax.errors import lookup, suggest
+from dreamer_jax.replay.layout import Spec, make_layout
+from dreamer_jax.replay.ring import live_intact, oldest_live, open_rings
 from dreamer_jax.replay.samplers import (
+    SAMPLERS,
+    Episodes,
     Indices,
+    Streams,
     draw_indices,
     find_episodes,
-    make_sampler,
 )
 from dreamer_jax.seeding import replay_generator
 
@@ -35,7 +38,7 @@ class Replay:
     def __init__(
         self,
         *,
-        spec: replay_storage.Spec,
+        spec: Spec,
         seeds: Sequence[int],
         num_envs: int,
         capacity: int,
@@ -45,20 +48,20 @@ class Replay:
         sampling: str,
         directory: str | Path | None,
     ):
-        """Allocates lazily, or opens the arrays in `directory` (then call `restore`).
+        """Allocate lazily, or open the rings in `directory` (then call `restore`).
 
         Args:
             spec: shape and dtype of one record, per key; has `reward` and bool `is_first`,
-                `is_last`, `is_terminal`, all scalars, and whatever else is to be kept.
+                `is_last`, `is_terminal`, all scalars, and any other entries to keep.
             seeds: one per member, not negative; may repeat.
             num_envs: E, environments per member.
             capacity: agent steps kept per member; each stream keeps capacity // E.
-            slack: steps per stream that may be added between two `mark_checkpoint` calls.
+            slack: steps per stream that may be added between two calls of `pin`.
             batch: B, sequences per draw and member.
             length: L, records per sequence.
-            sampling: `episodes` (uniform over complete episodes of at least L records, ends
-                favoured), `episodes_uniform` (the same, all starts in an episode equally likely)
-                or `time` (uniform over all live windows of L records).
+            sampling: a key of `SAMPLERS`: `episodes` (uniform over complete episodes of at least L
+                records, ends favoured), `episodes_uniform` (the same, all starts in an episode
+                equally likely) or `time` (uniform over all live windows of L records).
             directory: for the memory-mapped files; None keeps everything in memory.
 
         Raises:
@@ -67,32 +70,40 @@ class Replay:
         """
         if batch < 1:
             raise ValueError(f"replay batch must be at least 1, got {batch}")
+        if not seeds:
+            raise ValueError("replay needs at least 1 member, got 0")
         self._generators = [replay_generator(seed) for seed in seeds]
-        self._layout = layout = replay_storage.make_layout(
-            spec=spec,
-            num_members=len(seeds),
-            num_envs=num_envs,
-            capacity=capacity,
-            slack=slack,
-            length=length,
+        self._sampler = lookup(SAMPLERS, sampling, "replay sampling")
+        self._layout = make_layout(
+            spec=spec, num_envs=num_envs, capacity=capacity, slack=slack, length=length
         )
         self._batch, self._length = int(batch), int(length)
-        self._capacity = layout["stream_capacity"]
-        self._sampler = make_sampler(
-            sampling,
+        self._shape = (len(seeds), num_envs)
+        self._written = np.zeros(self._shape, np.int64)
+        self._pinned = np.zeros(self._shape, np.int64)
+        # First record of the stream's episode in progress, -1 between episodes.
+        self._episode_start = np.full(self._shape, -1, np.int64)
+        self._episodes = Episodes(
             num_members=len(seeds),
             num_envs=num_envs,
-            capacity=self._capacity,
+            capacity=self._layout.capacity,
             length=self._length,
         )
-        self.nbytes = replay_storage.total_bytes(layout)
-        self._rings = Rings(layout, None if directory is None else Path(directory))
-        self._written = np.zeros((len(seeds), num_envs), np.int64)
-        self._marked = self._written.copy()
-        # First record of the stream's episode in progress, -1 between episodes.
-        self._open_start = np.full_like(self._written, -1)
+        self._rings = open_rings(
+            self._layout, len(seeds), None if directory is None else Path(directory)
+        )
+        self._closed = False
+        self._step_fits = False  # the first step was checked; shapes and dtypes do not change
 
-    plan = staticmethod(replay_storage.plan_bytes)
+    @property
+    def num_members(self) -> int:
+        """M."""
+        return len(self._generators)
+
+    @property
+    def nbytes(self) -> int:
+        """The size of all records in bytes once every slot has been written."""
+        return self.num_members * self._layout.nbytes
 
     @property
     def written(self) -> np.ndarray:
@@ -102,86 +113,95 @@ class Replay:
     @property
     def sizes(self) -> np.ndarray:
         """Live records per member, [M] int64."""
-        return (self._written - self._oldest()).sum(axis=1)
+        return (self._written - oldest_live(self._layout, self._written)).sum(axis=1)
 
     @property
     def sampleable(self) -> np.ndarray:
-        """Which members have at least one sequence to draw, [M] bool."""
-        return self._sampler.choices().sum(axis=1) > 0
+        """The members with at least one sequence to draw, [M] bool."""
+        return self._sampler.num_starts(self._streams()).sum(axis=1) > 0
 
     @property
     def ready(self) -> bool:
-        """Whether `draw` can serve every member."""
+        """True if `draw` can serve every member."""
         return bool(self.sampleable.all())
 
     @property
     def slack(self) -> int:
-        """Records per stream that may be added between two `mark_checkpoint` calls."""
-        return self._layout["slots"] - self._capacity
+        """Records per stream that may be added between two calls of `pin`."""
+        return self._layout.slots - self._layout.capacity
 
     @property
-    def slack_left(self) -> int:
-        """Records that every stream may still take before a `mark_checkpoint` is needed."""
-        return int((self._marked + self.slack - self._written).min())
+    def remaining_slack(self) -> int:
+        """Records that every stream can still take before the next call of `pin`."""
+        return int((self._pinned + self.slack - self._written).min())
 
     def add(self, step: Mapping[str, np.ndarray], mask: np.ndarray) -> None:
-        """Appends one record to each masked stream; does nothing at all if it raises.
+        """Append one record to each masked stream; change nothing if it raises.
 
         Args:
-            step: an array [M, E, *shape] for exactly the keys of the spec.
-            mask: which streams to append to, [M, E] bool; entries of others are not looked at.
+            step: an array [M, E, *shape] for exactly the keys of the spec. Keys, shapes and dtypes
+                are checked the first time, and must stay the same.
+            mask: the streams to append to, [M, E] bool; entries of others are ignored.
 
         Raises:
-            ValueError: keys, shapes or dtypes differ from the spec, or episodes do not follow one
-                another (`is_first` exactly at the start and after `is_last` or `close_open`).
-            RuntimeError: the slack is used up, a live record of the last checkpoint would go.
+            ValueError: keys, shapes or dtypes differ from the spec, or `is_first` is not set
+                exactly at a stream's start and after `is_last` or `close_open`.
+            RuntimeError: the slack is used up: a live record of the pinned checkpoint would be
+                overwritten.
             OSError: the disk is full.
         """
-        step = {key: np.asarray(value) for key, value in step.items()}
-        mask = np.asarray(mask, bool)
-        replay_storage.check_step(step, mask, self._layout)
+        self._check_open()
+        if not self._step_fits:
+            self._check_step(step, mask)
+            self._step_fits = True
         streams = member, env = np.nonzero(mask)
         is_first, is_last = step["is_first"][streams], step["is_last"][streams]
         self._check_order(streams, is_first)
         record = self._written[streams]
-        if np.any(record - self._marked[streams] >= self.slack):
+        if np.any(record - self._pinned[streams] >= self.slack):
             raise RuntimeError(
-                f"replay slack of {self.slack} steps per environment is used up: "
-                "save a checkpoint and call mark_checkpoint, or make the slack larger"
+                f"replay slack of {self.slack} steps per environment is used up: save a checkpoint "
+                "and call pin, or make the slack larger"
             )
-        self._rings.write(member, env, record, {key: step[key][streams] for key in step})
+        needed = int(record.max(initial=-1)) + 1
+        for ring in self._rings:
+            ring.preallocate(needed)
+        for m, e, t in zip(member.tolist(), env.tolist(), record.tolist(), strict=True):
+            self._rings[m].write(e, t, step, (m, e))
         self._written[streams] += 1
-        self._open_start[streams] = np.where(is_first, record, self._open_start[streams])
-        self._sampler.advance(self._oldest(), self._written)
-        self._complete(member[is_last], env[is_last])
+        self._episode_start[streams] = np.where(is_first, record, self._episode_start[streams])
+        if is_last.any():
+            self._complete(member[is_last], env[is_last])
 
     def close_open(self, mask: np.ndarray) -> None:
-        """Ends the episodes in progress in the masked streams [M, E], as truncated.
+        """End the episodes in progress in the masked streams [M, E], as truncated.
 
-        Their last record gets `is_last`. This changes a live record: no gather may be under way.
+        Their last record gets `is_last`. This changes a live record: no gather may be running.
         """
-        member, env = np.nonzero(np.asarray(mask, bool) & (self._open_start >= 0))
-        self._rings.mark_last(member, env, self._written[member, env] - 1, True)
+        member, env = np.nonzero(np.asarray(mask, bool) & (self._episode_start >= 0))
+        for m, e in zip(member.tolist(), env.tolist(), strict=True):
+            self._rings[m].set_last(e, self._written[m, e] - 1, True)
         self._complete(member, env)
 
     def draw(self) -> Indices:
-        """Draws B sequences per member from the members' own random streams.
+        """Draw B sequences per member from the members' own random streams.
 
         Raises:
             RuntimeError: a member has nothing to draw from, see `sampleable`.
         """
-        if not self.ready:
+        sampleable = self.sampleable
+        if not sampleable.all():
             raise RuntimeError(
-                f"replay members {np.flatnonzero(~self.sampleable).tolist()} have no sequence of "
+                f"replay members {np.flatnonzero(~sampleable).tolist()} have no sequence of "
                 f"{self._length} steps to draw, they hold {self.sizes.tolist()} steps"
             )
-        return draw_indices(self._sampler, self._generators, self._batch)
+        return draw_indices(self._sampler, self._streams(), self._generators, self._batch)
 
     def gather(self, indices: Indices) -> dict[str, np.ndarray]:
-        """Copies the drawn sequences, each with `is_first` set at its beginning.
+        """Copy the drawn sequences, each with `is_first` set at its beginning.
 
-        May run in another thread while `add` goes on: up to `slack` records per stream added since
-        the draw go to slots which were not live then.
+        May run in another thread while `add` is called: up to `slack` records per stream added
+        since the draw go to slots that were not live then.
 
         Returns:
             A new array [M, B, L, *shape] per key.
@@ -189,104 +209,139 @@ class Replay:
         Raises:
             RuntimeError: more was added since the draw, and records have been overwritten.
         """
-        member = np.arange(len(self._generators))[:, None, None]
-        record = indices.start[..., None] + np.arange(self._length)
-        batch = self._rings.gather(member, indices.env[..., None], record)
+        self._check_open()
+        batch = {
+            key: np.empty((*indices.start.shape, self._length, *shape), dtype)
+            for key, (shape, dtype) in self._layout.entries.items()
+        }
+        for m, ring in enumerate(self._rings):
+            out = {key: array[m] for key, array in batch.items()}
+            ring.gather(indices.env[m], indices.start[m], out)
         batch["is_first"][:, :, 0] = True
         return batch
 
-    def mark_checkpoint(self, state: Mapping | None = None) -> None:
-        """Declares the checkpoint of `state` (None: of now) the one to keep restorable.
+    def pin(self, records: Sequence[Mapping] | None = None) -> None:
+        """Keep one checkpoint restorable: allow `slack` records per stream to be added after it.
 
-        With asynchronous saving, pass the saved `state()` once it is safely stored.
+        Args:
+            records: its `state()`, for example of a checkpoint that has just been stored safely;
+                None for the present.
         """
-        self._marked = self._written.copy() if state is None else self._cursors(state, "written")
+        self._pinned = self._written.copy() if records is None else self._cursors(records)[0]
 
-    def state(self) -> dict:
-        """What `restore` needs besides the arrays: cursors and random streams, JSON data."""
-        return {
-            "written": self._written.tolist(),
-            "open_start": self._open_start.tolist(),
-            "generators": [rng.bit_generator.state for rng in self._generators],
-        }
+    def state(self) -> list[dict]:
+        """Return the cursors and random stream of every member as JSON data, for `restore`."""
+        cursors = zip(self._written.tolist(), self._episode_start.tolist(), strict=True)
+        return [
+            {"written": written, "episode_start": start, "generator": rng.bit_generator.state}
+            for (written, start), rng in zip(cursors, self._generators, strict=True)
+        ]
 
-    def restore(self, state: Mapping) -> None:
-        """Goes back to `state` of this replay, which becomes the marked checkpoint.
+    def restore(self, records: Sequence[Mapping]) -> None:
+        """Return to a `state` of this replay and pin it.
 
-        Records added after it are forgotten. Draws go on exactly as they did from there, if no
-        more than `slack` records per stream were added since.
+        Records added after it are forgotten. Subsequent draws repeat exactly, if at most `slack`
+        records per stream were added since.
 
         Raises:
-            ValueError: the state is of another number of members or environments, or records
-                that were live in it have been overwritten; nothing has changed then.
+            ValueError: the state has another number of members or environments, or records that
+                were live in it have been overwritten; nothing has changed then.
         """
-        written, open_start = self._cursors(state, "written"), self._cursors(state, "open_start")
-        if len(state["generators"]) != len(self._generators):
+        written, episode_start = self._cursors(records)
+        if not all(
+            live_intact(self._layout, ring.high_water, row)
+            for ring, row in zip(self._rings, written, strict=True)
+        ):
             raise ValueError(
-                f"replay state has {len(state['generators'])} random streams, "
-                f"expected {len(self._generators)}"
+                "the replay has moved on too far since the checkpoint: records of that moment are "
+                "overwritten or lost"
             )
-        oldest = np.maximum(0, written - self._capacity)
-        if np.any(np.minimum(written, self._rings.gone) > oldest):
-            raise ValueError(
-                "the replay has gone on too far since: records of that moment are overwritten"
-            )
-        self._written, self._marked, self._open_start = written, written.copy(), open_start
-        for rng, rng_state in zip(self._generators, state["generators"], strict=True):
-            rng.bit_generator.state = rng_state
-        # close_open may have changed the last record after the state was taken.
-        member, env = np.nonzero(written)
-        last = written[member, env] - 1
-        self._rings.mark_last(member, env, last, open_start[member, env] < 0)
-        self._rebuild()
+        self._written, self._pinned, self._episode_start = written, written.copy(), episode_start
+        for rng, record in zip(self._generators, records, strict=True):
+            rng.bit_generator.state = record["generator"]
+        self._episodes.clear()
+        for member, env in np.argwhere(written).tolist():
+            self._restore_stream(member, env)
 
     def clear(self) -> None:
-        """Begins anew, whatever the files hold from before."""
-        self._rings.clear()
+        """Start empty, whatever the files hold from before."""
+        for ring in self._rings:
+            ring.clear()
 
     def flush(self) -> None:
-        """Has what is in the files written to disk; may run in another thread."""
-        self._rings.flush()
+        """Write the files to disk; may run in another thread."""
+        for ring in self._rings:
+            ring.flush()
 
     def close(self) -> None:
-        """Flushes and lets go of the arrays; the replay cannot be used afterwards."""
-        self._rings.close()
+        """Flush and release the arrays; the replay cannot be used afterwards."""
+        self._closed = True
+        for ring in self._rings:
+            ring.close()
 
-    def _oldest(self) -> np.ndarray:
-        """The first live record per stream, [M, E]; live are [oldest, written)."""
-        return np.maximum(0, self._written - self._capacity)
+    def _streams(self) -> Streams:
+        oldest = oldest_live(self._layout, self._written)
+        self._episodes.evict(oldest)
+        return Streams(oldest, self._written, self._episodes, self._length)
 
     def _complete(self, member: np.ndarray, env: np.ndarray) -> None:
-        start, stop = self._open_start[member, env], self._written[member, env]
-        self._sampler.complete(member, env, start, stop)
-        self._open_start[member, env] = -1
+        """Record that the episodes in progress in streams [K] are complete."""
+        episodes = self._streams().episodes
+        for m, e in zip(member.tolist(), env.tolist(), strict=True):
+            episodes.add(m, e, self._episode_start[m, e], self._written[m, e])
+        self._episode_start[member, env] = -1
 
-    def _rebuild(self) -> None:
-        oldest = self._oldest()
-        self._sampler.advance(oldest, self._written)
-        for member, env in np.ndindex(*self._written.shape):
-            records = np.arange(oldest[member, env], self._written[member, env])
-            is_first, is_last = (
-                self._rings.read(key, member, env, records) for key in ("is_first", "is_last")
-            )
-            self._sampler.rebuild(member, env, *find_episodes(records, is_first, is_last))
+    def _restore_stream(self, member: int, env: int) -> None:
+        ring, written = self._rings[member], self._written[member, env]
+        # close_open may have changed the last record after the state was taken.
+        ring.set_last(env, written - 1, self._episode_start[member, env] < 0)
+        live = np.arange(oldest_live(self._layout, written), written)
+        is_first, is_last = (ring.read(key, env, live) for key in ("is_first", "is_last"))
+        for start, stop in zip(*find_episodes(live, is_first, is_last), strict=True):
+            self._episodes.add(member, env, start, stop)
 
-    def _cursors(self, state: Mapping, key: str) -> np.ndarray:
-        cursors = np.array(state[key], np.int64)
-        if cursors.shape != self._written.shape:
-            raise ValueError(
-                f"replay state is of members and environments {cursors.shape}, "
-                f"expected {self._written.shape}"
-            )
+    def _cursors(self, records: Sequence[Mapping]) -> tuple[np.ndarray, np.ndarray]:
+        """Return `written` and `episode_start` of a state, [M, E] each."""
+        cursors = tuple(
+            np.array([record[name] for record in records], np.int64)
+            for name in ("written", "episode_start")
+        )
+        for array in cursors:
+            if array.shape != self._shape:
+                raise ValueError(
+                    f"replay state is of members and environments {array.shape}, "
+                    f"expected {self._shape}"
+                )
         return cursors
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RuntimeError("the replay has been closed")
+
+    def _check_step(self, step: Mapping[str, np.ndarray], mask: np.ndarray) -> None:
+        """Raise ValueError unless every array of `step`, and `mask`, fits the layout."""
+        entries = self._layout.entries
+        for key in sorted(step.keys() ^ entries.keys()):
+            if key in entries:
+                raise ValueError(f"replay step lacks {key!r}, it has {sorted(step)}")
+            raise ValueError(f"replay keeps {sorted(entries)}, not {key!r}.{suggest(key, entries)}")
+        if mask.shape != self._shape:
+            raise ValueError(f"replay mask has shape {mask.shape}, expected {self._shape}")
+        for key, (record, dtype) in entries.items():
+            value, shape = step[key], (*self._shape, *record)
+            if value.shape != shape or not np.can_cast(value.dtype, dtype, "same_kind"):
+                raise ValueError(
+                    f"replay entry {key!r} is {value.dtype} {value.shape}, expected {dtype} {shape}"
+                )
+
     def _check_order(self, streams: tuple[np.ndarray, np.ndarray], is_first: np.ndarray) -> None:
-        wrong = is_first != (self._open_start[streams] < 0)
+        """Raise ValueError if an episode begins inside another, or without `is_first`."""
+        wrong = is_first != (self._episode_start[streams] < 0)
         if np.any(wrong):
             member, env = (int(part[wrong][0]) for part in streams)
             problem = (
                 "starts an episode inside another, call close_open first"
                 if is_first[wrong][0]
-                else "goes on without is_first though no episode is in progress"
+                else "continues without is_first although no episode is in progress"
             )
             raise ValueError(f"replay stream of member {member}, environment {env} {problem}")

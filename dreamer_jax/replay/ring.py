@@ -1,115 +1,291 @@
-"""The replay's records by stream and number, whichever slots they lie in, on disk or in memory."""
+"""Rings of records, in memory-mapped files or in memory, that never lose a record unnoticed.
 
-from collections.abc import Mapping
+A ring holds the records of one member. In each of its streams record t lies in slot t % slots, in
+the place of record t - slots. Its files are `layout.json`, one file per entry with the array
+[E, slots, *record], and the high water: the largest number of records ever written per stream. The
+high water survives a restart and a return to an earlier checkpoint, so it always shows which
+records are intact. Disk space is reserved before a record is written, because a memory map that
+meets a full disk kills the process (SIGBUS).
+"""
+
+import errno
+import os
+import resource
+import shutil
+import urllib.parse
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from dreamer_jax.replay import layout as replay_storage
-from dreamer_jax.replay.space import Space, open_high_water
+from dreamer_jax.errors import UsageError
+from dreamer_jax.files import replacing
+from dreamer_jax.replay.layout import Layout
+
+LAYOUT_FILE = "layout.json"
+HIGH_WATER_FILE = "high_water.i64"
+CHUNK = 16 * 2**20  # bytes reserved at a time
+OTHER_FILES = 512  # open files that the rest of the process may need
 
 
-class Rings:
-    """A ring of slots per stream and entry: record t lies in slot t % slots, in place of t - slots.
+class Ring:
+    """The records of one member, [E, slots] of each entry."""
 
-    Where a method takes members, environments and records, these are arrays of int64 that broadcast
-    to one shape [*K].
-    """
-
-    def __init__(self, layout: Mapping, directory: Path | None):
-        """Allocates lazily, or opens what `directory` holds.
-
-        Args:
-            layout: of `replay_storage.make_layout`; directory: for the files, None for memory.
-
-        Raises:
-            ValueError: `directory` holds another layout.
-            OSError: the disk has less space than full rings need.
-        """
-        self._slots = layout["slots"]
-        self._storage = replay_storage.allocate(layout, directory)
-        self._space = Space(layout, directory)
-        self._high_water = open_high_water(layout, directory)
-        # Indexing a memory map gives a memory map each time, which takes long to make.
-        self._arrays = {key: np.asarray(array) for key, array in self._storage.items()}
+    def __init__(self, layout: Layout, directory: Path | None):
+        """Allocate a ring lazily in memory, or open the files that `open_rings` made."""
+        self._layout, self._directory = layout, directory
+        self._maps: list[np.memmap] = []  # of the files
+        if directory is None:
+            arrays = {
+                key: np.zeros(layout.shape(key), dtype)
+                for key, (_, dtype) in layout.entries.items()
+            }
+            high_water = np.zeros(layout.envs, np.int64)
+        else:
+            arrays = {
+                key: np.memmap(entry_file(directory, key), dtype, "r+", shape=layout.shape(key))
+                for key, (_, dtype) in layout.entries.items()
+            }
+            high_water = np.memmap(directory / HIGH_WATER_FILE, np.int64, "r+", shape=layout.envs)
+            self._maps = [*arrays.values(), high_water]
+        # Plain arrays, because indexing a memory map makes another map, slowly.
+        self._high_water = np.asarray(high_water)
+        self._rows = {  # [E * slots, *record]
+            key: np.asarray(array).reshape(-1, *array.shape[2:]) for key, array in arrays.items()
+        }
+        # Where the system cannot reserve space, a full disk still kills the process.
+        reserves = directory is not None and hasattr(os, "posix_fallocate")
+        self._reserved = 0 if reserves else layout.slots
 
     @property
-    def gone(self) -> np.ndarray:
-        """The records before these are overwritten, [M, E] int64; may be negative."""
-        return self._high_water - self._slots
+    def high_water(self) -> np.ndarray:
+        """The largest number of records ever written per stream, [E] int64."""
+        return np.array(self._high_water)
+
+    def preallocate(self, records: int) -> None:
+        """Make sure that the first `records` slots of every stream can be written.
+
+        Raises:
+            OSError: the disk is full; nothing is lost.
+        """
+        layout = self._layout
+        records = min(records, layout.slots)
+        if records <= self._reserved:
+            return
+        chunk = max(1, CHUNK * layout.slots // layout.nbytes)
+        stop = min(layout.slots, max(records, self._reserved + chunk))
+        for key in layout.entries:
+            record, path = layout.record_nbytes(key), entry_file(self._directory, key)
+            size = (stop - self._reserved) * record
+            with open(path, "r+b") as file:
+                for env in range(layout.envs):
+                    start = (env * layout.slots + self._reserved) * record
+                    try:
+                        os.posix_fallocate(file.fileno(), start, size)
+                    except OSError as error:
+                        message = f"no room for the next steps of the replay ({error.strerror})"
+                        raise OSError(error.errno, message, str(path)) from error
+        self._reserved = stop
 
     def write(
-        self,
-        member: np.ndarray,
-        env: np.ndarray,
-        record: np.ndarray,
-        values: Mapping[str, np.ndarray],
+        self, env: int, record: int, step: Mapping[str, np.ndarray], index: tuple[int, int]
     ) -> None:
-        """Writes one record to each of K streams.
+        """Write the record `step[key][index]` to a stream, in slots that are preallocated."""
+        # Before the data, so that neither a gather in another thread nor a later process ever
+        # trusts a slot that is half written.
+        if record >= self._high_water[env]:
+            self._high_water[env] = record + 1
+        row = self._row(env, record)
+        for key, rows in self._rows.items():
+            rows[row] = step[key][index]
+
+    def read(self, key: str, env: int, records: np.ndarray) -> np.ndarray:
+        """Return a copy of one entry of records [K] of a stream, [K, *record]."""
+        return self._rows[key][self._row(env, records)]
+
+    def set_last(self, env: int, record: int, is_last: bool) -> None:
+        """Change the flag `is_last` of a record."""
+        self._rows["is_last"][self._row(env, record)] = is_last
+
+    def gather(self, env: np.ndarray, start: np.ndarray, out: Mapping[str, np.ndarray]) -> None:
+        """Copy sequences; another thread may call `write` meanwhile.
 
         Args:
-            values: an array [K, *shape] per key.
+            env: streams of the sequences, [B].
+            start: their first records, [B].
+            out: an array [B, L, *record] per key to copy to.
 
         Raises:
-            OSError: the disk is full; nothing has been written.
+            RuntimeError: a record has been overwritten.
         """
-        self._check_open()
-        self._space.reserve(int(record.max(initial=-1)) + 1)
-        # Before the data, so that neither a gather in another thread nor the next process ever
-        # trusts a half-written slot.
-        self._high_water[member, env] = np.maximum(self._high_water[member, env], record + 1)
-        for key, array in self._arrays.items():
-            array[member, env, record % self._slots] = values[key]
-
-    def read(
-        self, key: str, member: np.ndarray | int, env: np.ndarray | int, record: np.ndarray
-    ) -> np.ndarray:
-        """A copy of one entry of records, [*K, *shape]."""
-        return self._arrays[key][member, env, record % self._slots]
-
-    def mark_last(
-        self, member: np.ndarray, env: np.ndarray, record: np.ndarray, is_last: np.ndarray | bool
-    ) -> None:
-        """Changes the mark `is_last` of records that have been written."""
-        self._arrays["is_last"][member, env, record % self._slots] = is_last
-
-    def gather(
-        self, member: np.ndarray, env: np.ndarray, record: np.ndarray
-    ) -> dict[str, np.ndarray]:
-        """Copies records, which may go on in another thread while `write` is called.
-
-        Returns:
-            A new array [*K, *shape] per key.
-
-        Raises:
-            RuntimeError: one of them has been overwritten.
-        """
-        self._check_open()
-        envs = self._high_water.shape[1]
-        row = (member * envs + env) * self._slots + record % self._slots
-        batch = {
-            key: array.reshape(-1, *array.shape[3:]).take(row, axis=0)
-            for key, array in self._arrays.items()
-        }
-        # After the copy: what was overwritten meanwhile counts.
-        if np.any(record < self.gone[member, env]):
+        length = next(iter(out.values())).shape[1]
+        row = self._row(env[:, None], start[:, None] + np.arange(length))
+        for key, rows in self._rows.items():
+            # The default mode, "raise", copies twice.
+            rows.take(row, axis=0, out=out[key], mode="clip")
+        # After the copy, to notice records that were overwritten meanwhile.
+        if not intact(self._layout, self._high_water, env, start):
             raise RuntimeError("replay indices are too old: their records have been overwritten")
-        return batch
 
     def clear(self) -> None:
-        """Forgets whatever was written before."""
+        """Forget everything written before."""
         self._high_water[:] = 0
 
     def flush(self) -> None:
-        """Has what is in the files written to disk; may run in another thread."""
-        replay_storage.sync((*self._storage.values(), self._high_water))
+        """Write the files to disk; may run in another thread."""
+        for array in self._maps:
+            # Unlike `array.flush`, this lets other threads run meanwhile.
+            with open(array.filename, "rb") as file:
+                os.fsync(file.fileno())
 
     def close(self) -> None:
-        """Flushes and lets go of the arrays; the rings cannot be used afterwards."""
+        """Flush and release the arrays; no record can be read or written afterwards."""
         self.flush()
-        self._storage, self._arrays = {}, {}
+        self._maps, self._rows = [], {}
         self._high_water = np.array(self._high_water)
 
-    def _check_open(self) -> None:
-        if not self._arrays:
-            raise RuntimeError("the replay has been closed")
+    def _row(self, env, record):
+        return env * self._layout.slots + record % self._layout.slots
+
+
+def oldest_live(layout: Layout, written: np.ndarray) -> np.ndarray:
+    """Return the first live record of streams of `written` records; live are [oldest, written)."""
+    return np.maximum(0, written - layout.capacity)
+
+
+def intact(layout: Layout, high_water: np.ndarray, env: np.ndarray, start: np.ndarray) -> bool:
+    """Return whether streams still hold their records from given ones on.
+
+    Args:
+        high_water: of the ring, [E].
+        env: numbers of streams, [K].
+        start: the first record needed of each, [K].
+    """
+    oldest_intact = high_water - layout.slots
+    return bool(np.all(start >= oldest_intact[env]))
+
+
+def live_intact(layout: Layout, high_water: np.ndarray, written: np.ndarray) -> bool:
+    """Return whether a ring holds all records that were live when `written` [E] were written."""
+    env = np.flatnonzero(written)
+    live = intact(layout, high_water, env, oldest_live(layout, written)[env])
+    return live and bool(np.all(written <= high_water))
+
+
+def entry_file(directory: Path, key: str) -> Path:
+    """Return the file of one entry's array."""
+    return directory / (urllib.parse.quote(key, safe="") + ".bin")
+
+
+def member_directories(directory: Path, num_members: int) -> list[Path]:
+    """Return the directory of each member's ring inside the replay's."""
+    return [directory / str(member) for member in range(num_members)]
+
+
+def open_rings(layout: Layout, num_members: int, directory: Path | None) -> list[Ring]:
+    """Make the rings of M members, or open those that `directory` holds.
+
+    Files and memory are lazy: space is taken as slots are first written.
+
+    Args:
+        layout: of every member's ring.
+        num_members: M.
+        directory: has or gets one directory per member, named 0 to M - 1; None keeps the rings in
+            memory.
+
+    Raises:
+        UsageError: `directory` holds a replay of another layout, or a damaged one.
+        OSError: the disk has less space than full rings need.
+    """
+    if directory is None:
+        return [Ring(layout, None) for _ in range(num_members)]
+    directory = Path(directory).resolve()
+    members = member_directories(directory, num_members)
+    check_version(directory)
+    numbers = [int(path.name) for path in directory.glob("*") if path.name.isdecimal()]
+    found = 1 + max(numbers, default=-1)
+    if found > num_members:
+        raise UsageError(
+            f"the replay in {directory} has {found} members, asked for {num_members}; use the "
+            "settings it was made with, or another directory"
+        )
+    exists = [_check_existing(layout, path) for path in members]
+    _check_disk(layout, members)
+    _allow_open_files(num_members * (len(layout.entries) + 1))
+    for path, complete in zip(members, exists, strict=True):
+        if not complete:
+            _create(layout, path)
+    return [Ring(layout, path) for path in members]
+
+
+def check_version(directory: Path) -> None:
+    """Raise UsageError if a replay's directory is of a version that stacked all members."""
+    if (directory / LAYOUT_FILE).exists():
+        raise UsageError(
+            f"the replay in {directory} was made by an earlier version, which kept all members in "
+            "the same files; resume the run with that version, or use another work directory"
+        )
+
+
+def _check_existing(layout: Layout, directory: Path) -> bool:
+    """Return whether `directory` holds a ring. Raise UsageError if it is not of this layout."""
+    file = directory / LAYOUT_FILE
+    if not file.exists():
+        return False
+    differences = Layout.from_json(file.read_text()).differences(layout)
+    if differences:
+        raise UsageError(
+            f"the replay in {directory} has another layout (there -> asked for): "
+            f"{'; '.join(differences)}. Use the settings it was made with, or another directory"
+        )
+    for path, expected in _file_sizes(layout, directory).items():
+        size = path.stat().st_size if path.exists() else 0
+        if size != expected:
+            raise UsageError(f"{path} is damaged: {size} bytes, its layout needs {expected}")
+    return True
+
+
+def _create(layout: Layout, directory: Path) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    for path, size in _file_sizes(layout, directory).items():
+        with open(path, "wb") as file:
+            file.truncate(size)
+    # Last: a layout file is only ever found beside complete files.
+    with replacing(directory / LAYOUT_FILE) as file:
+        file.write_text(layout.to_json())
+
+
+def _file_sizes(layout: Layout, directory: Path) -> dict[Path, int]:
+    """Return the size in bytes of each of a ring's files."""
+    streams = layout.envs * layout.slots
+    sizes = {
+        entry_file(directory, key): streams * layout.record_nbytes(key) for key in layout.entries
+    }
+    return sizes | {directory / HIGH_WATER_FILE: layout.envs * 8}
+
+
+def _check_disk(layout: Layout, members: Sequence[Path]) -> None:
+    files = [entry_file(path, key) for path in members for key in layout.entries]
+    # 512 is the unit of st_blocks whatever the file system's own block size.
+    taken = sum(file.stat().st_blocks * 512 for file in files if file.exists())
+    needed = max(0, len(members) * layout.nbytes - taken)
+    directory = members[0].parent
+    mounted = next(path for path in (directory, *directory.parents) if path.exists())
+    free = shutil.disk_usage(mounted).free
+    if free < needed:
+        raise OSError(
+            errno.ENOSPC,
+            f"the replay will need {needed} more bytes ({needed / 2**30:.1f} GiB) but {free} "
+            f"({free / 2**30:.1f} GiB) are free; lower its capacity or use another disk",
+            os.fspath(directory),
+        )
+
+
+def _allow_open_files(count: int) -> None:
+    """Raise the process's limit of open files, as far as it may: every memory map holds one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = count + OTHER_FILES
+    if hard != resource.RLIM_INFINITY:
+        needed = min(needed, hard)
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))

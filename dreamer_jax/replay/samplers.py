@@ -1,72 +1,109 @@
-"""Where the replay's training sequences may start, and how members draw them.
+"""The choice of training sequences: where they may start, and how members draw them.
 
-Record numbers are absolute: a stream's record t is number t for the whole run, in whichever slot.
+Record numbers are absolute: a stream's record t has number t for the whole run, in whichever slot.
 """
 
-import dataclasses
-import functools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
-from dreamer_jax.errors import lookup
 
-
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Indices:
-    """The sequences of a batch, each by its environment and its first record."""
+    """The sequences of a batch, each given by its environment and its first record."""
 
     env: np.ndarray  # [M, B] int64, in [0, E)
     start: np.ndarray  # [M, B] int64, absolute record number
 
 
+class Episodes:
+    """The complete live episodes of every stream that have at least `length` records.
+
+    They lie in time order in a ring of capacity // length places per stream, which is always
+    enough: live episodes are disjoint, and each takes at least `length` records.
+    """
+
+    def __init__(self, *, num_members: int, num_envs: int, capacity: int, length: int):
+        self._length = length
+        self._size = capacity // length
+        shape = (num_members, num_envs)
+        self._head = np.zeros(shape, np.int64)
+        self._count = np.zeros(shape, np.int64)
+        self._start = np.zeros((*shape, self._size), np.int64)
+        self._stop = np.zeros((*shape, self._size), np.int64)
+
+    @property
+    def count(self) -> np.ndarray:
+        """The number of episodes per stream, [M, E] int64."""
+        return self._count
+
+    def evict(self, oldest: np.ndarray) -> None:
+        """Remove the episodes with records before `oldest` [M, E], the first live ones."""
+        while True:
+            first = np.take_along_axis(self._start, self._head[..., None], axis=-1)[..., 0]
+            evicted = (self._count > 0) & (first < oldest)
+            if not evicted.any():
+                return
+            self._head = (self._head + evicted) % self._size
+            self._count = self._count - evicted
+
+    def add(self, member: int, env: int, start: int, stop: int) -> None:
+        """Add the episode [start, stop) as the newest of its stream; call `evict` before."""
+        if stop - start >= self._length:
+            place = (self._head[member, env] + self._count[member, env]) % self._size
+            self._start[member, env, place] = start
+            self._stop[member, env, place] = stop
+            self._count[member, env] += 1
+
+    def get(
+        self, member: int, env: np.ndarray, number: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return start and stop of episodes, [B] each; number 0 is the oldest of its stream."""
+        place = (self._head[member, env] + number) % self._size
+        return self._start[member, env, place], self._stop[member, env, place]
+
+    def clear(self) -> None:
+        """Remove all episodes."""
+        self._count[:] = 0
+
+
+@dataclass(frozen=True)
+class Streams:
+    """The live records of all streams, [oldest, written), and the complete episodes in them."""
+
+    oldest: np.ndarray  # [M, E] int64
+    written: np.ndarray  # [M, E] int64
+    episodes: Episodes
+    length: int  # records of a sequence
+
+
 class Sampler(Protocol):
-    """Knows the choices of each stream; all are told of live ranges [oldest, written)."""
+    """A rule for the starts of sequences; it numbers the choices of every stream from 0."""
 
-    def advance(self, oldest: np.ndarray, written: np.ndarray) -> None:
-        """Takes the new live ranges, [M, E] each, after at most one more record per stream."""
+    def num_starts(self, streams: Streams) -> np.ndarray:
+        """Return the number of equally likely choices per stream, [M, E] int64."""
 
-    def complete(
-        self, member: np.ndarray, env: np.ndarray, start: np.ndarray, stop: np.ndarray
-    ) -> None:
-        """Takes episodes [start, stop) that just ended, at most one per stream; arrays of [K]."""
-
-    def rebuild(self, member: int, env: int, start: np.ndarray, stop: np.ndarray) -> None:
-        """Replaces one stream's episodes by these, which are complete, live and in time order."""
-
-    def choices(self) -> np.ndarray:
-        """The number of equally likely choices per stream, [M, E] int64."""
-
-    def locate(
-        self, rng: np.random.Generator, member: int, env: np.ndarray, choice: np.ndarray
+    def start_of(
+        self,
+        rng: np.random.Generator,
+        streams: Streams,
+        member: int,
+        env: np.ndarray,
+        choice: np.ndarray,
     ) -> np.ndarray:
-        """The first record [B] of a sequence for each choice [B] in its stream `env` [B]."""
+        """Return the first record [B] of a sequence for each choice [B] in a stream `env` [B]."""
 
 
 class WindowSampler:
-    """Every window of `length` live records is equally likely, across episode boundaries."""
+    """All windows of live records are equally likely, across episode boundaries."""
 
-    def __init__(self, *, num_members: int, num_envs: int, capacity: int, length: int):
-        del capacity
-        self._length = length
-        self._oldest = np.zeros((num_members, num_envs), np.int64)
-        self._written = np.zeros((num_members, num_envs), np.int64)
+    def num_starts(self, streams: Streams) -> np.ndarray:
+        return np.maximum(0, streams.written - streams.oldest - streams.length + 1)
 
-    def advance(self, oldest: np.ndarray, written: np.ndarray) -> None:
-        self._oldest, self._written = oldest, written.copy()
-
-    def complete(self, member, env, start, stop) -> None:
-        """Episodes play no part."""
-
-    def rebuild(self, member, env, start, stop) -> None:
-        """Episodes play no part."""
-
-    def choices(self) -> np.ndarray:
-        return np.maximum(0, self._written - self._oldest - self._length + 1)
-
-    def locate(self, rng, member, env, choice) -> np.ndarray:
-        return self._oldest[member, env] + choice
+    def start_of(self, rng, streams, member, env, choice) -> np.ndarray:
+        return streams.oldest[member, env] + choice
 
 
 # (random stream, records of each episode [B], records of a sequence) -> offsets of starts [B]
@@ -74,92 +111,48 @@ OffsetFn = Callable[[np.random.Generator, np.ndarray, int], np.ndarray]
 
 
 def uniform_offsets(rng: np.random.Generator, total: np.ndarray, length: int) -> np.ndarray:
-    """Every start is equally likely, as on continuous control."""
+    """Draw every start with the same probability, as for continuous control."""
     return rng.integers(0, total - length + 1)
 
 
 def offsets_near_ends(rng: np.random.Generator, total: np.ndarray, length: int) -> np.ndarray:
-    """min(u, total - length) with u uniform on [0, total], so that an episode's end is as likely
-    as in the original's `prioritize_ends`, which is for Atari (Hafner et al. 2021, released code).
+    """Draw min(u, total - length) with u uniform on [0, total], which favours episode ends.
+
+    This is `prioritize_ends` of the original, used for Atari (Hafner et al. 2021, released code).
     """
     return np.minimum(rng.integers(0, total + 1), total - length)
 
 
+@dataclass(frozen=True)
 class EpisodeSampler:
-    """Complete episodes of at least `length` records are equally likely, then a start within.
+    """All complete episodes are equally likely; `offsets` draws the start within one."""
 
-    Episodes are kept per stream in time order in a ring of capacity // length entries, which
-    always suffices: those fully live are disjoint, and each takes at least `length` records.
-    """
+    offsets: OffsetFn
 
-    def __init__(
-        self, offsets: OffsetFn, *, num_members: int, num_envs: int, capacity: int, length: int
-    ):
-        self._offsets = offsets
-        self._length = length
-        self._size = capacity // length
-        shape = (num_members, num_envs)
-        self._oldest = np.zeros(shape, np.int64)
-        self._head = np.zeros(shape, np.int64)
-        self._count = np.zeros(shape, np.int64)
-        self._start = np.zeros((*shape, self._size), np.int64)
-        self._stop = np.zeros((*shape, self._size), np.int64)
+    def num_starts(self, streams: Streams) -> np.ndarray:
+        return streams.episodes.count
 
-    def advance(self, oldest: np.ndarray, written: np.ndarray) -> None:
-        self._oldest = oldest
-        first = np.take_along_axis(self._start, self._head[..., None], axis=-1)[..., 0]
-        # One record more moves `oldest` by one, and starts are distinct: at most one falls out.
-        evicted = (self._count > 0) & (first < oldest)
-        self._head = (self._head + evicted) % self._size
-        self._count = self._count - evicted
-
-    def complete(self, member, env, start, stop) -> None:
-        fits = (start >= self._oldest[member, env]) & (stop - start >= self._length)
-        member, env, start, stop = member[fits], env[fits], start[fits], stop[fits]
-        entry = (self._head[member, env] + self._count[member, env]) % self._size
-        self._start[member, env, entry] = start
-        self._stop[member, env, entry] = stop
-        self._count[member, env] += 1
-
-    def rebuild(self, member, env, start, stop) -> None:
-        long = stop - start >= self._length
-        count = np.count_nonzero(long)
-        self._head[member, env] = 0
-        self._count[member, env] = count
-        self._start[member, env, :count] = start[long]
-        self._stop[member, env, :count] = stop[long]
-
-    def choices(self) -> np.ndarray:
-        return self._count.copy()
-
-    def locate(self, rng, member, env, choice) -> np.ndarray:
-        entry = (self._head[member, env] + choice) % self._size
-        start, stop = self._start[member, env, entry], self._stop[member, env, entry]
-        return start + self._offsets(rng, stop - start, self._length)
+    def start_of(self, rng, streams, member, env, choice) -> np.ndarray:
+        start, stop = streams.episodes.get(member, env, choice)
+        return start + self.offsets(rng, stop - start, streams.length)
 
 
-SAMPLERS: dict[str, Callable[..., Sampler]] = {
-    "episodes": functools.partial(EpisodeSampler, offsets_near_ends),
-    "episodes_uniform": functools.partial(EpisodeSampler, uniform_offsets),
-    "time": WindowSampler,
+# The choices of `config.replay.sampling`; add a sampler here to make it one.
+SAMPLERS: dict[str, Sampler] = {
+    "episodes": EpisodeSampler(offsets_near_ends),
+    "episodes_uniform": EpisodeSampler(uniform_offsets),
+    "time": WindowSampler(),
 }
 
 
-def make_sampler(
-    name: str, *, num_members: int, num_envs: int, capacity: int, length: int
-) -> Sampler:
-    """Builds the sampler called `name`; `capacity` is per stream. ValueError if it is unknown."""
-    make = lookup(SAMPLERS, name, "replay sampling")
-    return make(num_members=num_members, num_envs=num_envs, capacity=capacity, length=length)
-
-
 def draw_indices(
-    sampler: Sampler, generators: Sequence[np.random.Generator], batch: int
+    sampler: Sampler, streams: Streams, generators: Sequence[np.random.Generator], batch: int
 ) -> Indices:
-    """Draws `batch` sequences per member, each uniformly over all choices of its streams.
+    """Draw `batch` sequences per member, each uniformly over all choices of its streams.
 
     Args:
-        sampler: must have a choice for every member.
+        sampler: the rule; must have a choice for every member.
+        streams: what it chooses from.
         generators: the members' random streams, [M].
         batch: B.
 
@@ -167,29 +160,31 @@ def draw_indices(
         Indices of [M, B].
     """
     envs, starts = [], []
-    for member, (rng, choices) in enumerate(zip(generators, sampler.choices(), strict=True)):
+    num_starts = sampler.num_starts(streams)
+    for member, (rng, choices) in enumerate(zip(generators, num_starts, strict=True)):
         bounds = np.cumsum(choices)
         choice = rng.integers(0, bounds[-1], size=batch)
         env = np.searchsorted(bounds, choice, side="right")
+        choice -= (bounds - choices)[env]
         envs.append(env)
-        starts.append(sampler.locate(rng, member, env, choice - (bounds - choices)[env]))
+        starts.append(sampler.start_of(rng, streams, member, env, choice))
     return Indices(env=np.stack(envs), start=np.stack(starts))
 
 
 def find_episodes(
     records: np.ndarray, is_first: np.ndarray, is_last: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Finds the episodes whose first and last record are both in a stretch of one stream.
+    """Find the episodes that lie completely in consecutive records of one stream.
 
     Args:
-        records: consecutive record numbers, [K] int64.
-        is_first: marks of these records, [K] bool.
-        is_last: marks of these records, [K] bool.
+        records: record numbers, [K] int64.
+        is_first: flags of these records, [K] bool.
+        is_last: flags of these records, [K] bool.
 
     Returns:
-        Their first records, and the records after their last ones, in time order.
+        The first record of each episode, and the record after its last one, in time order.
     """
     firsts, lasts = records[is_first], records[is_last]
     begun = np.searchsorted(firsts, lasts, side="right")
-    whole = begun > 0
-    return firsts[begun[whole] - 1], lasts[whole] + 1
+    complete = begun > 0
+    return firsts[begun[complete] - 1], lasts[complete] + 1

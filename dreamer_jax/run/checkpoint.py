@@ -1,11 +1,18 @@
-"""Checkpoints of a run (orbax): device arrays and host state, saved while training goes on."""
+"""Checkpoints of a run: files that prove intact, when to save, and what to resume from.
+
+A checkpoint is saved with orbax while training continues. It holds device arrays, and host data:
+`env_step`, `update`, `due`, `log`, and in `members` one record per member with the states of the
+components that hold state of members. Of the replay it holds only cursors: the replay's own files
+keep every record that the two newest checkpoints refer to.
+"""
 
 import contextlib
 import errno
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,7 +26,9 @@ from orbax.checkpoint.checkpoint_managers import (
     LatestN,
 )
 
+from dreamer_jax.errors import UsageError
 from dreamer_jax.files import DISK_FULL, damage, digest, replacing
+from dreamer_jax.replay.replay import Replay
 
 
 class DamagedCheckpoint(Exception):
@@ -30,49 +39,60 @@ class Checkpoints:
     """The checkpoints in a directory, numbered by env step.
 
     Args:
-        directory: a directory of their own.
-        keep: how many of the newest to keep; None to only read.
-        keep_every: also keep those nearest to the multiples of so many env steps; 0: none.
+        directory: Holds nothing but the checkpoints.
+        keep: How many of the newest to keep; None opens the directory for reading only.
+        keep_every: Also keep the checkpoints nearest to the multiples of this many env steps;
+            0 keeps none.
     """
 
     def __init__(self, directory: Path, keep: int | None = None, keep_every: int = 0):
         self.directory = directory.absolute()
-        # Beside the checkpoints, so that it tells of them when they have been deleted.
+        # Beside the directory, so that it proves that there were checkpoints if all are deleted.
         self._digests_file = self.directory.with_suffix(".json")
         self._damaged = self.directory.with_suffix(".damaged")
+        self._replaced = self.directory.with_suffix(".replaced")
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._saving: tuple[Future[None], dict] | None = None
         self._failed = False
         if keep is None:
             options = ocp.CheckpointManagerOptions(create=False)
         else:
+            self._undo_replacement()  # of a process that was killed while it saved
             policies = [LatestN(keep)] + ([EveryNStepsClosest(keep_every)] if keep_every else [])
             options = ocp.CheckpointManagerOptions(
                 preservation_policy=AnyPreservationPolicy(policies),
-                cleanup_tmp_directories=True,  # of a process that was killed while it saved
+                cleanup_tmp_directories=True,  # likewise
                 enable_async_checkpointing=True,
             )
         self._manager = ocp.CheckpointManager(self.directory, options=options)
 
     def steps(self) -> list[int]:
-        """The env steps of all checkpoints, newest first."""
-        return sorted(self._manager.all_steps(), reverse=True)
+        """Return the env steps of all checkpoints, newest first."""
+        replaced = [int(path.name) for path in self._replaced.glob("*")]
+        return sorted({*self._manager.all_steps(), *replaced}, reverse=True)
 
     def had_any(self) -> bool:
-        """Whether a checkpoint was ever completed here, even if it is gone now."""
+        """Return whether a checkpoint was ever completed here, even if it is gone now."""
         return self._digests_file.exists() or self._damaged.is_dir()
 
     def save(self, step: int, arrays: Any, host: dict, before: Callable[[], None]) -> None:
-        """Start saving; returns before the files are complete. A step that is there is not saved.
+        """Start saving; return before the files are complete.
+
+        A checkpoint of the same step is replaced, and kept until the new one is complete.
 
         Args:
-            arrays: a pytree of device arrays; host: JSON data.
-            before: called in another thread before the checkpoint counts as complete.
+            step: The env step.
+            arrays: A pytree of device arrays.
+            host: JSON data.
+            before: Called in another thread before the checkpoint counts as complete.
+
+        Raises:
+            OSError: The checkpoint could not be written; the earlier ones are intact.
         """
-        if step in self._manager.all_steps():
-            return
         # A copy: the state's own buffers are donated to the next update while orbax still reads.
         arrays = jax.tree.map(jnp.copy, arrays)
+        if step in self._manager.all_steps():
+            self._retire(step)
         with self._writing(step):
             self._manager.save(
                 step,
@@ -83,10 +103,10 @@ class Checkpoints:
         self._saving = self._pool.submit(self._complete, step, before), host
 
     def completed(self, *, wait: bool = False) -> dict | None:
-        """The host state of a save that has become durable since the last call, if any.
+        """Return the host data of a save that became durable since the last call, if any.
 
         Raises:
-            OSError: it could not be written; the checkpoints before it are intact.
+            OSError: The checkpoint could not be written; the earlier ones are intact.
         """
         if self._saving is None or not (wait or self._saving[0].done()):
             return None
@@ -98,30 +118,28 @@ class Checkpoints:
         """Read a checkpoint.
 
         Args:
-            shapes: a tree of jax.ShapeDtypeStruct like the saved one.
+            step: The env step.
+            shapes: A tree of `jax.ShapeDtypeStruct` like the saved arrays.
+
+        Returns:
+            The arrays and the host data.
 
         Raises:
-            DamagedCheckpoint: its files are not as they were written.
+            DamagedCheckpoint: The files are not as they were written.
         """
-        wanted = self._read_digests().get(str(step))
-        problem = damage(self.directory / str(step), wanted or {})
+        if step not in self._manager.all_steps() and (self._replaced / str(step)).is_dir():
+            with ocp.CheckpointManager(
+                self._replaced, options=ocp.CheckpointManagerOptions(create=False)
+            ) as manager:
+                return _read(manager, step, shapes, verified=False)
+        expected = self._read_digests().get(str(step))
+        problem = damage(self.directory / str(step), expected or {})
         if problem:
             raise DamagedCheckpoint(problem)
-        try:
-            restored = self._manager.restore(
-                step,
-                args=ocp.args.Composite(
-                    arrays=ocp.args.StandardRestore(shapes), host=ocp.args.JsonRestore()
-                ),
-            )
-        except Exception as error:
-            if wanted is not None:
-                raise  # whole, yet not readable: not the files' fault
-            raise DamagedCheckpoint(f"{type(error).__name__}: {error}") from error
-        return restored["arrays"], restored["host"]
+        return _read(self._manager, step, shapes, verified=expected is not None)
 
     def set_aside(self, step: int) -> Path:
-        """Move a checkpoint out of the way; to where."""
+        """Move a damaged checkpoint out of the way, and return its new place."""
         source, target = self.directory / str(step), self._damaged / str(step)
         while target.exists():
             target = target.with_name(target.name + "+")
@@ -131,9 +149,9 @@ class Checkpoints:
         return target
 
     def close(self) -> None:
-        """Finish what is being saved."""
+        """Wait for the save in progress."""
         self._pool.shutdown(wait=True)
-        # It raises again what has failed before.
+        # The manager raises a reported failure a second time.
         with contextlib.suppress(Exception) if self._failed else contextlib.nullcontext():
             self._manager.close()
 
@@ -141,25 +159,40 @@ class Checkpoints:
         with self._writing(step):
             before()
             self._manager.wait_until_finished()
-            digests = self._read_digests()
             steps = map(str, self._manager.all_steps())
+            digests = self._read_digests()
             digests = {name: digests[name] for name in steps if name in digests}
-            digests[str(step)] = digest(self.directory / str(step))
-            with replacing(self._digests_file) as path:
-                path.write_text(json.dumps(digests))
+            self._write_digests(digests | {str(step): digest(self.directory / str(step))})
+            shutil.rmtree(self._replaced, ignore_errors=True)
+
+    def _retire(self, step: int) -> None:
+        """Make room for a new checkpoint of the same step."""
+        self._replaced.mkdir(exist_ok=True)
+        (self.directory / str(step)).rename(self._replaced / str(step))
+        # Left in place, the old checksums would condemn the new files.
+        self._write_digests({k: v for k, v in self._read_digests().items() if k != str(step)})
+        self._manager.reload()
+
+    def _undo_replacement(self) -> None:
+        """Put a retired checkpoint back unless the new one is complete."""
+        for path in self._replaced.glob("*"):
+            if not (self.directory / path.name).exists():
+                path.rename(self.directory / path.name)
+        shutil.rmtree(self._replaced, ignore_errors=True)
 
     @contextlib.contextmanager
     def _writing(self, step: int) -> Iterator[None]:
-        """Name what could not be written, and give back the space that it had taken."""
+        """Name a checkpoint that could not be written, and release the space that it took."""
         try:
             yield
         except Exception as error:
             self._failed = True
             with contextlib.suppress(Exception):
                 self._manager.wait_until_finished()  # what still writes must not meet missing files
-            left = self.directory.glob(f"{step}.orbax-checkpoint-tmp*")
-            for path in (self.directory / str(step), *left):
+            partial = self.directory.glob(f"{step}.orbax-checkpoint-tmp*")
+            for path in (self.directory / str(step), *partial):
                 shutil.rmtree(path, ignore_errors=True)
+            self._undo_replacement()
             self._manager.reload()
             # Orbax raises errors of its own, with the system's text in them.
             full = next((code for code in DISK_FULL if os.strerror(code) in str(error)), None)
@@ -174,4 +207,145 @@ class Checkpoints:
         try:
             return json.loads(self._digests_file.read_text()) if self._digests_file.exists() else {}
         except ValueError:
-            return {}  # damaged: checkpoints can still be told by whether they can be read
+            return {}  # damaged: a checkpoint then counts as intact if it can be read
+
+    def _write_digests(self, digests: Mapping[str, dict]) -> None:
+        with replacing(self._digests_file) as path:
+            path.write_text(json.dumps(digests))
+
+
+def _read(
+    manager: ocp.CheckpointManager, step: int, shapes: Any, *, verified: bool
+) -> tuple[Any, dict]:
+    try:
+        restored = manager.restore(
+            step,
+            args=ocp.args.Composite(
+                arrays=ocp.args.StandardRestore(shapes), host=ocp.args.JsonRestore()
+            ),
+        )
+    except Exception as error:
+        if verified:
+            raise  # the files are intact, so the fault lies elsewhere
+        raise DamagedCheckpoint(f"{type(error).__name__}: {error}") from error
+    return restored["arrays"], restored["host"]
+
+
+class Saver:
+    """Saves a run by env steps, by minutes, and before the replay uses up its slack.
+
+    The replay keeps the two newest checkpoints restorable, so that the second is available if the
+    newest turns out to be damaged. A checkpoint is therefore due at least every half of the slack.
+
+    Args:
+        checkpoints: Where to save.
+        replay: The run's replay.
+        margin: Records per stream that may be written from one call of `due` to the next, and
+            from the draw of a batch to the checkpoint with its indices.
+        minutes: Minutes between two checkpoints; 0 for no limit.
+        warn: Called with a message for the user.
+    """
+
+    def __init__(
+        self,
+        checkpoints: Checkpoints,
+        replay: Replay,
+        *,
+        margin: int,
+        minutes: float,
+        warn: Callable[[str], None],
+    ):
+        self._checkpoints, self._replay, self._warn = checkpoints, replay, warn
+        self._margin, self._minutes = margin, minutes
+        self._half = max(1, (replay.slack - 2 * margin) // 2)
+        self._saved_at = time.monotonic()
+        self._saved_records = replay.written
+        # Of the newest complete checkpoint: how far the run was, and its replay's records.
+        self._newest: tuple[dict, list] | None = None
+
+    @property
+    def step(self) -> int | None:
+        """The env step of the newest complete checkpoint."""
+        return None if self._newest is None else self._newest[0]["env_step"]
+
+    def due(self) -> bool:
+        """Return whether to save now because of the clock or of the replay."""
+        late = time.monotonic() - self._saved_at >= 60 * self._minutes > 0
+        records = int((self._replay.written - self._saved_records).max())
+        return late or records >= self._half or self._replay.remaining_slack <= self._margin
+
+    def save(self, arrays: Any, host: Mapping) -> None:
+        """Start saving, unless the newest checkpoint holds this very state.
+
+        Args:
+            arrays: A pytree of device arrays.
+            host: JSON data as described at the top of this module.
+        """
+        self.collect(wait=True)
+        if self._newest is None or _place(host) != self._newest[0]:
+            self._checkpoints.save(host["env_step"], arrays, host, before=self._replay.flush)
+        self._saved_at, self._saved_records = time.monotonic(), self._replay.written
+
+    def collect(self, *, wait: bool = False) -> None:
+        """Return to the replay the slack that a complete checkpoint has freed.
+
+        Raises:
+            OSError: The checkpoint could not be written.
+        """
+        wait = wait or self._replay.remaining_slack <= self._margin
+        host = self._checkpoints.completed(wait=wait)
+        if host is not None:
+            second = self._newest
+            self._newest = _place(host), _replay_records(host)
+            self._replay.pin((second or self._newest)[1])
+
+    def restore(self, shapes: Any) -> tuple[Any, dict] | None:
+        """Read the newest intact checkpoint, and bring the replay back to it.
+
+        Args:
+            shapes: As in `Checkpoints.restore`.
+
+        Returns:
+            Its arrays and host data; None if the run has not been saved yet.
+
+        Raises:
+            UsageError: There were checkpoints, but the run can resume from none of those left.
+        """
+        for step in self._checkpoints.steps():
+            try:
+                arrays, host = self._checkpoints.restore(step, shapes)
+            except DamagedCheckpoint as error:
+                where = self._checkpoints.set_aside(step)
+                self._warn(f"the checkpoint of env step {step} is damaged: {error}; now in {where}")
+                continue
+            self._restore_replay(host)
+            return arrays, host
+        if self._checkpoints.had_any():
+            raise UsageError(
+                f"the checkpoints of this run are gone or damaged ({self._checkpoints.directory}); "
+                "put one back, or start over in another work directory"
+            )
+        self._replay.clear()
+        return None
+
+    def close(self) -> None:
+        """Wait for the save in progress."""
+        self._checkpoints.close()
+
+    def _restore_replay(self, host: Mapping) -> None:
+        records = _replay_records(host)
+        try:
+            self._replay.restore(records)
+        except ValueError as error:
+            raise UsageError(f"cannot resume from env step {host['env_step']}: {error}") from error
+        self._newest = _place(host), records
+        self._saved_records = self._replay.written
+
+
+def _place(host: Mapping) -> dict:
+    """Return how far the run was."""
+    return {"env_step": host["env_step"], "update": host["update"], "due": list(host["due"])}
+
+
+def _replay_records(host: Mapping) -> list:
+    return [member["replay"] for member in host["members"]]

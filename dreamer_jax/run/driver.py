@@ -1,40 +1,29 @@
-"""The environment side of a run: steps M*E environments and records what happens.
+"""The environment side of a run: step M*E environments and record what happens.
 
-Within one step: environments whose episode ended are reset and their first observation recorded;
-the policy acts in all; every environment steps and its transition is recorded. So every member
-makes E decisions a step whatever its episodes' lengths.
+One step: environments whose episode ended are reset and their first observation is recorded; the
+policy acts in all; every environment steps and its transition is recorded. So every member makes
+E decisions per step, whatever the lengths of its episodes.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-import gymnasium
 import numpy as np
 
 from dreamer_jax.envs.vector import FaultTolerantVector
 from dreamer_jax.replay.replay import Replay
-from dreamer_jax.seeding import action_generator, env_seed
+from dreamer_jax.seeding import action_generator
 from dreamer_jax.types import ActionSpec
 
 
-def make_row_env(
-    make_env: Callable[[int], gymnasium.Env],
-    seeds: Sequence[int],
-    use: int,
-    num_envs: int,
-    row: int,
-    generation: int,
-) -> gymnasium.Env:
-    """The environment of row m*E + e, seeded by member m's seed, use, e and generation.
+class Driver:
+    """Steps the environments of M members, N = M*E rows, member-major.
 
     Args:
-        make_env: seed -> environment; num_envs: E.
+        vector: The N environments.
+        replay: Receives every observation and transition.
+        seeds: One per member, [M].
+        obs_keys: The observation entries that the agent uses and the replay keeps.
     """
-    member, index = divmod(row, num_envs)
-    return make_env(env_seed(seeds[member], use, index, generation))
-
-
-class Driver:
-    """Steps the environments of M members, N = M*E rows, member-major."""
 
     def __init__(
         self,
@@ -43,22 +32,22 @@ class Driver:
         seeds: Sequence[int],
         obs_keys: Sequence[str],
     ):
-        """Args: obs_keys: the observation entries that the agent uses and the replay keeps."""
         self._vector, self._replay, self._seeds = vector, replay, list(seeds)
         self._keys = tuple(obs_keys)
         self._action = ActionSpec.of(vector.action_space)
-        self._members = len(self._seeds)
-        self._shape = (self._members, vector.num_envs // self._members)
+        self._shape = (len(self._seeds), vector.num_envs // len(self._seeds))  # [M, E]
         self._is_first = np.ones(vector.num_envs, bool)
         self._returns = np.zeros(vector.num_envs)
         self._lengths = np.zeros(vector.num_envs, np.int64)
-        self.stats = EpisodeStats(self._members)
+        self.stats = EpisodeStats(len(self._seeds))
 
-    def begin(self) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """Reset where an episode ended.
+    def reset_finished(self) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Reset the environments whose episode ended, and record their first observations.
 
         Returns:
-            The observations to act on, entries [M, E, ...], and is_first [M, E] bool.
+            The observations to act on, entries [M, E, ...], and is_first [M, E] bool. The
+            observations are views that `step` overwrites, and on a CPU JAX may read NumPy arrays in
+            place: read back the policy's actions, which waits for it, before the next step.
         """
         first = self._is_first.copy()
         obs = self._vector.reset(first) if first.any() else self._vector.observations()
@@ -70,15 +59,15 @@ class Driver:
             self._record(obs, no_action, np.zeros(len(first)), first, nothing, nothing, first)
         return obs, first.reshape(self._shape)
 
-    def finish(self, actions: np.ndarray) -> np.ndarray:
-        """Step every environment.
+    def step(self, actions: np.ndarray) -> np.ndarray:
+        """Step every environment and record the transitions.
 
         Args:
             actions: [M, E] indices, or [M, E, A] in [-1, 1].
 
         Returns:
-            [M, E] bool, the environments that failed: their steps did not happen, new episodes
-            begin, and the caller closes the open ones in the replay.
+            [M, E] bool, True where an environment failed: its step did not happen, a new episode
+            begins, and the caller must close the open one in the replay.
         """
         result = self._vector.step(actions.reshape(-1, *actions.shape[2:]))
         obs, nowhere = self._grid(result.obs), np.zeros_like(self._is_first)
@@ -93,29 +82,52 @@ class Driver:
         return result.failed.reshape(self._shape)
 
     def random_actions(self, env_step: int) -> np.ndarray:
-        """Uniform actions of each member's own stream: a function of seed and step alone."""
+        """Draw uniform actions from each member's own stream.
+
+        They are a function of the member's seed and `env_step` alone.
+        """
         rngs = [action_generator(seed, env_step) for seed in self._seeds]
         return np.stack([self._action.random(rng, self._shape[1]) for rng in rngs])
 
-    def state(self) -> dict:
-        """What `restore` needs, but for the environments: JSON data."""
-        return {
-            "is_first": self._is_first.tolist(),
-            "returns": self._returns.tolist(),
-            "lengths": self._lengths.tolist(),
-            "stats": self.stats.state(),
-        }
+    def state(self) -> list[dict]:
+        """Return M JSON records for `restore`, including the environments' states.
 
-    def restore(self, state: Mapping, restored: np.ndarray) -> None:
-        """Go on from `state`. Args: restored: [N] bool, the environments that go on too.
-
-        The open episodes of the others are closed as truncated, and they start a fresh one.
+        Environments may fail when asked for their states, so call this before the `state` of
+        anything that counts faults.
         """
-        self._is_first = np.array(state["is_first"], bool) | ~restored
-        self._returns = np.array(state["returns"], float)
-        self._lengths = np.array(state["lengths"], np.int64)
-        self.stats.restore(state["stats"])
-        self._replay.close_open(~restored.reshape(self._shape))
+        rows, (members, count) = self._vector.state(), self._shape
+        is_first, returns, lengths = (
+            values.reshape(self._shape).tolist()
+            for values in (self._is_first, self._returns, self._lengths)
+        )
+        episodes = self.stats.state()
+        return [
+            {
+                "is_first": is_first[m],
+                "returns": returns[m],
+                "lengths": lengths[m],
+                "episodes": episodes[m],
+                "rows": rows[m * count : (m + 1) * count],
+            }
+            for m in range(members)
+        ]
+
+    def restore(self, records: Sequence[Mapping]) -> np.ndarray:
+        """Return to a `state()`.
+
+        Returns:
+            [M, E] bool, True where the environment was restored too. The others begin a new
+            episode, and the caller must close their open ones in the replay.
+        """
+        restored = self._vector.restore([row for record in records for row in record["rows"]])
+        is_first, returns, lengths = (
+            [record[name] for record in records] for name in ("is_first", "returns", "lengths")
+        )
+        self._is_first = np.concatenate(is_first).astype(bool) | ~restored
+        self._returns = np.concatenate(returns).astype(float)
+        self._lengths = np.concatenate(lengths).astype(np.int64)
+        self.stats.restore([record["episodes"] for record in records])
+        return restored.reshape(self._shape)
 
     def _record(self, obs, action, reward, is_first, is_last, is_terminal, mask) -> None:
         step = {f"obs/{key}": obs[key] for key in self._keys}
@@ -130,7 +142,11 @@ class Driver:
 
 
 class EpisodeStats:
-    """Returns and lengths of the episodes each member finished since the last `pop`."""
+    """Returns and lengths of the episodes that each member finished since the last `pop`.
+
+    Raises:
+        ValueError: `num_members` is less than 1.
+    """
 
     def __init__(self, num_members: int):
         if num_members < 1:
@@ -138,30 +154,38 @@ class EpisodeStats:
         self._episodes: list[list[tuple[float, int]]] = [[] for _ in range(num_members)]
 
     def add(self, member: int, ret: float, length: int) -> None:
-        """Counts one finished episode.
+        """Count one finished episode.
 
         Args:
-          member: 0 <= member < num_members.
-          ret: undiscounted sum of the episode's rewards.
-          length: env steps.
+            member: The member's number, 0 <= member < num_members.
+            ret: Undiscounted sum of the episode's rewards.
+            length: Agent steps.
         """
         if not 0 <= member < len(self._episodes):
             raise ValueError(f"member must be in [0, {len(self._episodes)}), got {member}")
         self._episodes[member].append((float(ret), int(length)))
 
     def pop(self) -> list[dict[str, float | int]]:
-        """Per member train_return (mean), its min and max, train_length (mean), train_episodes;
-        an empty dict where no episode has finished. Starts anew."""
+        """Summarize the counted episodes, and start counting again.
+
+        Returns:
+            Per member: train_return (mean), train_return_min, train_return_max, train_length
+            (mean) and train_episodes; an empty dict where no episode has finished.
+        """
         popped = [_summary(episodes) for episodes in self._episodes]
         self._episodes = [[] for _ in self._episodes]
         return popped
 
     def state(self) -> list[list[list[float]]]:
-        """Per member the [return, length] of each episode; JSON can hold it."""
+        """Return per member the [return, length] of each episode, as JSON data."""
         return [[list(episode) for episode in episodes] for episodes in self._episodes]
 
     def restore(self, state: Sequence[Sequence[Sequence[float]]]) -> None:
-        """Takes a `state()` back. Raises ValueError if it is of another number of members."""
+        """Return to a `state()`.
+
+        Raises:
+            ValueError: The state has another number of members.
+        """
         if len(state) != len(self._episodes):
             raise ValueError(
                 f"episode statistics of {len(state)} members, this run has {len(self._episodes)}"
@@ -184,8 +208,20 @@ def _summary(episodes: Sequence[tuple[float, int]]) -> dict[str, float | int]:
     }
 
 
+def to_env_actions(action: np.ndarray, discrete: bool) -> np.ndarray:
+    """Convert policy actions [M, E, A] to what environments take.
+
+    The actions are non-finite only for a member whose parameters were damaged from outside; its
+    environments receive zeros.
+
+    Returns:
+        [M, E] int32 indices, or [M, E, A] in [-1, 1].
+    """
+    return action.argmax(-1).astype(np.int32) if discrete else np.nan_to_num(action)
+
+
 def replay_spec(obs_shapes: Mapping, action: ActionSpec) -> dict:
-    """Keys, shapes and dtypes of one replay record."""
+    """Return the keys, shapes and dtypes of one replay record."""
     return {f"obs/{key}": shape for key, shape in obs_shapes.items()} | {
         "action": (action.shape, action.dtype),
         "reward": ((), "float32"),

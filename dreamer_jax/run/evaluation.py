@@ -1,4 +1,4 @@
-"""Evaluation of every member: greedy actions, one environment per episode."""
+"""Evaluate every member: greedy actions, one environment per episode."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -8,8 +8,9 @@ import numpy as np
 
 from dreamer_jax.envs.vector import FaultLimit, OnFault
 from dreamer_jax.errors import UsageError
+from dreamer_jax.run.driver import to_env_actions
 from dreamer_jax.run.load import Saved, read_saved
-from dreamer_jax.run.setup import MakeEnv, RunSetup, to_env_actions
+from dreamer_jax.run.setup import MakeEnv, RunSetup
 from dreamer_jax.seeding import EVAL_KEY, EVAL_STREAM, member_keys
 from dreamer_jax.types import Params
 
@@ -17,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 def play_episodes(
-    parts: RunSetup,
+    setup: RunSetup,
     params: Mapping[str, Params],
     episodes: int,
     *,
@@ -25,23 +26,27 @@ def play_episodes(
     check: Callable[[], None] = lambda: None,
     frames: bool = False,
 ) -> tuple[np.ndarray, np.ndarray, list[list[np.ndarray]]]:
-    """Play `episodes` whole greedy episodes per member, all at once.
+    """Play `episodes` complete greedy episodes per member, all at once.
 
-    Every episode has an environment and a seed of its own, the same in every evaluation, so a
-    short episode is never counted more often than a long one. Where an environment fails, its
-    episode is played anew from the start.
+    Every episode has its own environment and seed, the same in every evaluation, so short
+    episodes are not counted more often than long ones. Where an environment fails, its episode is
+    replayed from the start.
 
     Args:
-        params: parameters by group, [M, ...]; on_fault: as in `RunSetup.make_vector`.
-        check: called before every step, may raise; frames: keep the images of each first episode.
+        setup: The run's setup.
+        params: Parameters by group, [M, ...].
+        episodes: Episodes per member.
+        on_fault: As in `RunSetup.make_vector`.
+        check: Called before every step; may raise.
+        frames: Keep the images of each member's first episode.
 
     Returns:
         returns [M, episodes], lengths [M, episodes] in agent steps, and per member a list of
         uint8 frames (empty without `frames` or images).
     """
-    members = len(parts.seeds)
-    vector = parts.make_vector(EVAL_STREAM, episodes, on_fault)
-    carry = parts.fns.init_policy(member_keys(parts.seeds, EVAL_KEY), episodes)
+    members = len(setup.seeds)
+    vector = setup.make_vector(EVAL_STREAM, episodes, on_fault)
+    carry = setup.fns.init_policy(member_keys(setup.seeds, EVAL_KEY), episodes)
     rows = members * episodes
     running, is_first = np.ones(rows, bool), np.ones(rows, bool)
     returns, lengths = np.zeros(rows), np.zeros(rows, np.int64)
@@ -56,18 +61,19 @@ def play_episodes(
                     kept[member].append(obs[image][member * episodes].copy())
             if not running.any():
                 return returns.reshape(members, -1), lengths.reshape(members, -1), kept
-            grid = {k: obs[k].reshape(members, episodes, *obs[k].shape[1:]) for k in parts.obs_keys}
+            grid = {k: obs[k].reshape(members, episodes, *obs[k].shape[1:]) for k in setup.obs_keys}
             first = is_first.reshape(members, episodes)
-            carry, action = parts.fns.greedy_step(params, carry, grid, first)
-            action = to_env_actions(np.asarray(action), parts.action.discrete)
+            carry, action = setup.fns.greedy_step(params, carry, grid, first)
+            # Reading the actions back waits for the policy, which may read `obs` in place.
+            action = to_env_actions(np.asarray(action), setup.action.discrete)
             result = vector.step(action.reshape(rows, *action.shape[2:]))
             returns += np.where(running, result.reward, 0)
             lengths += running
             running &= ~result.is_last
             for member in np.flatnonzero(result.failed[::episodes] & running[::episodes]):
                 kept[member].clear()
-            again = result.failed & running
-            returns[again], lengths[again] = 0, 0
+            restarted = result.failed & running
+            returns[restarted], lengths[restarted] = 0, 0
             # Environments that are done play on unseen: the vector steps all its rows.
             is_first = result.is_last | result.failed
             obs = vector.reset(is_first) if is_first.any() else result.obs
@@ -75,8 +81,14 @@ def play_episodes(
         vector.close()
 
 
-def summarize(parts: RunSetup, returns: np.ndarray, lengths: np.ndarray) -> list[dict]:
-    """One record per member with what it scored. Args: returns, lengths: [M, episodes]."""
+def summarize(setup: RunSetup, returns: np.ndarray, lengths: np.ndarray) -> list[dict]:
+    """Summarize an evaluation in one record per member.
+
+    Args:
+        setup: The run's setup.
+        returns: [M, episodes].
+        lengths: [M, episodes], in agent steps.
+    """
     return [
         {
             "member": member,
@@ -87,7 +99,7 @@ def summarize(parts: RunSetup, returns: np.ndarray, lengths: np.ndarray) -> list
             "eval_length": float(lengths[member].mean()),
             "eval_episodes": int(returns.shape[1]),
         }
-        for member, (seed, label) in enumerate(zip(parts.seeds, parts.labels, strict=True))
+        for member, (seed, label) in enumerate(zip(setup.seeds, setup.labels, strict=True))
     ]
 
 
@@ -100,33 +112,35 @@ def evaluate(
     video: bool = False,
     make_env: MakeEnv | None = None,
 ) -> dict:
-    """Evaluate the members of a run; a process that trains them is not disturbed.
+    """Evaluate the members of a run, which a process may be training meanwhile.
 
     Args:
-        workdir: of the run; episodes: per member, at least 1.
-        member: the number of the only one to evaluate; step: env step of the checkpoint, None for
-            the newest.
-        video: write one episode per member to `videos/`; make_env: as given to `train`.
+        workdir: The run's work directory.
+        episodes: Episodes per member, at least 1.
+        member: The number of the only member to evaluate; None for all.
+        step: Env step of the checkpoint; None for the newest intact one.
+        video: Write one episode per member to `videos/`.
+        make_env: As given to `train`.
 
     Returns:
         `env_step`, `frame`, and `members`: a record per member with its mean return.
 
     Raises:
-        FileNotFoundError: there is no run, or no checkpoint yet.
-        UsageError: `episodes` is out of range, there is no such member or checkpoint.
+        FileNotFoundError: There is no run, or no checkpoint yet.
+        UsageError: `episodes` is out of range, or there is no such member or checkpoint.
     """
     if episodes < 1:
         raise UsageError(f"episodes is {episodes}; allowed: at least 1")
     saved = read_saved(workdir, make_env, member=member, step=step)
-    parts = saved.parts
-    limit = FaultLimit(parts.config.env.max_faults, lambda row, text: log.warning("%s", text))
+    setup = saved.setup
+    limit = FaultLimit(setup.config.env.max_faults, lambda row, text: log.warning("%s", text))
     returns, lengths, frames = play_episodes(
-        parts, saved.params, episodes, on_fault=limit, frames=video
+        setup, saved.params, episodes, on_fault=limit, frames=video
     )
-    records = summarize(parts, returns, lengths)
+    records = summarize(setup, returns, lengths)
     summary = {
         "env_step": saved.env_step,
-        "frame": saved.env_step * parts.config.env.action_repeat,
+        "frame": saved.env_step * setup.config.env.action_repeat,
         "members": [
             record | {"member": number}
             for number, record in zip(saved.members, records, strict=True)

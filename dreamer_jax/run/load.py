@@ -1,4 +1,4 @@
-"""Reading agents out of a work directory: `load` one for use elsewhere, `evaluate` them."""
+"""Read agents from a work directory: `load` returns one for use in other code."""
 
 import logging
 from collections.abc import Mapping
@@ -9,12 +9,14 @@ from typing import Any
 import gymnasium
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from dreamer_jax.agent.placement import one_device
 from dreamer_jax.config import sweep
 from dreamer_jax.errors import UsageError
 from dreamer_jax.run.checkpoint import Checkpoints, DamagedCheckpoint
-from dreamer_jax.run.setup import MakeEnv, RunSetup, build, to_env_actions
+from dreamer_jax.run.driver import to_env_actions
+from dreamer_jax.run.setup import MakeEnv, RunSetup, build
 from dreamer_jax.run.workdir import WorkDir
 from dreamer_jax.seeding import EVAL_KEY, EVAL_STREAM, env_seed, member_keys
 from dreamer_jax.types import Params, PolicyCarry
@@ -24,10 +26,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Saved:
-    """Members of a run as they were at a checkpoint."""
+    """Members of a run as of a checkpoint, and the setup of a run that has only these."""
 
     work: WorkDir
-    parts: RunSetup
+    setup: RunSetup
     members: list[int]  # [M], their numbers in the run
     params: Mapping[str, Params]  # by group, [M, ...]
     env_step: int
@@ -39,38 +41,50 @@ def read_saved(
     """Read one member, or all, from a checkpoint.
 
     Args:
-        member: its number, None for all; step: env step of the checkpoint, None for the newest
-            that is whole.
+        workdir: The run's work directory.
+        make_env: As given to `train`.
+        member: The member's number; None for all.
+        step: Env step of the checkpoint; None for the newest intact one.
 
     Raises:
-        FileNotFoundError: there is no run, or no checkpoint yet.
-        UsageError: there is no such member or checkpoint.
+        FileNotFoundError: There is no run, or no checkpoint yet.
+        UsageError: There is no such member or checkpoint.
     """
     work = WorkDir(workdir)
     config = work.read_config()
-    there = sweep.members(config)
-    if member is not None and not 0 <= member < len(there):
-        choices = ", ".join(f"{number} ({one})" for number, one in enumerate(there))
-        raise UsageError(f"member is {member}; the run in {work.path} has: {choices}")
-    parts = build(config, make_env, one_device())
-    arrays, host = read_checkpoint(work, parts, step)
-    params = arrays["state"].params
-    members = list(range(len(there))) if member is None else [member]
+    present = sweep.members(config)
+    if member is not None and not 0 <= member < len(present):
+        raise UsageError(f"member is {member}; the run in {work.path} has: {name_members(config)}")
     if member is not None:
-        parts = build(sweep.with_members(config, [there[member]]), make_env, one_device())
+        config = sweep.with_members(config, [present[member]])
+    members = list(range(len(present))) if member is None else [member]
+    setup = build(config, make_env, one_device())
+    arrays, host = read_checkpoint(work, setup.saved_shapes(len(present)), step)
+    params = arrays["state"].params
+    if member is not None:
         params = jax.tree.map(lambda x: x[np.array(members)], params)
-    return Saved(work=work, parts=parts, members=members, params=params, env_step=host["env_step"])
+    return Saved(work=work, setup=setup, members=members, params=params, env_step=host["env_step"])
 
 
-def read_checkpoint(work: WorkDir, parts: RunSetup, step: int | None = None) -> tuple[Any, dict]:
-    """Arrays and host data of a checkpoint, as the trainer saves them; moves nothing.
+def name_members(config: ConfigDict) -> str:
+    """List the numbers of a config's members, with what identifies each."""
+    return ", ".join(f"{n} ({member})" for n, member in enumerate(sweep.members(config)))
+
+
+def read_checkpoint(work: WorkDir, shapes: Any, step: int | None = None) -> tuple[Any, dict]:
+    """Read a checkpoint as the trainer saved it, without changing any file.
 
     Args:
-        parts: of the run's config; step: as in `read_saved`.
+        work: The run's work directory.
+        shapes: The run's `RunSetup.saved_shapes`.
+        step: As in `read_saved`.
+
+    Returns:
+        The arrays and the host data.
 
     Raises:
-        FileNotFoundError: there is no checkpoint yet.
-        UsageError: there is none of that step, or none that is whole.
+        FileNotFoundError: There is no checkpoint yet.
+        UsageError: There is none of that step, or no intact one.
     """
     checkpoints = Checkpoints(work.checkpoints)
     try:
@@ -81,62 +95,65 @@ def read_checkpoint(work: WorkDir, parts: RunSetup, step: int | None = None) -> 
             raise UsageError(f"step is {step}; {work.checkpoints} has: {steps}")
         for candidate in steps if step is None else [step]:
             try:
-                return checkpoints.restore(candidate, parts.saved_shapes())
+                return checkpoints.restore(candidate, shapes)
             except DamagedCheckpoint as error:
                 log.warning("the checkpoint of env step %d is damaged: %s", candidate, error)
-        raise UsageError(f"no checkpoint in {work.checkpoints} is whole")
+        raise UsageError(f"no checkpoint in {work.checkpoints} is intact")
     finally:
         checkpoints.close()
 
 
 class MemberAgent:
-    """One trained member that acts in one environment, with its recurrent state in its keeping.
+    """One trained member that acts in one environment and keeps its recurrent state.
 
     Attributes:
-        member, seed, env_step: which member, and when it was saved.
-        action_space: of its actions, `Discrete` from 0 or a `Box` in [-1, 1].
+        member: The member's number in the run.
+        seed: The member's seed.
+        env_step: Env step of the checkpoint.
+        action_space: Of its actions, `Discrete` from 0 or a `Box` in [-1, 1].
     """
 
     def __init__(self, saved: Saved):
-        self._saved, self._parts = saved, saved.parts
-        self.member, self.seed = saved.members[0], saved.parts.seeds[0]
-        self.env_step, self.action_space = saved.env_step, saved.parts.action_space
-        keys = member_keys(self._parts.seeds, EVAL_KEY)
-        self._carry: PolicyCarry = self._parts.fns.init_policy(keys, 1)
+        self._saved, self._setup = saved, saved.setup
+        self.member, self.seed = saved.members[0], saved.setup.seeds[0]
+        self.env_step, self.action_space = saved.env_step, saved.setup.action_space
+        keys = member_keys(self._setup.seeds, EVAL_KEY)
+        self._carry: PolicyCarry = self._setup.fns.init_policy(keys, 1)
         self._is_first = True
 
     def make_env(self, seed: int = 0) -> gymnasium.Env:
-        """An environment of the run's task, adapted as in training: `policy` fits it."""
-        return self._parts.make_env(env_seed(seed, EVAL_STREAM, 0))
+        """Make an environment of the run's task whose observations fit `policy`."""
+        return self._setup.make_env(env_seed(seed, EVAL_STREAM, 0))
 
     def reset(self) -> None:
-        """The next observation begins an episode."""
+        """Start a new episode with the next observation."""
         self._is_first = True
 
     def policy(self, obs: Mapping[str, np.ndarray], *, sample: bool = False) -> int | np.ndarray:
-        """Choose an action, and remember what was seen.
+        """Update the recurrent state with an observation and choose an action.
 
         Args:
-            obs: one observation of `make_env`'s environment, entries without a leading axis.
-            sample: draw the action, without exploration, instead of the distribution's mode.
+            obs: One observation from `make_env`'s environment, entries without a leading axis.
+            sample: Draw the action, without exploration, instead of taking the distribution's
+                mode.
 
         Returns:
-            The action's number, or float32 [A] in [-1, 1].
+            The action's index, or float32 [A] in [-1, 1].
 
         Raises:
-            UsageError: an entry is missing, or of another shape.
+            UsageError: An entry is missing or has another shape.
         """
-        shapes = self._parts.agent.obs_shapes
+        shapes = self._setup.agent.obs_shapes
         for key, (shape, _) in shapes.items():
             found = np.shape(obs[key]) if key in obs else "missing"
             if found != tuple(shape):
                 raise UsageError(f"obs[{key!r}] is {found}; expected {tuple(shape)}")
         grid = {key: np.asarray(obs[key], dtype)[None, None] for key, (_, dtype) in shapes.items()}
-        act = self._parts.fns.policy_step if sample else self._parts.fns.greedy_step
+        act = self._setup.fns.policy_step if sample else self._setup.fns.greedy_step
         is_first = np.full((1, 1), self._is_first)
         self._carry, action = act(self._saved.params, self._carry, grid, is_first)
         self._is_first = False
-        discrete = self._parts.action.discrete
+        discrete = self._setup.action.discrete
         action = to_env_actions(np.asarray(action), discrete)[0, 0]
         return int(action) if discrete else action
 
@@ -148,14 +165,16 @@ def load(
     step: int | None = None,
     make_env: MakeEnv | None = None,
 ) -> MemberAgent:
-    """One member's agent, for use in other code.
+    """Load one member's agent for use in other code.
 
     Args:
-        workdir: of the run; member: its number; step: env step of the checkpoint, None for the
-            newest; make_env: as given to `train`.
+        workdir: The run's work directory.
+        member: The member's number.
+        step: Env step of the checkpoint; None for the newest intact one.
+        make_env: As given to `train`.
 
     Raises:
-        FileNotFoundError: there is no run, or no checkpoint yet.
-        UsageError: there is no such member or checkpoint.
+        FileNotFoundError: There is no run, or no checkpoint yet.
+        UsageError: There is no such member or checkpoint.
     """
     return MemberAgent(read_saved(workdir, make_env, member=member, step=step))

@@ -1,4 +1,4 @@
-"""Stopping a run from outside: by SIGTERM, as cluster managers do, or by Ctrl-C."""
+"""Stop a run from outside: by SIGTERM, as cluster managers do, or by Ctrl-C."""
 
 import os
 import signal
@@ -8,13 +8,14 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Stopped(Exception):
-    """Work was broken off, at a point from which it can go on, because the run is to stop."""
+    """Work was interrupted on request, at a point from which the run can resume."""
 
 
 class StopSignals:
-    """While entered, turns SIGTERM and SIGINT into a request; a second one ends the process.
+    """A context that turns SIGTERM and SIGINT into a request to stop.
 
-    Signals can only be taken in the main thread; in another this does nothing.
+    A second signal ends the process at once. Only the main thread can handle signals; in another
+    thread the context does nothing.
     """
 
     def __init__(self):
@@ -22,7 +23,7 @@ class StopSignals:
         self.requested = False
 
     def check(self) -> None:
-        """Raise Stopped if a signal has come."""
+        """Raise Stopped if a signal has arrived."""
         if self.requested:
             raise Stopped
 
@@ -41,6 +42,6 @@ class StopSignals:
             os._exit(128 + number)
         self.requested = True
         name = signal.Signals(number).name
-        # Not by print: whatever the signal has interrupted may hold the terminal's lock.
-        message = f"\n{name}: stops after this update and its checkpoint; again: stops at once\n"
+        # Not by print: the interrupted code may hold the terminal's lock.
+        message = f"\n{name}: stopping after this update and a checkpoint; repeat to stop at once\n"
         os.write(2, message.encode())

@@ -1,83 +1,92 @@
-"""The training run: steps environments, updates all members, logs, evaluates, saves, resumes."""
+"""The training run: step environments, update all members, log, evaluate, save, resume."""
 
 import contextlib
 import time
-from functools import partial
+import weakref
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from dreamer_jax.agent.agent import CONTEXT
 from dreamer_jax.agent.guard import is_frozen
 from dreamer_jax.config import sweep
-from dreamer_jax.envs.vector import FaultLimit
+from dreamer_jax.envs.vector import FaultLimit, OnFault
 from dreamer_jax.errors import UsageError
 from dreamer_jax.files import DISK_FULL
 from dreamer_jax.replay.prefetch import Prefetcher
 from dreamer_jax.report.progress import Progress
-from dreamer_jax.run import setup as run_lib
-from dreamer_jax.run.checkpoint import Checkpoints
-from dreamer_jax.run.driver import Driver
+from dreamer_jax.report.video import open_loop_gif, open_loop_path
+from dreamer_jax.run import schedule
+from dreamer_jax.run.checkpoint import Checkpoints, Saver
+from dreamer_jax.run.driver import Driver, to_env_actions
 from dreamer_jax.run.evaluation import play_episodes, summarize
-from dreamer_jax.run.open_loop import write_open_loop
 from dreamer_jax.run.reporter import Reporter
-from dreamer_jax.run.saver import Saver
-from dreamer_jax.run.setup import MakeEnv, RunSetup
+from dreamer_jax.run.setup import MakeEnv, RunSetup, build, describe
 from dreamer_jax.run.signals import Stopped, StopSignals
 from dreamer_jax.run.workdir import WorkDir
-from dreamer_jax.seeding import ENV_STREAM
-from dreamer_jax.types import PolicyCarry, TrainState
+from dreamer_jax.seeding import ENV_STREAM, REPORT_KEY, member_keys
+from dreamer_jax.types import Batch, Params, PolicyCarry, TrainState
+
+SEQUENCES = 6  # in each open-loop video
 
 
 def train(config: ConfigDict, workdir: str | Path, make_env: MakeEnv | None = None) -> dict:
-    """Train all members of a config; go on from the last checkpoint in `workdir` if there is one.
+    """Train all members of a config; resume from the last checkpoint in `workdir` if there is one.
 
-    SIGTERM and SIGINT (Ctrl-C) end it early and in order: it saves a checkpoint and returns.
+    SIGTERM and SIGINT (Ctrl-C) end training early but in order: it saves a checkpoint and returns.
 
     Args:
-        config: see keys.py; make_env: `seed -> gymnasium.Env`, used in place of `config.task`.
+        config: See `config/keys.py`.
+        workdir: The run's work directory.
+        make_env: `seed -> gymnasium.Env`, used instead of `config.task`.
 
     Returns:
         `finished`, `env_step`, `update`, and `members`: a record per member with its final
         evaluation; None if the run has not finished.
 
     Raises:
-        UsageError: the config is invalid, does not fit the environment, or is not the one of the
-            work directory, or another process has that; nothing has been changed then.
-        OSError: the disk is full; the last checkpoint is intact.
-        TooManyFaults: environments failed more often than `config.env.max_faults` allows.
+        UsageError: The config is invalid, does not fit the environment, or differs from the one
+            in the work directory, or another process uses that directory. Nothing was changed.
+        OSError: The disk is full; the last checkpoint is intact.
+        TooManyFaults: Environments failed more often than `config.env.max_faults` allows.
     """
-    parts = run_lib.build(config, make_env)
+    setup = build(config, make_env)
     work = WorkDir(workdir)
     with work.claim(config):
         summary = work.read_summary()
         if summary is not None and summary["env_step"] >= config.steps:
             return summary
         settings = [member.setting for member in sweep.members(config)]
-        shown = Progress(config.steps, parts.seeds, settings=settings)
-        with StopSignals() as stop, shown as progress:
-            progress.print(run_lib.describe(parts, work))
+        display = Progress(config.steps, setup.seeds, settings=settings)
+        with StopSignals() as stop, display as progress:
+            progress.print(describe(setup, work))
             with contextlib.ExitStack() as closing:
-                return Trainer(parts, work, progress, stop, closing).run()
+                return Trainer(setup, work, progress, stop, closing).run()
 
 
 class Trainer:
-    """One run in progress.
+    """A run in progress.
 
     Args:
-        closing: is given what lets go of processes, threads and files.
+        setup: What the run consists of.
+        work: Its work directory, claimed.
+        progress: Shows messages and progress.
+        stop: Says when to stop early.
+        closing: Receives the callbacks that release processes, threads and files.
     """
 
     def __init__(
         self,
-        parts: RunSetup,
+        setup: RunSetup,
         work: WorkDir,
         progress: Progress,
         stop: StopSignals,
         closing: contextlib.ExitStack,
     ):
-        self._parts, self._config, self._work = parts, parts.config, work
+        self._setup, self._config, self._work = setup, setup.config, work
         self._progress, self._stop = progress, stop
         checkpoints = Checkpoints(
             work.checkpoints, self._config.checkpoint_keep, self._config.checkpoint_keep_every
@@ -85,45 +94,45 @@ class Trainer:
         closing.callback(checkpoints.close)
         if checkpoints.steps():
             work.check_replay(self._config)
-        self._replay = parts.make_replay(work)
+        self._replay = setup.make_replay(work)
         closing.callback(self._replay.close)
         self._saver = Saver(
             checkpoints,
             self._replay,
-            margin=run_lib.replay_margin(self._config),
+            margin=schedule.replay_margin(self._config),
             minutes=self._config.checkpoint_minutes,
             warn=progress.print,
         )
-        self._records = Reporter(self._config, work, progress)
-        closing.callback(self._records.close)
+        self._reporter = Reporter(self._config, work, progress)
+        closing.callback(self._reporter.close)
         self._limit = FaultLimit(self._config.env.max_faults, log=lambda row, text: None)
         num_envs = self._config.env.num_envs
-        self._vector = parts.make_vector(
+        vector = setup.make_vector(
             ENV_STREAM,
             num_envs,
-            partial(self._on_fault, "environment", num_envs),
+            self._on_fault("environment", num_envs),
             workers=self._config.env.workers,
         )
-        closing.callback(self._vector.close)
-        self._driver = Driver(self._vector, self._replay, parts.seeds, parts.obs_keys)
-        self._prefetch = Prefetcher(self._replay, parts.placement.by_sequence)
+        closing.callback(vector.close)
+        self._driver = Driver(vector, self._replay, setup.seeds, setup.obs_keys)
+        self._prefetch = Prefetcher(self._replay, setup.placement.by_sequence)
         closing.callback(self._prefetch.close)
         self._state: TrainState | None = None
         self._carry: PolicyCarry | None = None
         self._env_step = self._update = 0
-        self._due: list[str] = []  # records of this env step that are still to be made, in order
+        self._due: list[str] = []  # work still to do at this env step, in order
         self._summary: list[dict] | None = None  # of the final evaluation
 
     def run(self) -> dict:
-        """Train to the end of the run, or until it is to stop."""
+        """Train until the end of the run, or until a signal stops it."""
         self._restore()
         finished = False
         try:
-            self._keep_records()
+            self._do_due_work()
             while self._env_step < self._config.steps:
                 self._stop.check()
                 self._step()
-                self._keep_records()
+                self._do_due_work()
             finished = True
         except Stopped:
             self._save(wait=True)
@@ -144,72 +153,65 @@ class Trainer:
             self._work.write_summary(result)
         return result
 
-    def _on_fault(self, name: str, num_envs: int, row: int, text: str) -> None:
-        member, env = divmod(row, num_envs)
-        self._records.fault(self._env_step, member, f"{name} {env}", text)
-        self._limit(row, text)
-
     def _step(self) -> None:
-        """One decision in every environment, and the updates that are due."""
+        """Take one step in every environment, and make the updates that are due."""
         config = self._config
-        # One update is dispatched behind the policy below; more than that are made before.
-        self._update_members(run_lib.updates_due(config, self._env_step) - 1)
-        obs, is_first = self._driver.begin()
+        # All due updates but the last; that one overlaps with the environments' step.
+        self._update_until(schedule.updates_due(config, self._env_step) - 1)
+        obs, is_first = self._driver.reset_finished()
         if self._env_step < config.prefill:
-            failed = self._driver.finish(self._driver.random_actions(self._env_step))
+            actions = self._driver.random_actions(self._env_step)
         else:
-            self._carry, action = self._act(obs, is_first)
-            # Dispatched behind the policy: it runs while the environments step below.
-            self._update_once()
-            discrete = self._parts.action.discrete
-            failed = self._driver.finish(run_lib.to_env_actions(np.asarray(action), discrete))
+            self._carry, policy_actions = self._act(obs, is_first)
+            self._update_if_due()  # dispatched behind the policy: runs while environments step
+            actions = to_env_actions(np.asarray(policy_actions), self._setup.action.discrete)
+        failed = self._driver.step(actions)  # and add the transitions to the replay
         if failed.any():
-            self._prefetch.settle()  # it may be reading the records that are closed
-            self._replay.close_open(failed)
+            self._close_episodes(failed)
         self._env_step += config.env.num_envs
-        self._due = run_lib.records_due(config, self._env_step)
+        self._due = schedule.work_due(config, self._env_step)
 
     def _act(
         self, obs: dict[str, np.ndarray], is_first: np.ndarray
     ) -> tuple[PolicyCarry, jax.Array]:
-        fns, state, inputs = self._parts.fns, self._state, (self._carry, obs, is_first)
-        if run_lib.explores(self._config, self._env_step):
+        fns, state, inputs = self._setup.fns, self._state, (self._carry, obs, is_first)
+        if schedule.explores(self._config, self._env_step):
             return fns.explore_step(state.params, *inputs, state.update)
         return fns.policy_step(state.params, *inputs)
 
-    def _update_members(self, due: int) -> None:
-        """Make updates until there are `due`."""
-        while self._update < due:
+    def _update_until(self, count: int) -> None:
+        """Make due updates until there are `count` in total."""
+        while self._update < count:
             self._stop.check()
-            self._update_once()
+            self._update_if_due()
 
-    def _update_once(self) -> None:
-        """Make an update, if one is due."""
-        if self._update >= run_lib.updates_due(self._config, self._env_step):
+    def _update_if_due(self) -> None:
+        """Update all members from the next batch, if an update is due."""
+        if self._update >= schedule.updates_due(self._config, self._env_step):
             return
         if not self._replay.ready:
             raise UsageError(
                 f"after a prefill of {self._config.prefill} steps the replay has no sequence of "
-                f"config.length = {self._config.length} steps for every member; with episodes "
+                f"config.length = {self._config.length} steps for every member; if episodes are "
                 "shorter than that use config.replay.sampling = 'time', else a longer "
                 "config.prefill"
             )
-        self._state, metrics = self._parts.fns.train_step(self._state, self._prefetch.next())
-        self._records.add(metrics)
+        self._state, metrics = self._setup.fns.train_step(self._state, self._prefetch.next())
+        self._reporter.add(metrics)
         self._update += 1
 
-    def _keep_records(self) -> None:
-        """Make what is due at this env step; broken off, the rest is made after a resume."""
-        make = {
+    def _do_due_work(self) -> None:
+        """Do what is due at this env step; if interrupted, a resumed run does the rest."""
+        work = {
             "log": self._log,
-            "updates": lambda: self._update_members(
-                run_lib.updates_due(self._config, self._env_step)
+            "updates": lambda: self._update_until(
+                schedule.updates_due(self._config, self._env_step)
             ),
             "evaluation": self._evaluate,
             "pictures": self._draw,
         }
         while self._due and self._due[0] != "checkpoint":
-            make[self._due[0]]()
+            work[self._due[0]]()
             self._due.pop(0)
         if self._due or self._saver.due():
             self._due = []
@@ -219,7 +221,7 @@ class Trainer:
     def _log(self) -> None:
         frozen = is_frozen(self._state, self._config.max_nonfinite)
         skipped, frozen = jax.device_get((self._state.skipped, frozen))
-        self._records.write(
+        self._reporter.write(
             self._env_step,
             self._update,
             self._driver.stats.pop(),
@@ -228,73 +230,131 @@ class Trainer:
         )
 
     def _evaluate(self) -> None:
-        episodes, records = self._config.eval_episodes, [{} for _ in self._parts.seeds]
+        episodes, records = self._config.eval_episodes, [{} for _ in self._setup.seeds]
         if episodes:
             returns, lengths, _ = play_episodes(
-                self._parts,
+                self._setup,
                 self._state.params,
                 episodes,
-                on_fault=partial(self._on_fault, "evaluation environment", episodes),
+                on_fault=self._on_fault("evaluation environment", episodes),
                 check=self._stop.check,
             )
-            records = summarize(self._parts, returns, lengths)
-            self._records.write_evaluation(self._env_step, self._update, records)
+            records = summarize(self._setup, returns, lengths)
+            self._reporter.write_evaluation(self._env_step, self._update, records)
         if self._env_step >= self._config.steps:
             self._summary = records
 
     def _draw(self) -> None:
-        """Open-loop videos of the next batch, and the curves so far."""
+        """Draw open-loop videos of the next batch, and the curves so far."""
         params, step = self._state.params, self._env_step
 
         def write_videos():
             # Before the first update no batch is in flight, and a draw for the sake of a picture
             # would change what is learned.
-            if not self._update:
-                return []
-            return write_open_loop(self._parts, params, self._prefetch.peek(), self._work, step)
+            if self._update:
+                write_open_loop(self._setup, params, self._prefetch.peek(), self._work, step)
 
-        self._records.draw(step, write_videos)
+        self._reporter.draw(step, write_videos)
+
+    def _on_fault(self, name: str, num_envs: int) -> OnFault:
+        """Return the handler of faults in M * num_envs environments called `name`."""
+        # A strong reference would be a cycle, and keep device arrays until a garbage collection.
+        trainer = weakref.proxy(self)
+
+        def on_fault(row: int, text: str) -> None:
+            member, env = divmod(row, num_envs)
+            trainer._reporter.fault(trainer._env_step, member, f"{name} {env}", text)
+            trainer._limit(row, text)
+
+        return on_fault
+
+    def _close_episodes(self, mask: np.ndarray) -> None:
+        """End the open episodes of some environments [M, E] in the replay, as truncated."""
+        self._prefetch.settle()  # the batch in flight may read the records that change
+        self._replay.close_open(mask)
 
     def _save(self, *, wait: bool) -> None:
-        """Save everything that the run goes on from. The replay's part is its cursors."""
-        host = {
-            "rows": self._vector.state(),  # first: asked for their states, environments may fail
-            "env_step": self._env_step,
-            "update": self._update,
-            "due": self._due,
-            "summary": self._summary,
+        """Save everything that a resumed run needs, see `checkpoint`."""
+        states = {
+            "driver": self._driver.state(),  # first: environments may fail while they are saved
             "replay": self._replay.state(),
             "prefetch": self._prefetch.state(),
-            "driver": self._driver.state(),
-            "records": self._records.state(),
-            "log": self._records.log_position(),
+            "report": self._reporter.state(),
+            "summary": self._summary or [None] * len(self._setup.seeds),
+        }
+        members = zip(*states.values(), strict=True)
+        host = {
+            "env_step": self._env_step,
+            "update": self._update,
+            "due": list(self._due),
+            "log": self._reporter.log_position(),
+            "members": [dict(zip(states, records, strict=True)) for records in members],
         }
         self._saver.save({"state": self._state, "carry": self._carry}, host)
         self._saver.collect(wait=wait)
 
     def _restore(self) -> None:
-        """Go on from the newest checkpoint, or start."""
+        """Resume from the newest intact checkpoint, or start."""
         began = time.monotonic()
-        found = self._saver.restore(self._parts.saved_shapes())
-        if found is None:
-            self._records.restore(None, None, 0, 0)
-            self._state, self._carry = self._parts.init_state(), self._parts.init_policy()
+        saved = self._saver.restore(self._setup.saved_shapes())
+        if saved is None:
+            self._reporter.restore(None, None, 0, 0)
+            self._state, self._carry = self._setup.init_state(), self._setup.init_policy()
             return
-        arrays, host = found
+        arrays, host = saved
+        states = {name: [m[name] for m in host["members"]] for name in host["members"][0]}
         self._state, self._carry = arrays["state"], arrays["carry"]
-        self._env_step, self._update = host["env_step"], host["update"]
-        self._due, self._summary = host["due"], host["summary"]
-        self._prefetch.restore(host["prefetch"])
-        restored = self._vector.restore(host["rows"])
-        self._prefetch.settle()
-        self._driver.restore(host["driver"], restored)
-        self._records.restore(host["records"], host["log"], self._env_step, self._update)
+        self._env_step, self._update, self._due = (
+            host[name] for name in ("env_step", "update", "due")
+        )
+        self._summary = None if None in states["summary"] else states["summary"]
+        self._prefetch.restore(states["prefetch"])
+        restored = self._driver.restore(states["driver"])
+        self._close_episodes(~restored)
+        self._reporter.restore(states["report"], host["log"], self._env_step, self._update)
         self._progress.print(
             f"resuming at env step {self._env_step}, update {self._update}, restored in "
             f"{time.monotonic() - began:.1f} s"
         )
         if not restored.all():
             self._progress.print(
-                f"{int((~restored).sum())} of {len(restored)} environments could not be restored; "
+                f"{int((~restored).sum())} of {restored.size} environments could not be restored; "
                 "their open episodes are closed as truncated, and new ones begin"
             )
+
+
+def write_open_loop(
+    setup: RunSetup, params: Mapping[str, Params], batch: Batch, work: WorkDir, env_step: int
+) -> None:
+    """Write a GIF of open-loop predictions beside the truth, per member and image entry.
+
+    Nothing is written if sequences are not longer than the context, or there are no images.
+
+    Args:
+        setup: The run's setup.
+        params: Parameters by group, [M, ...].
+        batch: Replayed sequences [M, B, T, ...].
+        work: The run's work directory; the files go to its `videos/`.
+        env_step: Part of the files' names.
+    """
+    if batch.reward.shape[-1] <= CONTEXT:
+        return
+    keys = member_keys(setup.seeds, REPORT_KEY)
+    videos = setup.fns.report(params, _least_interrupted(batch, SEQUENCES), keys)
+    for key, (truth, prediction) in jax.device_get(videos).items():
+        for member in range(len(setup.seeds)):
+            path = open_loop_path(work.videos, key, env_step, member)
+            open_loop_gif(truth[member], prediction[member], path, context=CONTEXT)
+
+
+def _least_interrupted(batch: Batch, count: int) -> Batch:
+    """Return each member's `count` sequences in which a new episode starts latest, or never.
+
+    Returns:
+        A batch [M, count, T, ...].
+    """
+    first = np.asarray(batch.is_first)[:, :, 1:]
+    undisturbed = np.where(first.any(-1), first.argmax(-1), first.shape[-1])
+    chosen = np.argsort(-undisturbed, axis=1, kind="stable")[:, :count]
+    rows = np.arange(len(chosen))[:, None]
+    return jax.tree.map(lambda x: x[rows, chosen], batch)

@@ -1,4 +1,4 @@
-"""The work directory of a run: where everything is, and whose it is."""
+"""The work directory of a run: its files, and the lock that makes one process its owner."""
 
 import contextlib
 import fcntl
@@ -33,11 +33,11 @@ class WorkDir:
         self.replay = self.path / "replay"
 
     def read_config(self) -> ConfigDict:
-        """The config of the run in this directory.
+        """Read the config of the run in this directory.
 
         Raises:
-            FileNotFoundError: there is none.
-            UsageError: it cannot be read.
+            FileNotFoundError: There is no run.
+            UsageError: The config cannot be read.
         """
         if not self.config.is_file():
             raise FileNotFoundError(f"no run in {self.path}: {self.config} does not exist")
@@ -47,26 +47,26 @@ class WorkDir:
             raise UsageError(f"{self.config} is not a config of this version: {error}") from error
 
     def read_summary(self) -> dict[str, Any] | None:
-        """What a finished run returned; None if the run has not come to an end."""
+        """Read what `train` returned for a finished run; None if the run is not finished."""
         try:
             return json.loads(self.summary.read_text()) if self.summary.is_file() else None
         except ValueError:
-            return None  # damaged: the last checkpoint has it all, and it is written again
+            return None  # damaged: the last checkpoint holds it all, and it is written again
 
     def write_summary(self, summary: dict[str, Any]) -> None:
-        """Say that the run has come to an end."""
+        """Mark the run as finished."""
         with replacing(self.summary) as path:
             path.write_text(json.dumps(summary, indent=2) + "\n")
 
     @contextlib.contextmanager
     def claim(self, config: ConfigDict) -> Iterator[None]:
-        """Begin a run here, or go on with the one that is here; nobody else may meanwhile.
+        """Lock the directory for a new run of `config`, or for resuming the run in it.
 
-        The lock is the kernel's, on an open file: it ends with the process that holds it, however
-        that ends, so what a dead process leaves behind is no obstacle.
+        The kernel holds the lock on an open file, so it ends with the process however that ends:
+        a dead process leaves no obstacle behind.
 
         Raises:
-            UsageError: the directory holds a run of another config (the message has the
+            UsageError: The directory holds a run of another config (the message lists the
                 differences), or files that are no run, or another process has claimed it.
         """
         self._check(config)
@@ -84,21 +84,21 @@ class WorkDir:
             since = time.strftime("%Y-%m-%d %H:%M:%S")
             lock.write(f"process {os.getpid()} on {socket.gethostname()} since {since}\n")
             lock.flush()
-            self._check(config)  # another process may have begun and ended since
+            self._check(config)  # another process may have begun and ended in between
             self.videos.mkdir(exist_ok=True)
             with replacing(self.config) as path:
                 path.write_text(config_lib.to_json(config))
             yield
 
     def check_replay(self, config: ConfigDict) -> None:
-        """Raise UsageError if the saved run here has lost its replay."""
+        """Raise UsageError if the replay of the saved run is lost."""
         if config.replay.storage == "memory":
             raise UsageError(
-                f"the run in {self.path} cannot go on: with config.replay.storage = 'memory' its "
-                "replay is lost; use 'disk', or another work directory"
+                f"the run in {self.path} cannot be resumed: with config.replay.storage = 'memory' "
+                "its replay is lost; use 'disk', or another work directory"
             )
         if not self.replay.is_dir():
-            raise UsageError(f"{self.replay} is gone; the run cannot go on without its replay")
+            raise UsageError(f"{self.replay} is gone; the run cannot be resumed without its replay")
 
     def _check(self, config: ConfigDict) -> None:
         if self.config.exists():
@@ -106,7 +106,7 @@ class WorkDir:
             if different:
                 raise UsageError(
                     f"{self.path} holds a run of another config; give another work directory, or "
-                    "the config it was begun with. Differences (there -> given):\n"
+                    "the config that the run was started with. Differences (saved -> given):\n"
                     + "\n".join(different)
                 )
         elif self.path.exists() and not self.path.is_dir():

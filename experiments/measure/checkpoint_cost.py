@@ -23,10 +23,10 @@ from dreamer_jax.commands.process import prepare_to_compute
 from dreamer_jax.envs.vector import FaultLimit
 from dreamer_jax.errors import UsageError
 from dreamer_jax.replay.prefetch import Prefetcher
-from dreamer_jax.run.checkpoint import Checkpoints
+from dreamer_jax.run.checkpoint import Checkpoints, Saver
 from dreamer_jax.run.driver import Driver
-from dreamer_jax.run.saver import Saver
-from dreamer_jax.run.setup import build, replay_margin
+from dreamer_jax.run.schedule import replay_margin
+from dreamer_jax.run.setup import build
 from dreamer_jax.run.workdir import WorkDir
 from dreamer_jax.seeding import ENV_STREAM
 
@@ -67,8 +67,8 @@ def measure(args: Namespace, work: WorkDir) -> dict:
     )
     state, carry = setup.init_state(), setup.init_policy()
     for step in range(args.steps):
-        driver.begin()
-        driver.finish(driver.random_actions(step))
+        driver.reset_finished()
+        driver.step(driver.random_actions(step))
     step = 0
 
     def window(save: bool) -> tuple[float, float, float]:
@@ -78,7 +78,9 @@ def measure(args: Namespace, work: WorkDir) -> dict:
         called = durable = 0.0
         if save:
             step += 1
-            host = {"env_step": step, "replay": replay.state(), "driver": driver.state()}
+            states = zip(replay.state(), driver.state(), strict=True)
+            members = [{"replay": cursors, "driver": rest} for cursors, rest in states]
+            host = {"env_step": step, "update": step, "due": [], "members": members}
             saver.save({"state": state, "carry": carry}, host)
             called = time.perf_counter() - began
         for _ in range(args.updates):

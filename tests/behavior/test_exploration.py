@@ -16,7 +16,8 @@ from dreamer_jax.agent import agent as agent_lib
 from dreamer_jax.behavior.exploration import NOISES, Exploration, draw_onehot, draw_uniform
 from dreamer_jax.errors import UsageError
 from dreamer_jax.report.progress import Progress
-from dreamer_jax.run import setup as run_lib
+from dreamer_jax.run.schedule import explores
+from dreamer_jax.run.setup import build
 from dreamer_jax.run.signals import StopSignals
 from dreamer_jax.run.trainer import Trainer
 from dreamer_jax.run.workdir import WorkDir
@@ -108,14 +109,14 @@ def test_noise_must_fit_the_actions():
 
 def test_exploration_ends():
     config = make_tiny_config(expl={"until": 100})
-    assert [run_lib.explores(config, step) for step in (0, 99, 100)] == [True, True, False]
+    assert [explores(config, step) for step in (0, 99, 100)] == [True, True, False]
     config.expl.until = 0
-    assert run_lib.explores(config, 10**9)
+    assert explores(config, 10**9)
 
 
 @pytest.mark.slow
 def test_a_run_explores_with_its_updates_until_the_end_of_exploration(tmp_path):
-    parts = run_lib.build(make_tiny_config(steps=120, expl={"until": 90}))
+    parts = build(make_tiny_config(steps=120, expl={"until": 90}))
     calls = []
 
     def note(name):

@@ -6,7 +6,7 @@ from dreamer_jax import config as config_lib
 from dreamer_jax.config import sweep
 from dreamer_jax.configs import get_config
 from dreamer_jax.errors import UsageError
-from dreamer_jax.run.setup import records_due, updates_due
+from dreamer_jax.run.schedule import updates_due, work_due
 
 
 @pytest.mark.parametrize(
@@ -115,10 +115,10 @@ def test_every_key_has_a_valid_default_and_a_meaning():
         assert key.meaning and key.kind.allowed, name
 
 
-def test_records_due(tiny_config):
+def test_work_due(tiny_config):
     config = tiny_config  # steps 200, log_every 40, checkpoint_every 50
     config.update({"eval_every": 60, "video_every": 0, "env": {"num_envs": 4}})
-    due = {step: records_due(config, step) for step in range(4, 204, 4)}
+    due = {step: work_due(config, step) for step in range(4, 204, 4)}
     assert {step: names for step, names in due.items() if names} == {
         40: ["log"], 52: ["checkpoint"], 60: ["evaluation"], 80: ["log"], 100: ["checkpoint"],
         120: ["log", "evaluation"], 152: ["checkpoint"], 160: ["log"], 180: ["evaluation"],

@@ -8,7 +8,8 @@ from gymnasium import spaces
 from dreamer_jax import config as config_lib
 from dreamer_jax.configs import ablations, config_names, get_config
 from dreamer_jax.errors import UsageError
-from dreamer_jax.run.setup import dry_run, updates_due
+from dreamer_jax.run.schedule import updates_due
+from dreamer_jax.run.setup import dry_run
 
 # Every argument that a config documents.
 SHIPPED = {

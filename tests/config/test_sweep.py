@@ -109,6 +109,14 @@ def test_any_members_in_any_order_are_a_config():
     assert (one.seeds, one.members.kl_scale, one.members.paired) == ((1,), (0.3,), False)
 
 
+def test_workers_are_no_more_than_environments():
+    config = make_tiny_config(seeds=3)
+    config.env.update({"num_envs": 2, "workers": 5})
+    fewer = sweep.with_members(config, sweep.members(config)[1:])
+    assert sweep.member_seeds(fewer) == [1, 2] and fewer.env.workers == 4
+    config_lib.validate(fewer)
+
+
 def test_other_seeds_get_every_setting():
     config = grid_config(2, kl_scale=KL)
     assert sweep.with_seeds(config, [8, 9]).members.kl_scale == KL
@@ -181,7 +189,8 @@ def test_members_learn_with_their_own_values_from_the_same_start(finished):
     rows = read_metrics(finished[0] / "metrics.jsonl")
     first = [row["train_return"] for row in rows if row["env_step"] == 40]
     assert first[:2] == first[2:]
-    assert host["replay"]["generators"][0] == host["replay"]["generators"][2]
+    generators = [member["replay"]["generator"] for member in host["members"]]
+    assert generators[0] == generators[2]
 
 
 def test_a_member_of_a_grid_is_loaded_and_evaluated(finished):

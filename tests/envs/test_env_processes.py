@@ -1,4 +1,4 @@
-"""The processes that environments run in: signals, programs started there, and their end."""
+"""Signals to worker processes, programs started in them, and their end."""
 
 import os
 import signal
@@ -8,9 +8,9 @@ import time
 from pathlib import Path
 
 import pytest
-from env_doubles import HANG, NOTHING, exits, make_puppet, puppet
+from env_doubles import NOTHING, exits, make_puppet, puppet, step_rows
 
-from dreamer_jax.envs.vector import EnvFault, ProcessVector, make_vector
+from dreamer_jax.envs.vector.process import ProcessVector
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def test_workers_ignore_signals_to_the_group(vector):
     (worker,) = vector._workers
     os.kill(worker.pid, signal.SIGTERM)
     os.kill(worker.pid, signal.SIGINT)
-    assert not vector.step([NOTHING]).failed.any()
+    assert not step_rows(vector, [NOTHING]).failed.any()
 
 
 def with_a_program():
@@ -36,16 +36,16 @@ def with_a_program():
 
 
 def test_programs_that_environments_start_can_be_terminated(vector):
-    vector.replace({0: with_a_program})
+    assert vector.replace({0: with_a_program}) == []
 
 
-# Its exit handlers run in an order in which that of multiprocessing comes first, if it can.
+# The order of exit handlers lets that of multiprocessing run first, if it can.
 SCRIPT = """
 import sys, threading, time, weakref
 weakref.finalize(threading.Event(), int)
 sys.path.insert(0, sys.argv[1])
 from env_doubles import HANG, puppet
-from dreamer_jax.envs.vector import ProcessVector
+from dreamer_jax.envs.vector.process import ProcessVector
 if __name__ == "__main__":
     vector = ProcessVector([puppet()], 1, timeout=1000.0)
     vector.reset()
@@ -59,7 +59,7 @@ if __name__ == "__main__":
 
 @pytest.fixture
 def run_script(tmp_path):
-    """Starts the script in a mode; the process and its worker's number."""
+    """Start the script in a mode, and return the process and the number of its worker."""
     path, started = tmp_path / "script.py", []
     path.write_text(SCRIPT)
 
@@ -88,11 +88,3 @@ def test_workers_do_not_outlive_a_killed_parent(run_script, mode):
     time.sleep(0.5)
     process.kill()
     assert exits(worker)
-
-
-def test_make_vector_takes_the_timeout():
-    vector = make_vector([puppet()], 1, timeout=0.5)
-    vector.reset()
-    with pytest.raises(EnvFault, match="hung for 0.5 seconds"):
-        vector.step([HANG])
-    vector.close()

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from env_doubles import EXIT, HANG, NAN, NOTHING, RAISE, puppet
+from env_doubles import EXIT, HANG, NAN, NOTHING, RAISE, copied, puppet
 
 from dreamer_jax.envs.vector import FaultLimit, FaultTolerantVector, TooManyFaults
 
@@ -12,13 +12,13 @@ CALM = [NOTHING] * 4
 
 
 def make_row(row, generation, plan=()):
-    """A puppet marked 10 * generation + row, in trouble where the plan says so."""
+    """Build a puppet marked 10 * generation + row, with the trouble that the plan has for it."""
     trouble = dict(plan).get((row, generation), {})
     return puppet(10 * generation + row, **trouble)()
 
 
 class Tolerated:
-    """A tolerant vector of 4 puppets, and the faults that it reported."""
+    """A fault-tolerant vector of 4 puppets, and the faults that it reported."""
 
     def __init__(self, plan=(), workers=0, on_fault=None):
         def make(row, generation):
@@ -58,12 +58,12 @@ def test_a_failed_row_gets_another_environment_and_the_others_go_on(tolerate, wo
     assert vector.num_envs == 4
     assert vector.observation_space == reference.observation_space
     assert vector.action_space == reference.action_space
-    before = vector.step(CALM)
+    before = copied(vector.step(CALM).obs)
     reference.step(CALM)
     result, expected = vector.step([NOTHING, NAN, NOTHING, RAISE]), reference.step(CALM)
     assert result.failed.tolist() == [False, True, False, True]
     assert result.reward.tolist() == [2, 0, 2, 0]
-    np.testing.assert_array_equal(result.obs["vector"][[1, 3]], before.obs["vector"][[1, 3]])
+    np.testing.assert_array_equal(result.obs["vector"][[1, 3]], before["vector"][[1, 3]])
     assert seen.failed_rows == [1, 3]
     assert "not nan" in seen.faults[0][1] and "the puppet is broken" in seen.faults[1][1]
     with pytest.raises(ValueError, match=r"environments \[1, 3\] are at the end"):
@@ -88,13 +88,15 @@ def test_a_new_environment_draws_other_random_numbers(tolerate):
     assert vector.observations()["vector"][0, 2] != first
 
 
-@pytest.mark.parametrize("action", [HANG, EXIT])
-def test_a_worker_that_ends_is_one_fault(tolerate, action):
+@pytest.mark.parametrize(
+    ("action", "what"), [(HANG, "hung for 0.7 seconds"), (EXIT, "died with exit code 3")]
+)
+def test_a_worker_that_ends_is_one_fault(tolerate, action, what):
     seen, vector = tolerate(workers=2)
     result = vector.step([RAISE, NOTHING, NOTHING, action])
     assert result.failed.tolist() == [True, False, True, True]
     assert seen.failed_rows == [0, 2]
-    assert "worker 1 (environments 2 to 3)" in seen.faults[1][1]
+    assert f"worker 1 (environments 2 to 3) {what}" in seen.faults[1][1]
     assert vector.generations.tolist() == [1, 0, 1, 1]
     vector.reset(result.failed)
     assert marks(vector) == [10, 1, 12, 13]
@@ -120,13 +122,14 @@ def test_rows_lost_while_another_is_reset_are_reported_by_the_next_step(tolerate
     seen, vector = tolerate({(2, 1): {"reset": "exit"}}, workers=2)
     assert vector.step([NOTHING, NOTHING, RAISE, NOTHING]).failed.tolist() == [0, 0, 1, 0]
     obs = vector.reset([False, False, True, False])
+    lost = obs["vector"][3].copy()
     assert seen.failed_rows == [2, 2]
     assert obs["vector"][:, :2].tolist() == [[0, 1], [1, 1], [22, 0], [3, 1]]
     # Row 3 has a new environment; its episode, of which nothing else was seen, is over.
     result = vector.step([NOTHING, NOTHING, NOTHING, RAISE])
     assert result.failed.tolist() == [False, False, False, True]
     assert result.reward.tolist() == [2, 2, 1, 0]
-    assert result.obs["vector"][3].tolist() == obs["vector"][3].tolist()
+    assert result.obs["vector"][3].tolist() == lost.tolist()
     vector.reset(result.failed)
     assert marks(vector) == [0, 1, 22, 13]
     assert vector.step(CALM).reward.tolist() == [3, 3, 2, 1]

@@ -1,4 +1,4 @@
-"""Vectors of environments, in one process and in several."""
+"""Vectors of environments, in one process and in several, without faults."""
 
 import functools
 import os
@@ -7,15 +7,17 @@ from multiprocessing.shared_memory import SharedMemory
 import gymnasium
 import numpy as np
 import pytest
+from env_doubles import copied, make_vector, reset_rows, step_rows
 from gymnasium import spaces
 
 from dreamer_jax.envs import make_env
-from dreamer_jax.envs.vector import LocalVector, ProcessVector, make_vector
-from dreamer_jax.envs.vector import vector as vector_module
+from dreamer_jax.envs.vector import process as process_module
+from dreamer_jax.envs.vector.process import ProcessVector
+from dreamer_jax.envs.vector.vector import LocalVector
 
 
 class Counter(gymnasium.Env):
-    """Counts its steps in an image and a vector; ends after `length`; cannot be pickled."""
+    """Count steps in an image, whose array is reused, and a vector; cannot be pickled."""
 
     def __init__(self, length=3):
         self.observation_space = spaces.Dict(
@@ -27,6 +29,7 @@ class Counter(gymnasium.Env):
         self.action_space = spaces.Box(0.0, 2.0, (1,), np.float32)
         self.length, self.time = length, 0
         self.lock = (n for n in range(1))
+        self.image = np.zeros((8, 8, 1), np.uint8)
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
@@ -38,8 +41,9 @@ class Counter(gymnasium.Env):
         return self.observe(), float(action[0]), False, self.time >= self.length, {}
 
     def observe(self):
+        self.image[:] = self.time
         return {
-            "image": np.full((8, 8, 1), self.time, np.uint8),
+            "image": self.image,
             "count": np.array([self.time], np.float32),
         }
 
@@ -58,7 +62,7 @@ def catches(count):
 
 @pytest.fixture
 def close():
-    """Closes the vectors that a test hands it."""
+    """Close the vectors that a test registers."""
     vectors = []
 
     def register(vector):
@@ -81,41 +85,54 @@ def assert_equal(first, second):
 
 
 def play(vector, steps, seed=0):
-    """Random actions, with the finished rows reset; everything that came out."""
+    """Take random actions, reset the rows that end, and return all results."""
     rng, seen = np.random.default_rng(seed), []
     for _ in range(steps):
-        result = vector.step(rng.integers(vector.action_space.n, size=vector.num_envs))
+        result = step_rows(vector, rng.integers(vector.action_space.n, size=vector.num_envs))
         seen += results_of(result)
         if result.is_last.any():
-            seen += vector.reset(result.is_last).values()
+            seen += reset_rows(vector, result.is_last).values()
     return seen
 
 
 def test_local_vector_steps_and_masks_by_hand(close):
     vector = close(LocalVector(counters(2, 3)))
-    obs = vector.reset()
+    obs = reset_rows(vector)
     assert obs["image"].shape == (2, 8, 8, 1) and obs["image"].dtype == np.uint8
     assert obs["count"].tolist() == [[0], [0]]
-    first = vector.step(np.array([[-1.0], [1.0]], np.float32))
+    first = step_rows(vector, np.array([[-1.0], [1.0]], np.float32))
     assert first.reward.tolist() == [0.0, 2.0] and first.reward.dtype == np.float32
-    second = vector.step(np.zeros((2, 1)))
+    second = step_rows(vector, np.zeros((2, 1)))
     assert second.is_last.tolist() == [True, False]
     assert second.is_terminal.tolist() == [False, False]
     with pytest.raises(ValueError, match=r"environments \[0\] are at the end of an episode"):
         vector.step(np.zeros((2, 1)))
-    assert vector.reset(second.is_last)["count"].tolist() == [[0], [2]]
-    third = vector.step(np.zeros((2, 1)))
+    assert reset_rows(vector, second.is_last)["count"].tolist() == [[0], [2]]
+    third = step_rows(vector, np.zeros((2, 1)))
     assert third.is_last.tolist() == [False, True]
-    # What was returned before is untouched.
-    assert first.obs["count"].tolist() == [[1], [1]]
-    assert second.obs["count"].tolist() == [[2], [2]]
-    assert obs["image"].max() == 0
+    # Rewards and flags are copies, which no later call changes.
+    assert second.is_last.tolist() == [True, False] and first.reward.tolist() == [0.0, 2.0]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_observations_are_read_only_and_not_the_memory_of_the_environment(close, workers):
+    vector = close(make_vector(counters(3), workers))
+    vector.reset()
+    obs = vector.step(np.ones((1, 1)))[0].obs
+    with pytest.raises(ValueError, match="read-only"):
+        obs["count"][:] = 0
+    if not workers:
+        env = vector._slots._envs[0].unwrapped
+        env.image += 9
+    assert obs["image"].max() == obs["count"].max() == 1
+    vector.close()  # views survive the shared memory
+    assert obs["count"].tolist() == [[1]]
 
 
 def test_terminal_is_not_truncation(close):
     vector = close(LocalVector(catches(2)))
     vector.reset()
-    results = [vector.step([1, 1]) for _ in range(7)]
+    results = [step_rows(vector, [1, 1]) for _ in range(7)]
     assert not any(result.is_last.any() for result in results[:-1])
     assert results[-1].is_last.all() and results[-1].is_terminal.all()
     assert set(results[-1].reward) <= {-1.0, 1.0}
@@ -130,17 +147,18 @@ def test_processes_and_one_process_agree_to_the_bit(close, workers):
     for vector in (local, processes):
         with pytest.raises(ValueError, match=r"environments \[0, 1, 2, 3, 4\] are at the end"):
             vector.step(np.ones(5, int))
-    assert_equal(local.reset().values(), processes.reset().values())
+    assert_equal(reset_rows(local).values(), reset_rows(processes).values())
     assert_equal(play(local, 30), play(processes, 30))
     mask = np.array([True, False, False, True, False])
-    assert_equal(local.reset(mask).values(), processes.reset(mask).values())
-    states = processes.get_states()
-    before = processes.observations()
+    assert_equal(reset_rows(local, mask).values(), reset_rows(processes, mask).values())
+    states, faults = processes.get_states()
+    assert faults == []
+    before = copied(processes.observations())
     after = play(processes, 30, seed=1)
     assert_equal(play(local, 30, seed=1), after)
     # Forward and back, within and across kinds of vectors.
     for vector in (processes, local):
-        assert vector.set_states(states).tolist() == [True] * 5
+        assert vector.set_states(states)[0].tolist() == [True] * 5
         assert_equal(vector.observations().values(), before.values())
         assert_equal(play(vector, 30, seed=1), after)
 
@@ -150,12 +168,12 @@ def test_atari_in_processes_is_bit_identical_and_restores(close):
         functools.partial(make_env, "atari:breakout", seed, action_repeat=4) for seed in (0, 1)
     ]
     local, processes = close(LocalVector(env_fns)), close(ProcessVector(env_fns, 2))
-    assert_equal(local.reset().values(), processes.reset().values())
+    assert_equal(reset_rows(local).values(), reset_rows(processes).values())
     assert_equal(play(local, 50), play(processes, 50))
-    states = local.get_states()
+    states, _ = local.get_states()
     expected = play(local, 50, seed=1)
     fresh = close(LocalVector(env_fns[::-1]))
-    assert fresh.set_states(states).all()
+    assert fresh.set_states(states)[0].all()
     assert_equal(play(fresh, 50, seed=1), expected)
 
 
@@ -164,8 +182,8 @@ def test_pickled_environments_go_on_in_a_fresh_vector(close):
     first, second = close(LocalVector(env_fns)), close(LocalVector(env_fns))
     first.reset()
     play(first, 40)
-    states = first.get_states()
-    assert second.set_states([None, *states[1:]]).tolist() == [False, True, True]
+    states, _ = first.get_states()
+    assert second.set_states([None, *states[1:]])[0].tolist() == [False, True, True]
     assert_equal(second.observations()["vector"][1:], first.observations()["vector"][1:])
     with pytest.raises(ValueError, match=r"environments \[0\] are at the end"):
         second.step([0, 0, 0])
@@ -178,7 +196,7 @@ def test_a_restored_row_at_its_end_must_still_be_reset(close):
     vector.reset()
     for _ in range(7):
         vector.step([1, 1])
-    states = vector.get_states()
+    states, _ = vector.get_states()
     vector.reset()
     vector.set_states(states)
     with pytest.raises(ValueError, match=r"environments \[0, 1\] are at the end"):
@@ -188,34 +206,34 @@ def test_a_restored_row_at_its_end_must_still_be_reset(close):
 def test_environments_without_an_exact_state_give_none(close, caplog):
     vector = close(LocalVector(counters(3, 3)))
     vector.reset()
-    assert vector.get_states() == [None, None]
+    assert vector.get_states() == ([None, None], [])
     assert caplog.text.count("cannot be saved exactly") == 1
-    assert vector.set_states([None, None]).tolist() == [False, False]
+    assert vector.set_states([None, None])[0].tolist() == [False, False]
     with pytest.raises(ValueError, match="1 states for 2 environments"):
         vector.set_states([None])
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_wrong_actions_are_refused_without_harm(close, workers):
-    counter = close(make_vector(counters(100), workers))
-    counter.reset()
+def test_a_wrong_action_reaches_no_environment_and_fails_its_row(close):
     for action in (2.0, np.nan):
-        with pytest.raises(ValueError, match=r"environment 0: .* of 1 numbers in \[-1, 1\]"):
-            counter.step(np.full((1, 1), action))
-    assert counter.step(np.ones((1, 1))).obs["count"].tolist() == [[1]]
-    catch = close(make_vector(catches(2), workers and 2))
-    catch.reset()
+        counter = close(LocalVector(counters(100, 100)))
+        counter.reset()
+        result, (fault,) = counter.step(np.array([[1.0], [action]]))
+        assert fault.rows == (1,) and "of 1 numbers in [-1, 1]" in fault.text
+        assert result.failed.tolist() == [False, True]
+        assert result.obs["count"].tolist() == [[1], [0]]
     for action in (3, -1):
-        with pytest.raises(ValueError, match=f"environment 1: action {action} .* from 0 to 2"):
-            catch.step([0, action])
-    assert not catch.step([0, 2]).failed.any()
+        catch = close(LocalVector(catches(2)))
+        catch.reset()
+        result, (fault,) = catch.step([0, action])
+        assert fault.rows == (1,) and f"action {action} is not an integer" in fault.text
+        assert result.failed.tolist() == [False, True]
 
 
 def test_rows_outside_the_mask_are_not_stepped(close):
     vector = close(LocalVector(counters(2, 1)))
     vector.reset()
     vector.step(np.ones((2, 1)))
-    result = vector.step(np.array([[1.0], [9.0]]), [True, False])
+    result = step_rows(vector, np.array([[1.0], [9.0]]), [True, False])
     assert result.obs["count"].tolist() == [[2], [1]]
     assert result.reward.tolist() == [2.0, 0.0]
     assert result.is_last.tolist() == [True, False]
@@ -230,7 +248,7 @@ def test_an_interrupted_call_leaves_the_vector_unusable(close, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(vector_module, "exchange", interrupt)
+        patch.setattr(process_module, "exchange", interrupt)
         with pytest.raises(KeyboardInterrupt):
             vector.step([1])
     with pytest.raises(ValueError, match="failed or was interrupted in an earlier call"):
@@ -258,10 +276,10 @@ def test_spaces_must_agree(workers):
 
 def test_wrong_arguments(close):
     with pytest.raises(ValueError, match="at least one environment"):
-        make_vector([])
+        LocalVector([])
     for workers in (-1, 3):
         with pytest.raises(ValueError, match=f"workers must be from 1 to .*, not {workers}"):
-            make_vector(catches(2), workers)
+            ProcessVector(catches(2), workers)
     for timeout in (0, -1.0, np.nan):
         with pytest.raises(ValueError, match="timeout must be more than 0 seconds"):
             ProcessVector(catches(1), 1, timeout)

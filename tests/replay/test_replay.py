@@ -62,8 +62,8 @@ def test_tiny_ring_by_hand():
     # record   0 1 2 | 3 4 | 5 6; 6 slots: record 6 takes the place of record 0.
     for t in range(7):
         add_one(replay, t, is_first=t in (0, 3, 5), is_last=t in (2, 4, 6))
-        assert replay.slack_left == 1
-        replay.mark_checkpoint()
+        assert replay.remaining_slack == 1
+        replay.pin()
     assert replay.sizes.tolist() == [4]
     assert {start for _ in range(20) for start in replay.draw().start.ravel()} == {3, 5}
     indices = Indices(env=np.zeros((1, 3), np.int64), start=np.array([[3, 4, 5]]))
@@ -86,14 +86,14 @@ def test_ready_in_both_modes():
     for t in range(4):
         for replay in (episodes, window):
             add_one(replay, t, is_first=t in (0, 1), is_last=t in (0, 3))
-            replay.mark_checkpoint()
+            replay.pin()
         ready.append((episodes.ready, window.ready))
     # The first episode has one record, shorter than a sequence.
     assert ready == [(False, False), (False, True), (False, True), (True, True)]
     for t in range(4, 7):
         assert episodes.ready == (t < 6)
         add_one(episodes, t, is_first=t == 4)
-        episodes.mark_checkpoint()
+        episodes.pin()
     with pytest.raises(RuntimeError, match=r"members \[0\] have no sequence of 2"):
         episodes.draw()
 
@@ -109,7 +109,7 @@ def test_close_open_completes_the_episode():
     batch = replay.gather(replay.draw())
     np.testing.assert_array_equal(batch["is_last"], [[[0, 1]] * 3])
     np.testing.assert_array_equal(batch["is_terminal"], np.zeros((1, 3, 2)))
-    with pytest.raises(ValueError, match="goes on without is_first"):
+    with pytest.raises(ValueError, match="continues without is_first"):
         add_one(replay, 2)
 
 
@@ -141,17 +141,19 @@ def test_wrapped_contents_and_support_match_lists(sampling, seed):
         indices = replay.draw()
         batch = replay.gather(indices)
         compared += 1
+        sequences = []
         for m, b in np.ndindex(members, 20):
             e, start = int(indices.env[m, b]), int(indices.start[m, b])
             assert (e, start) in exact[m]
-            expected = streams.records[m][e][start : start + length]
-            reward, is_first, is_last = (np.array(part) for part in zip(*expected, strict=True))
-            np.testing.assert_array_equal(batch["reward"][m, b], reward)
-            np.testing.assert_array_equal(batch["action"][m, b, :, 1], -reward)
-            np.testing.assert_array_equal(batch["image"][m, b, :, 1, 2, 0], reward % 251)
-            assert batch["is_first"][m, b, 0]
-            np.testing.assert_array_equal(batch["is_first"][m, b, 1:], is_first[1:])
-            np.testing.assert_array_equal(batch["is_last"][m, b], is_last)
+            sequences.append(streams.records[m][e][start : start + length])
+        expected = np.array(sequences, np.int64).reshape(members, 20, length, 3)
+        reward, is_first, is_last = np.moveaxis(expected, -1, 0)
+        np.testing.assert_array_equal(batch["reward"], reward)
+        np.testing.assert_array_equal(batch["action"][..., 1], -reward)
+        np.testing.assert_array_equal(batch["image"][..., 1, 2, 0], reward % 251)
+        assert batch["is_first"][:, :, 0].all()
+        np.testing.assert_array_equal(batch["is_first"][:, :, 1:], is_first[:, :, 1:])
+        np.testing.assert_array_equal(batch["is_last"], is_last)
     assert compared > 300 and min(len(past) for past in streams.records[0]) > 8 * capacity
 
 
@@ -191,8 +193,8 @@ def test_member_alone_equals_member_among_three():
         step, mask = streams.step()
         three.add(step, mask)
         alone.add({key: value[1:2] for key, value in step.items()}, mask[1:2])
-        three.mark_checkpoint()
-        alone.mark_checkpoint()
+        three.pin()
+        alone.pin()
         if three.ready:
             drawn += 1
             batch = three.gather(three.draw())

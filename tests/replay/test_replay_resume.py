@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from replay_streams import SPEC, Streams, add_one, assert_same, fill, make_replay, make_step
 
-from dreamer_jax.replay import space as replay_space
-from dreamer_jax.replay.replay import Replay
+from dreamer_jax.replay import ring
+from dreamer_jax.replay.layout import make_layout
 from dreamer_jax.replay.samplers import Indices
 
 
@@ -42,7 +42,7 @@ def perform(replay, operations):
         elif name == "draw" and replay.ready:
             result = replay.gather(replay.draw())
         elif name == "checkpoint":
-            replay.mark_checkpoint()
+            replay.pin()
             result = json.dumps(replay.state())
         results.append(result)
     return results
@@ -97,7 +97,7 @@ def test_a_state_whose_records_are_gone_is_refused(tmp_path):
     replay = make_replay(capacity=4, slack=3, directory=tmp_path)
     for record in range(6):
         add_one(replay, record, is_first=record == 0)
-        replay.mark_checkpoint()
+        replay.pin()
         if record == 4:
             saved = json.loads(json.dumps(replay.state()))
     for record in range(6, 9):
@@ -108,22 +108,26 @@ def test_a_state_whose_records_are_gone_is_refused(tmp_path):
     with pytest.raises(ValueError, match="records of that moment are overwritten"):
         replay.restore(saved)
     assert replay.written.tolist() == [[0]]
+    replay.close()
+    shutil.rmtree(tmp_path / "0")  # what is lost altogether is not taken for zeros
+    with pytest.raises(ValueError, match="overwritten or lost"):
+        make_replay(capacity=4, slack=3, directory=tmp_path).restore(saved)
 
 
 def test_slack_is_guarded_from_a_stored_checkpoint():
     replay = make_replay(capacity=4, slack=3)
     add_one(replay, 0, is_first=True)
-    replay.mark_checkpoint()
+    replay.pin()
     add_one(replay, 1)
     saved = replay.state()
-    assert replay.slack_left == 2
+    assert replay.remaining_slack == 2
     add_one(replay, 2)
     add_one(replay, 3)
-    assert replay.slack_left == 0
+    assert replay.remaining_slack == 0
     with pytest.raises(RuntimeError, match="slack of 3 steps per environment is used up"):
         add_one(replay, 4)
-    replay.mark_checkpoint(saved)
-    assert replay.slack_left == 1 and replay.written.tolist() == [[4]]
+    replay.pin(saved)
+    assert replay.remaining_slack == 1 and replay.written.tolist() == [[4]]
     add_one(replay, 4)
     with pytest.raises(RuntimeError, match="slack"):
         add_one(replay, 5)
@@ -156,7 +160,7 @@ def test_gather_in_the_background_while_adding():
         assert_same(batch, expected)
         rewards = [reward for reward, _, _ in streams.records[1][0][500:510]]
         np.testing.assert_array_equal(early["reward"][1, 0], rewards)
-    replay.mark_checkpoint()
+    replay.pin()
     replay.add(*streams.step())
     with pytest.raises(RuntimeError, match="too old"):
         replay.gather(oldest)
@@ -164,15 +168,18 @@ def test_gather_in_the_background_while_adding():
 
 def test_reopening_another_layout_names_the_difference(tmp_path):
     make_replay(directory=tmp_path).close()
-    with pytest.raises(ValueError, match="stream_capacity is 4, asked for 6"):
+    with pytest.raises(ValueError, match="capacity: 4 -> 6"):
         make_replay(directory=tmp_path, capacity=6)
-    with pytest.raises(ValueError, match="members is 1, asked for 2"):
-        make_replay(directory=tmp_path, seeds=[1, 2])
-    with pytest.raises(ValueError, match="entry 'depth' is None, asked for"):
+    make_replay(directory=tmp_path / "two", seeds=[1, 2]).close()
+    with pytest.raises(ValueError, match="has 2 members, asked for 1"):
+        make_replay(directory=tmp_path / "two")
+    (tmp_path / "two" / "1" / "layout.json").unlink()  # killed before the last member was complete
+    make_replay(directory=tmp_path / "two", seeds=[1, 2]).close()
+    with pytest.raises(ValueError, match="entry 'depth': None -> "):
         make_replay(directory=tmp_path, spec={**SPEC, "depth": ((), np.float32)})
-    with pytest.raises(ValueError, match=r"entry 'action' is .*\[2\].* asked for .*\[3\]"):
+    with pytest.raises(ValueError, match=r"entry 'action': .*\[2\].* -> .*\[3\]"):
         make_replay(directory=tmp_path, spec={**SPEC, "action": ((3,), np.float32)})
-    (tmp_path / "reward.bin").write_bytes(b"short")
+    (tmp_path / "0" / "reward.bin").write_bytes(b"short")
     with pytest.raises(ValueError, match="damaged: 5 bytes, its layout needs 24"):
         make_replay(directory=tmp_path)
 
@@ -212,7 +219,7 @@ def test_bad_steps_and_states_change_nothing():
         ({**step, "action": step["action"][..., :1]}, mask, r"'action' is float32 \(1, 1, 1\)"),
         ({**step, "image": step["image"] / 255}, mask, "'image' is float64"),
         (step, mask[0], r"mask has shape \(1,\), expected \(1, 1\)"),
-        ({**step, "is_first": ~step["is_first"]}, mask, "goes on without is_first"),
+        ({**step, "is_first": ~step["is_first"]}, mask, "continues without is_first"),
     ]
     for changed, changed_mask, message in bad:
         with pytest.raises(ValueError, match=message):
@@ -230,7 +237,7 @@ def test_full_disk_is_refused_with_numbers(tmp_path, monkeypatch):
     usage = collections.namedtuple("usage", "free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(free=100))
     # 6 slots of 6 (image) + 8 (action) + 4 (reward) + 3 (flags) bytes.
-    assert Replay.plan(SPEC, 1, 1, 4, 2, 2) == 126
+    assert make_layout(spec=SPEC, num_envs=1, capacity=4, slack=2, length=2).nbytes == 126
     with pytest.raises(OSError, match="126 more bytes .* but 100 "):
         make_replay(directory=tmp_path / "ring")
     assert not (tmp_path / "ring").exists()
@@ -239,19 +246,19 @@ def test_full_disk_is_refused_with_numbers(tmp_path, monkeypatch):
 
 def test_a_large_ring_starts_sparse(tmp_path):
     spec = {**SPEC, "image": ((64, 64, 1), np.uint8)}
-    arguments = dict(spec=spec, num_envs=2, capacity=2_000_000, slack=1000, length=50)
-    needed = Replay.plan(spec, 1, 2, 2_000_000, 1000, 50)
+    sizes = dict(spec=spec, num_envs=2, capacity=2_000_000, slack=1000, length=50)
+    needed = make_layout(**sizes).nbytes
     assert needed == 2 * 1_001_000 * (4096 + 8 + 4 + 3)
     if shutil.disk_usage(tmp_path).free < needed:
         pytest.skip("the full replay would not fit on this disk")
     began = time.perf_counter()
-    replay = make_replay(directory=tmp_path, sampling="episodes", **arguments)
+    replay = make_replay(directory=tmp_path, sampling="episodes", **sizes)
     assert time.perf_counter() - began < 5
     step = make_step(np.ones((1, 2)), np.ones((1, 2)), np.zeros((1, 2)))
     step["image"] = np.ones((1, 2, 64, 64, 1), np.uint8)
     replay.add(step, np.ones((1, 2), bool))
     replay.close()
-    files = list(tmp_path.glob("*.bin"))
+    files = list(tmp_path.glob("0/*.bin"))
     assert sum(file.stat().st_size for file in files) == needed
     taken = sum(file.stat().st_blocks * 512 for file in files)
-    assert taken < replay_space.CHUNK + 2**20
+    assert taken < ring.CHUNK + 2**20

@@ -1,7 +1,8 @@
-"""Checkpoints on disk: which are kept, and how damage is noticed."""
+"""Checkpoints on disk: which are kept, replaced, and recognized as damaged; and when to save."""
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 
@@ -10,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dreamer_jax.run.checkpoint import Checkpoints, DamagedCheckpoint
+from dreamer_jax.replay.replay import Replay
+from dreamer_jax.run.checkpoint import Checkpoints, DamagedCheckpoint, Saver
 
 TREE = {"weights": jnp.arange(1000.0), "keys": jax.random.split(jax.random.key(0), 3)}
 
@@ -60,15 +62,78 @@ def test_the_newest_and_those_nearest_to_multiples_are_kept(opened):
     assert checkpoints.steps() == [240, 230, 205, 120, 10]
 
 
-def test_a_step_that_is_there_is_not_saved_again(opened, tmp_path):
+def test_a_step_that_is_saved_again_is_replaced(opened, tmp_path):
+    save(opened(2), 5)
     checkpoints = opened(2)
-    save(checkpoints, 5)
-    before = largest_file(tmp_path, 5).stat()
-    save(checkpoints, 5)
-    assert largest_file(tmp_path, 5).stat() == before
+    save_again(checkpoints)
+    for reader in (checkpoints, opened()):
+        arrays, host = reader.restore(5, shapes())
+        assert host["again"] and np.array_equal(arrays["weights"], np.arange(1000.0))
+    assert names(tmp_path) == {"checkpoints", "checkpoints.json"}
 
 
-def test_completion_is_told_once_and_after_what_must_come_before(opened):
+def save_again(checkpoints):
+    checkpoints.save(5, TREE, {"step": 5, "again": True}, before=lambda: None)
+    checkpoints.completed(wait=True)
+
+
+SPEC = {"reward": ((), "float32")} | dict.fromkeys(
+    ("is_first", "is_last", "is_terminal"), ((), "bool")
+)
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_a_state_that_is_saved_already_is_not_saved_again(opened, tmp_path, resumed):
+    sizes = {"num_envs": 1, "capacity": 20, "slack": 10, "batch": 1, "length": 2}
+    replay = Replay(spec=SPEC, seeds=[0], sampling="time", directory=None, **sizes)
+    members = [{"replay": record} for record in replay.state()]
+
+    def save_state(saver, due):
+        saver.save(TREE, {"env_step": 5, "update": 1, "due": due, "members": members})
+        saver.collect(wait=True)
+        return largest_file(tmp_path, 5).stat()
+
+    def make_saver():
+        return Saver(opened(2), replay, margin=1, minutes=0, warn=print)
+
+    saver = make_saver()
+    first = save_state(saver, ["evaluation"])
+    if resumed:
+        saver = make_saver()
+        assert saver.restore(shapes())[1]["due"] == ["evaluation"]
+    assert save_state(saver, ["evaluation"]) == first
+    assert save_state(saver, []) != first
+    assert make_saver().restore(shapes())[1]["due"] == []
+
+
+def names(directory):
+    return {path.name for path in directory.iterdir()}
+
+
+def test_a_kill_before_the_replacement_is_complete_leaves_the_old_checkpoint(opened, tmp_path):
+    save(opened(2), 5)
+    (tmp_path / "checkpoints.replaced").mkdir()
+    os.rename(tmp_path / "checkpoints" / "5", tmp_path / "checkpoints.replaced" / "5")
+    (tmp_path / "checkpoints" / "5.orbax-checkpoint-tmp").mkdir()
+    for keep in (None, 2, None):  # the writer puts it back
+        checkpoints = opened(keep)
+        assert checkpoints.steps() == [5] and checkpoints.restore(5, shapes())[1] == {"step": 5}
+    assert names(tmp_path) == {"checkpoints", "checkpoints.json"}
+
+
+def test_a_kill_after_the_replacement_is_complete_leaves_the_new_checkpoint(opened, tmp_path):
+    save(opened(2), 5)
+    shutil.copytree(tmp_path / "checkpoints" / "5", tmp_path / "old")
+    save_again(opened(2))
+    (tmp_path / "checkpoints.replaced").mkdir()
+    os.rename(tmp_path / "old", tmp_path / "checkpoints.replaced" / "5")
+    for keep in (None, 2, None):  # the writer removes the old one
+        checkpoints = opened(keep)
+        assert checkpoints.steps() == [5] and checkpoints.restore(5, shapes())[1]["again"]
+    assert names(tmp_path) == {"checkpoints", "checkpoints.json"}
+
+
+def test_completion_is_reported_once_and_after_what_must_come_before(opened):
     checkpoints, order = opened(2), []
     checkpoints.save(3, TREE, {"step": 3}, before=lambda: order.append(checkpoints.steps()))
     assert checkpoints.completed(wait=True) == {"step": 3}
@@ -78,14 +143,15 @@ def test_completion_is_told_once_and_after_what_must_come_before(opened):
 def test_a_shortened_file_is_noticed(opened, tmp_path):
     save(opened(2), 5)
     largest_file(tmp_path, 5).write_bytes(b"short")
-    with pytest.raises(DamagedCheckpoint, match="has 5 bytes, it had"):
+    with pytest.raises(DamagedCheckpoint, match="has 5 bytes, expected"):
         opened().restore(5, shapes())
 
 
 READ = """
 import sys
 from pathlib import Path
-from dreamer_jax.run.checkpoint import Checkpoints, DamagedCheckpoint
+from dreamer_jax.replay.replay import Replay
+from dreamer_jax.run.checkpoint import Checkpoints, DamagedCheckpoint, Saver
 try:
     Checkpoints(Path(sys.argv[1])).restore(5, {})
 except DamagedCheckpoint:
@@ -94,8 +160,11 @@ except DamagedCheckpoint:
 
 
 def test_without_checksums_what_cannot_be_read_is_damaged(opened, tmp_path):
-    """As after a kill between the checkpoint and its checksums. In a process of its own: where
-    orbax fails to read, it leaves coroutines behind that complain in a later test."""
+    """As after a kill between the checkpoint and its checksums.
+
+    In its own process: after a failed read orbax leaves coroutines behind that complain in a later
+    test.
+    """
     save(opened(2), 5)
     for path in (tmp_path / "checkpoints" / "5").rglob("*"):
         if path.is_file():
@@ -112,7 +181,7 @@ def test_one_flipped_bit_is_noticed(opened, tmp_path):
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
-    with pytest.raises(DamagedCheckpoint, match="another checksum"):
+    with pytest.raises(DamagedCheckpoint, match="different checksum"):
         opened().restore(5, shapes())
 
 
@@ -149,16 +218,19 @@ def test_what_a_killed_process_left_is_removed(opened, tmp_path):
     assert not left.exists() and opened().steps() == [9]
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
-def test_a_save_that_fails_names_its_step_and_leaves_nothing(opened, code):
+@pytest.mark.parametrize(
+    ("code", "step"), [(errno.ENOSPC, 2), (errno.EDQUOT, 2), (errno.EDQUOT, 1)]
+)
+def test_a_save_that_fails_names_its_step_and_changes_nothing(opened, code, step):
     checkpoints = opened(2)
     save(checkpoints, 1)
 
     def fails():
-        raise ValueError(f"RESOURCE_EXHAUSTED: {os.strerror(code)}")  # as orbax tells it
+        raise ValueError(f"RESOURCE_EXHAUSTED: {os.strerror(code)}")  # as orbax raises it
 
-    checkpoints.save(2, TREE, {"step": 2}, before=fails)
-    with pytest.raises(OSError, match="the checkpoint of env step 2 could not be written") as error:
+    checkpoints.save(step, TREE, {"step": -1}, before=fails)
+    message = f"the checkpoint of env step {step} could not be written"
+    with pytest.raises(OSError, match=message) as error:
         checkpoints.completed(wait=True)
     assert error.value.errno == code and "the disk is full" in str(error.value)
     assert checkpoints.steps() == opened().steps() == [1]

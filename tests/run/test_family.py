@@ -1,4 +1,4 @@
-"""Every agent of the family trains, is saved and goes on, and acts: tiny runs on a probe."""
+"""Every agent of the family trains, resumes and acts: tiny runs on a probe environment."""
 
 import pytest
 from conftest import make_tiny_config
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("name", FAMILY)
-def test_an_agent_trains_goes_on_and_acts(name, tmp_path):
+def test_an_agent_trains_resumes_and_acts(name, tmp_path):
     def make_env(seed):
         return Probe()
 

@@ -1,4 +1,4 @@
-"""Agents read out of work directories: load, and evaluation of one member."""
+"""Agents read from work directories: `load`, and evaluation of one member."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def run(tmp_path_factory):
 
 
 def play(agent, seed=0):
-    """Actions and rewards of an episode."""
+    """Return the actions and rewards of an episode."""
     env = agent.make_env(seed)
     obs, _ = env.reset()
     agent.reset()
@@ -86,7 +86,7 @@ def test_an_older_checkpoint(run):
 
 
 @pytest.mark.parametrize("member", [2, -1])
-def test_members_that_are_not_there(run, member):
+def test_members_that_do_not_exist(run, member):
     message = f"member is {member}; .* has: 0 \\(seed 4\\), 1 \\(seed 7\\)"
     with pytest.raises(UsageError, match=message):
         load(run, member=member)

@@ -1,6 +1,5 @@
-"""Members taken out of runs, put together and added: the same runs as before, file by file."""
+"""Members extracted, joined and added: the same runs as before, file by file."""
 
-import dataclasses
 import json
 from functools import partial
 
@@ -9,13 +8,20 @@ import numpy as np
 import pytest
 from commands import command
 from killing import rows
-from member_runs import add_members, extract, join, killed_after, list_members, make_env, newest
+from member_runs import (
+    add_members,
+    change_host,
+    extract,
+    join,
+    killed_after,
+    list_members,
+    make_env,
+    newest,
+)
 
 from dreamer_jax import evaluate, load, train
 from dreamer_jax.report.metrics_log import read_metrics
-from dreamer_jax.run import assemble as run_copy
-from dreamer_jax.run import member_data
-from dreamer_jax.run import members as membership
+from dreamer_jax.run import members as members_lib
 from dreamer_jax.run.workdir import WorkDir
 
 
@@ -24,11 +30,12 @@ def assert_trees_equal(a, b):
 
 
 def replay_bytes(workdir):
-    return {path.name: path.read_bytes() for path in (workdir / "replay").iterdir()}
+    files = (path for path in (workdir / "replay").rglob("*") if path.is_file())
+    return {path.relative_to(workdir): path.read_bytes() for path in files}
 
 
 def metrics_of(workdir, seed):
-    """One seed's rows without its number and what depends on the clock."""
+    """Return one seed's rows without its number and the rates."""
     return [
         {k: v for k, v in row.items() if k != "member"}
         for row in rows(workdir)
@@ -40,13 +47,42 @@ def sequence_of(path):
     return [(r["env_step"], "eval_return" in r, r["member"], r["seed"]) for r in read_metrics(path)]
 
 
-def test_a_checkpoint_of_all_members_is_itself(killed_run):
-    """Fails where the trainer's host data gets an entry that is not known here."""
-    _, host = newest(killed_run)
-    assert host["env_step"] == 150 and host["records"]["sums"] and host["prefetch"]
-    gathered = member_data.gather_host([(host, [0, 1, 2])], 2)
-    gathered["records"]["offset"] = host["records"]["offset"]
-    assert gathered == host
+def host_data(*seeds):
+    """Host data whose records hold what no component saves today."""
+    return {
+        "env_step": 4, "update": 2, "due": [], "new": "kept",
+        "members": [
+            {"any": {"new": seed}, "summary": {"member": m, "seed": seed}}
+            for m, seed in enumerate(seeds)
+        ],
+    }  # fmt: skip
+
+
+def test_whatever_a_component_saves_stays_with_its_member():
+    joined = members_lib.join_host([host_data(5, 3), host_data(8)], [{"l": 0}, {"l": 1}, {"l": 2}])
+    assert joined == host_data(5, 3, 8) | {
+        "members": [
+            {"any": {"new": seed}, "summary": {"member": m, "seed": seed, "l": m}}
+            for m, seed in enumerate((5, 3, 8))
+        ]
+    }
+    for nothing in (None, {}):  # before the end of the run, and without a final evaluation
+        host = {"members": [{"summary": nothing}]}
+        assert members_lib.join_host([host], [{"l": 0}]) == host
+
+
+def test_rows_are_joined_as_one_run_writes_them():
+    def row(member, env_step, **values):
+        return {"member": member, "env_step": env_step} | values
+
+    first = [row(0, 5, a=1), row(1, 5, a=2), row(0, 5, eval_return=3), row(1, 5, eval_return=4)]
+    second = [row(0, 5, eval_return=5), row(0, 9, a=6)]
+    assert members_lib.join_rows([(first, [1, 0]), (second, [0])]) == [
+        row(0, 5, a=2), row(1, 5, a=1),
+        row(0, 5, eval_return=4), row(1, 5, eval_return=3), row(2, 5, eval_return=5),
+        row(2, 9, a=6),
+    ]  # fmt: skip
+    assert members_lib.join_rows([(first, [1])]) == [row(0, 5, a=2), row(0, 5, eval_return=4)]
 
 
 def test_list_members(killed_run, finished_run):
@@ -65,14 +101,21 @@ def test_list_members(killed_run, finished_run):
     assert [r["env_step"] for r in list_members(killed_run)] == [150] * 3
 
 
-def test_extracted_members_go_on_as_they_would_have(killed_run, finished_run, tmp_path):
+def test_extracted_members_resume_as_they_would_have(killed_run, finished_run, tmp_path):
     extract(killed_run, [2, 0], tmp_path / "two")
     config = WorkDir(tmp_path / "two").read_config()
     assert config.seeds == [5, 7]
     arrays, host = newest(tmp_path / "two")
-    old_arrays, _ = newest(killed_run)
+    old_arrays, old_host = newest(killed_run)
     assert_trees_equal(arrays, jax.tree.map(lambda x: x[np.array([2, 0])], old_arrays))
-    assert host["records"]["offset"] == (tmp_path / "two" / "metrics.jsonl").stat().st_size
+    old_members = old_host["members"]
+    assert (
+        host["env_step"] == 150 and old_members[0]["prefetch"] and old_members[0]["report"]["sums"]
+    )
+    offset = (tmp_path / "two" / "metrics.jsonl").stat().st_size
+    assert host == old_host | {
+        "log": {"offset": offset, "pending": []}, "members": [old_members[2], old_members[0]]
+    }  # fmt: skip
     assert sequence_of(tmp_path / "two" / "metrics.jsonl")[:4] == [
         (40, False, 0, 5), (40, False, 1, 7), (60, True, 0, 5), (60, True, 1, 7),
     ]  # fmt: skip
@@ -112,24 +155,24 @@ def test_a_finished_run_of_some_members_is_finished(finished_run, tmp_path):
     one = train(WorkDir(tmp_path / "one").read_config(), tmp_path / "one", make_env)
     assert one == summary | {"members": [summary["members"][1] | {"member": 0}]}
     scored = evaluate(tmp_path / "one", episodes=2, make_env=make_env)["members"]
-    there = evaluate(finished_run, episodes=2, member=1, make_env=make_env)["members"]
-    assert scored == [there[0] | {"member": 0}]
+    original = evaluate(finished_run, episodes=2, member=1, make_env=make_env)["members"]
+    assert scored == [original[0] | {"member": 0}]
     assert load(tmp_path / "one", make_env=make_env).seed == 3
 
 
 def test_rows_that_could_not_be_written_are_written(killed_copy, tmp_path):
-    """The checkpoint knows three lines that are not in the file."""
-    source = run_copy.read_source(killed_copy, [2], make_env)
-    content = (killed_copy / "metrics.jsonl").read_bytes()[: source.host["records"]["offset"]]
+    """The checkpoint holds three lines that are not in the file."""
+    content = (killed_copy / "metrics.jsonl").read_bytes()
+    content = content[: newest(killed_copy)[1]["log"]["offset"]]
     *kept, a, b, c = content.splitlines(keepends=True)
     (killed_copy / "metrics.jsonl").write_bytes(b"".join(kept))
-    records = {"offset": sum(map(len, kept)), "pending": [x.decode() for x in (a, b, c)]}
-    host = {**source.host, "records": {**source.host["records"], **records}}
-    run_copy.assemble([dataclasses.replace(source, host=host)], tmp_path / "new")
+    log = {"offset": sum(map(len, kept)), "pending": [x.decode() for x in (a, b, c)]}
+    change_host(killed_copy, lambda host: host | {"log": log})
+    extract(killed_copy, [2], tmp_path / "new")
     rows = [json.loads(line) for line in content.splitlines()]
     expected = [row | {"member": 0} for row in rows if row["member"] == 2]
     assert read_metrics(tmp_path / "new" / "metrics.jsonl") == expected
-    assert newest(tmp_path / "new")[1]["records"]["pending"] == []
+    assert newest(tmp_path / "new")[1]["log"]["pending"] == []
 
 
 def test_add_members(finished_run, tmp_path, monkeypatch):
@@ -140,7 +183,7 @@ def test_add_members(finished_run, tmp_path, monkeypatch):
         add()
     assert {path.name for path in tmp_path.iterdir()} == {"one", "three.fresh"}
     with monkeypatch.context() as patch:
-        patch.setattr(membership, "train", lambda *_: {"finished": False})
+        patch.setattr(members_lib, "train", lambda *_: {"finished": False})
         assert add() == {"finished": False}
     assert {path.name for path in tmp_path.iterdir()} == {"one", "three.fresh"}
     assert add()["finished"]
@@ -151,15 +194,15 @@ def test_add_members(finished_run, tmp_path, monkeypatch):
     assert sequence_of(three / "metrics.jsonl") == sequence_of(finished_run / "metrics.jsonl")
     new, old = newest(three), newest(finished_run)
     assert jax.tree.map(np.shape, new[0]) == jax.tree.map(np.shape, old[0])
-    assert new[1]["replay"]["written"][0] == old[1]["replay"]["written"][0]
+    assert new[1]["members"][0] == old[1]["members"][0]
     summaries = [WorkDir(path).read_summary() for path in (three, finished_run)]
     assert [list(s) for s in summaries] == [list(summaries[0])] * 2
     assert [(m["member"], m["seed"]) for m in summaries[0]["members"]] == [(0, 7), (1, 3), (2, 5)]
 
 
 def test_a_run_before_its_first_update(early_run, tmp_path):
-    membership.extract(early_run, [1], tmp_path / "new")
-    (record,) = membership.list_members(tmp_path / "new")
+    members_lib.extract(early_run, [1], tmp_path / "new")
+    (record,) = members_lib.list_members(tmp_path / "new")
     assert record == {
         "member": 0, "seed": 3, "env_step": 20, "update": 0, "frozen": False, "skipped_updates": 0,
         "train_return": None, "eval_return": None,

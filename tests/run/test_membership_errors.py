@@ -1,22 +1,18 @@
-"""Members that cannot be taken, put together or added: a clear error, and nothing left behind."""
+"""Members that cannot be extracted, joined or added: a clear error, and nothing left behind."""
 
-import dataclasses
 import os
 import shutil
 
 import numpy as np
 import pytest
 from commands import forked_command
-from member_runs import add_members, extract, join, list_members, make_env
+from member_runs import add_members, change_host, extract, join, list_members, make_env
 
 from dreamer_jax import config as config_lib
 from dreamer_jax import evaluate, train
-from dreamer_jax.config import sweep
 from dreamer_jax.errors import UsageError
-from dreamer_jax.replay.space import HIGH_WATER_FILE
+from dreamer_jax.replay.ring import HIGH_WATER_FILE
 from dreamer_jax.report.metrics_log import read_metrics
-from dreamer_jax.run import assemble as run_copy
-from dreamer_jax.run import members as membership
 from dreamer_jax.run.workdir import WorkDir
 
 
@@ -27,7 +23,7 @@ def change_config(workdir, **changes):
 
 
 def refuse(call, workdir, match, error=UsageError):
-    """The call raises, and nothing is left in the directory that it was to write in."""
+    """Assert that a call raises and leaves nothing in the directory it would write to."""
     before = sorted(os.listdir(workdir))
     with pytest.raises(error, match=match):
         call()
@@ -35,7 +31,7 @@ def refuse(call, workdir, match, error=UsageError):
 
 
 @pytest.mark.parametrize("members", [[3], [-1], [0, 0], []])
-def test_members_that_are_not_there(killed_run, tmp_path, members):
+def test_members_that_do_not_exist(killed_run, tmp_path, members):
     choices = r"0 \(seed 7\), 1 \(seed 3\), 2 \(seed 5\)"
     refuse(lambda: extract(killed_run, members, tmp_path / "new"), tmp_path, choices)
 
@@ -54,7 +50,9 @@ def test_a_target_that_cannot_be(killed_run, tmp_path):
     (tmp_path / "file").write_text("")
     for target in ("thesis", "file"):
         refuse(
-            lambda t=target: extract(killed_run, [0], tmp_path / t), tmp_path, "empty or not there"
+            lambda t=target: extract(killed_run, [0], tmp_path / t),
+            tmp_path,
+            "empty or does not exist",
         )
     for target in (killed_run, killed_run / "sub", killed_run.parent / "x" / ".." / "killed"):
         refuse(lambda t=target: extract(killed_run, [0], t), killed_run, "outside of")
@@ -72,8 +70,8 @@ def test_adding_what_cannot_be_added(killed_run, finished_run, tmp_path):
     def add(workdir, seeds, match):
         refuse(lambda: add_members(workdir, seeds, tmp_path / "new"), tmp_path, match)
 
-    add(killed_run, [1], "has not come to its end")
-    add(finished_run, [1, 3], r"seeds are \[1, 3\]; allowed: others than .* \[3, 5, 7\]")
+    add(killed_run, [1], "is not finished")
+    add(finished_run, [1, 3], r"seeds are \[1, 3\]; allowed: .* it has \[3, 5, 7\]")
     add(finished_run, [1, 1], "config.seeds is")
     add(finished_run, [-1], "config.seeds is")
     add(finished_run, [], "config.seeds is")
@@ -82,11 +80,10 @@ def test_adding_what_cannot_be_added(killed_run, finished_run, tmp_path):
 def test_runs_that_do_not_fit_together(killed_run, finished_run, tmp_path):
     a, b, new = tmp_path / "a", tmp_path / "b", tmp_path / "new"
     extract(killed_run, [0], a)
-    refuse(
-        lambda: join(killed_run, a, new), tmp_path, r"has the members \['seed 7'\]; allowed: others"
-    )
+    shared = r"has the members \['seed 7'\], which .* has too"
+    refuse(lambda: join(killed_run, a, new), tmp_path, shared)
     extract(finished_run, [1], b)
-    refuse(lambda: join(a, b, new), tmp_path, "not equally far: {'env_step': 150.*240")
+    refuse(lambda: join(a, b, new), tmp_path, "not at the same step: {'env_step': 150.*240")
     change_config(b, lambda_=0.9)
     refuse(lambda: join(a, b, new), tmp_path, "different configs:\n  lambda_: 0.95 -> 0.9")
 
@@ -99,19 +96,22 @@ def test_keys_that_may_differ_are_the_firsts(killed_run, tmp_path):
     assert WorkDir(tmp_path / "new").read_config().steps == 200
 
 
-@pytest.mark.parametrize(
-    ("changes", "match"),
-    [
-        ({"due": ["evaluation"]}, r"stopped in the middle .* \['evaluation'\]"),
-        ({"prefetch": None}, "only one of .* has begun to draw"),
-    ],
-)
-def test_host_data_that_do_not_fit_together(killed_run, changes, match):
-    first = run_copy.read_source(killed_run, [0], make_env)
-    other = sweep.with_seeds(first.config, [1, 2, 4])
-    second = dataclasses.replace(first, config=other, host={**first.host, **changes})
-    with pytest.raises(UsageError, match=match):
-        membership._check_fit(first, second)
+def test_a_run_stopped_in_the_middle_of_a_step_is_not_joined(killed_run, killed_copy, tmp_path):
+    """Nor are members added to one, which a finished run cannot be."""
+    change_host(killed_copy, lambda host: host | {"due": ["evaluation"]})
+    change_config(killed_copy, seeds=(1, 2, 4))
+    due = r"stopped in the middle .* \['evaluation'\]"
+    refuse(lambda: join(killed_run, killed_copy, tmp_path / "new"), tmp_path, due)
+    change_config(killed_copy, steps=150)
+    WorkDir(killed_copy).write_summary({"env_step": 150})
+    refuse(lambda: add_members(killed_copy, [8], tmp_path / "new"), tmp_path, due)
+
+
+def test_a_finished_run_and_an_unfinished_one_are_not_joined(killed_run, killed_copy, tmp_path):
+    change_config(killed_copy, seeds=(1, 2, 4))
+    WorkDir(killed_copy).write_summary({"env_step": 150})
+    one = "only one of .* is finished"
+    refuse(lambda: join(killed_run, killed_copy, tmp_path / "new"), tmp_path, one)
 
 
 def test_a_replay_that_is_gone(killed_copy, finished_run, tmp_path):
@@ -139,14 +139,14 @@ def test_a_replay_in_memory(killed_copy, tmp_path):
 
 
 def test_a_damaged_replay_leaves_nothing_behind(killed_copy, tmp_path):
-    os.truncate(killed_copy / "replay" / "reward.bin", 100)
+    os.truncate(killed_copy / "replay" / "0" / "reward.bin", 100)
     refuse(lambda: extract(killed_copy, [0], tmp_path / "new"), tmp_path, "reward.bin is damaged")
 
 
 def test_a_run_that_went_on_too_far(killed_copy, tmp_path):
-    marks = np.fromfile(killed_copy / "replay" / HIGH_WATER_FILE, np.int64)
-    (marks + 10**6).tofile(killed_copy / "replay" / HIGH_WATER_FILE)
-    refuse(lambda: extract(killed_copy, [0], tmp_path / "new"), tmp_path, "gone on too far")
+    marks = np.fromfile(killed_copy / "replay" / "0" / HIGH_WATER_FILE, np.int64)
+    (marks + 10**6).tofile(killed_copy / "replay" / "0" / HIGH_WATER_FILE)
+    refuse(lambda: extract(killed_copy, [0], tmp_path / "new"), tmp_path, "moved on too far")
 
 
 def test_metrics_that_were_changed(killed_copy, tmp_path):

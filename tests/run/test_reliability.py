@@ -1,4 +1,4 @@
-"""The faults of docs/reliability.md that a whole run meets, each injected for real."""
+"""The faults of docs/reliability.md that concern complete runs, each injected for real."""
 
 import contextlib
 import ctypes
@@ -16,13 +16,16 @@ from killing import Run, assert_same_run, catch_config, live_records, newest, ro
 
 from dreamer_jax import evaluate, train
 from dreamer_jax.errors import UsageError
-from dreamer_jax.run import setup as run_lib
+from dreamer_jax.run import trainer
 from dreamer_jax.run.evaluation import play_episodes
+from dreamer_jax.run.setup import RunSetup
+
+END = ["evaluation", "pictures", "checkpoint"]  # due after the last updates
 
 
 @pytest.fixture(scope="module")
 def unfinished(tmp_path_factory):
-    """The work directory of the same run, stopped in the middle."""
+    """The work directory of the same run at half of its steps."""
     workdir = tmp_path_factory.mktemp("runs") / "unfinished"
     config = catch_config()
     config.steps = 150
@@ -57,21 +60,25 @@ def test_a_signal_stops_the_run_in_order(catch_run, tmp_path, number):
 
 
 def test_a_signal_stops_an_evaluation(catch_run, tmp_path, monkeypatch):
-    """The evaluation is made after the resume, at the step that it belongs to."""
+    """A resumed run makes the evaluation at its step, in the middle of the run and at its end.
+
+    The last checkpoint then replaces the one of the same step that said that work was due.
+    """
     calls = []
 
     def play_and_get_a_signal(*args, check, **kwargs):
         calls.append(1)
-        if len(calls) == 2:
+        if len(calls) in (2, 4):
             os.kill(os.getpid(), signal.SIGTERM)
         return play_episodes(*args, check=check, **kwargs)
 
     monkeypatch.setattr("dreamer_jax.run.trainer.play_episodes", play_and_get_a_signal)
-    result = train(catch_config(), tmp_path / "run")
-    assert (result["finished"], result["env_step"], result["members"]) == (False, 200, None)
-    assert newest(tmp_path / "run")[1]["due"] == ["evaluation", "checkpoint"]
+    for step, due in ((200, ["evaluation", "checkpoint"]), (300, END)):
+        result = train(catch_config(), tmp_path / "run")
+        assert (result["finished"], result["env_step"], result["members"]) == (False, step, None)
+        assert newest(tmp_path / "run")[1]["due"] == due
     assert train(catch_config(), tmp_path / "run")["finished"]
-    assert len(calls) == 4
+    assert len(calls) == 5
     assert_same_run(tmp_path / "run", catch_run)
 
 
@@ -118,11 +125,11 @@ def test_without_any_checkpoint_nothing_is_overwritten(copy):
 
 
 def test_a_checkpoint_that_the_replay_has_outrun_is_refused(copy):
-    """An old checkpoint that was put back cannot be trained from: its records are overwritten."""
-    high_water = np.memmap(copy / "replay" / "high_water.i64", np.int64, "r+")
+    """An old checkpoint that was put back is of no use: its records are overwritten."""
+    high_water = np.memmap(copy / "replay" / "0" / "high_water.i64", np.int64, "r+")
     high_water += 100_000
     high_water.flush()
-    with pytest.raises(UsageError, match="cannot go on from env step 150: .* overwritten"):
+    with pytest.raises(UsageError, match="cannot resume from env step 150: .* overwritten"):
         train(catch_config(), copy)
 
 
@@ -135,7 +142,7 @@ def test_a_second_process_is_refused(tmp_path):
             train(catch_config(steps=100_000), tmp_path / "run")
         assert run.process.poll() is None
         run.kill()
-    # What the dead process has left behind is no obstacle.
+    # What the dead process left behind is no obstacle.
     assert train(catch_config(steps=60), tmp_path / "run")["finished"]
 
 
@@ -144,7 +151,7 @@ def test_a_second_process_is_refused(tmp_path):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """Mounts a tmpfs of a given size; skips where that is not allowed."""
+    """Return a function that mounts a tmpfs of a given size, or skips if that is not allowed."""
     libc = ctypes.CDLL(None, use_errno=True)
     path = tmp_path / "disk"
     path.mkdir()
@@ -160,7 +167,7 @@ def small_disk(tmp_path):
 
 
 def fill(disk):
-    """Take all space of a disk."""
+    """Take all space on a disk."""
     with open(disk / "ballast", "wb", buffering=0) as file:
         for size in (2**20, 2**12):
             with contextlib.suppress(OSError):
@@ -169,14 +176,14 @@ def fill(disk):
 
 
 def at_steps(patch, events):
-    """Have functions called in the middle of the env steps, counted from the end of the prefill."""
-    original, count = run_lib.to_env_actions, itertools.count(1)
+    """Call functions in the middle of env steps, counted from the end of the prefill."""
+    original, count = trainer.to_env_actions, itertools.count(1)
 
     def to_env_actions(action, discrete):
         events.get(next(count), lambda: None)()
         return original(action, discrete)
 
-    patch.setattr(run_lib, "to_env_actions", to_env_actions)
+    patch.setattr(trainer, "to_env_actions", to_env_actions)
 
 
 def disk_config(**changes):
@@ -184,7 +191,7 @@ def disk_config(**changes):
 
 
 def assert_goes_on(workdir, config, tmp_path):
-    """With space made, a stopped run ends as one that nothing happened to."""
+    """Assert that a stopped run, resumed with free space, ends as an undisturbed one."""
     assert train(config, workdir)["finished"]
     train(config, tmp_path / "reference")
     assert_same_run(workdir, tmp_path / "reference")
@@ -194,8 +201,8 @@ def assert_goes_on(workdir, config, tmp_path):
 def test_a_disk_too_full_for_the_replay_stops_the_run(small_disk, tmp_path, monkeypatch):
     disk = small_disk(64)
     config = disk_config(checkpoint_every=90)
-    # Takes space in small pieces, so that the replay meets the full disk as a large one would.
-    monkeypatch.setattr("dreamer_jax.replay.space.CHUNK", 2**18)
+    # Allocate in small pieces, so that the replay meets the full disk as a large one would.
+    monkeypatch.setattr("dreamer_jax.replay.ring.CHUNK", 2**18)
     with monkeypatch.context() as patch:
         at_steps(patch, {100: lambda: fill(disk)})
         with pytest.raises(OSError, match="stopped at env step") as error:
@@ -207,7 +214,7 @@ def test_a_disk_too_full_for_the_replay_stops_the_run(small_disk, tmp_path, monk
 
 @pytest.mark.slow
 def test_a_disk_too_full_for_a_checkpoint_stops_the_run(small_disk, tmp_path):
-    """In a process of its own: orbax leaves callbacks behind that the interpreter complains of."""
+    """In its own process: orbax leaves callbacks behind that the interpreter complains about."""
     disk = small_disk(64)
     config = disk_config()
     (disk / "run").mkdir()
@@ -226,7 +233,7 @@ def test_a_disk_too_full_for_a_checkpoint_stops_the_run(small_disk, tmp_path):
 def test_a_disk_too_full_for_pictures_and_metrics_does_not_stop_the_run(
     small_disk, tmp_path, monkeypatch, capsys
 ):
-    """The replay has its space already; no checkpoint is due before there is room again."""
+    """The replay has its space already, and no checkpoint is due before there is space again."""
     disk = small_disk(64)
     config = disk_config()
     config.update({"checkpoint_every": 0, "video_every": 100, "replay": {"slack": 2_000}})
@@ -244,17 +251,17 @@ def test_a_disk_too_full_for_pictures_and_metrics_does_not_stop_the_run(
 
 @pytest.mark.slow
 def test_damaged_parameters_of_one_member(tmp_path, monkeypatch, capsys):
-    """NaN in one member of three: it is frozen and marked, the others are bit-identical."""
+    """A member with NaN is frozen and marked; the two others are equal bit for bit."""
     config = catch_config(seeds=3, steps=200, max_nonfinite=5)
     train(config, tmp_path / "clean")
-    original = run_lib.RunSetup.init_state
+    original = RunSetup.init_state
 
-    def poisoned(parts):
-        state = original(parts)
+    def poisoned(setup):
+        state = original(setup)
         actor = jax.tree.map(lambda leaf: leaf.at[1].set(jnp.nan), state.params["actor"])
         return state.replace(params={**state.params, "actor": actor})
 
-    monkeypatch.setattr(run_lib.RunSetup, "init_state", poisoned)
+    monkeypatch.setattr(RunSetup, "init_state", poisoned)
     train(config, tmp_path / "poisoned")
     clean, found = rows(tmp_path / "clean"), rows(tmp_path / "poisoned")
     assert [row for row in found if row["member"] != 1] == [r for r in clean if r["member"] != 1]
@@ -262,8 +269,8 @@ def test_damaged_parameters_of_one_member(tmp_path, monkeypatch, capsys):
     assert logged[-1]["frozen"] and logged[-1]["skipped_updates"] == 5
     assert not logged[0]["frozen"] and "model_loss" not in logged[-1]
     assert "member 1 (seed 1) is frozen" in capsys.readouterr().out
-    arrays, wanted = newest(tmp_path / "poisoned")[0], newest(tmp_path / "clean")[0]
-    for leaf, other in zip(jax.tree.leaves(arrays), jax.tree.leaves(wanted), strict=True):
+    arrays, expected = newest(tmp_path / "poisoned")[0], newest(tmp_path / "clean")[0]
+    for leaf, other in zip(jax.tree.leaves(arrays), jax.tree.leaves(expected), strict=True):
         assert np.array_equal(leaf[[0, 2]], other[[0, 2]])
     records, expected = (
         live_records(tmp_path / name, newest(tmp_path / name)[1]) for name in ("poisoned", "clean")

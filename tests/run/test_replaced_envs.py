@@ -1,4 +1,4 @@
-"""Runs whose environments raise, hang, or return what is no number."""
+"""Runs whose environments raise, hang, or return NaN."""
 
 import functools
 import time
@@ -31,7 +31,12 @@ def test_an_environment_that_fails_is_replaced(tmp_path, fault, message):
     logged = [row for row in rows(tmp_path / "run") if "skipped_updates" in row]
     assert logged[-1]["env_faults"] == 1 and "env_faults" not in logged[0]
     host = newest(tmp_path / "run", make_env)[1]
-    assert sum(row["generation"] for row in host["rows"]) >= 1
+    assert sum(generations(host)) >= 1
+
+
+def generations(host):
+    """Return how often each environment was replaced."""
+    return [row["generation"] for member in host["members"] for row in member["driver"]["rows"]]
 
 
 def make_probe(seed, fault, once, fault_step=32):
@@ -46,13 +51,13 @@ def test_environments_that_fail_too_often_stop_the_run(tmp_path):
     with pytest.raises(TooManyFaults, match="reward must be a finite number"):
         train(config, tmp_path / "run", lambda seed: Probe("nan", 5))
     assert time.monotonic() - began < 60
-    # Nothing is lost or left in the way: the same run can begin again.
+    # Nothing is lost, and nothing left in the way: the same run can begin again.
     config.steps = 60
     assert train(config, tmp_path / "run", lambda seed: Probe())["env_step"] == 60
 
 
 class Unsaveable(Probe):
-    """Holds what cannot be pickled, as many simulators do."""
+    """A probe that cannot be pickled, like many simulators."""
 
     def __init__(self):
         super().__init__()
@@ -60,7 +65,7 @@ class Unsaveable(Probe):
 
 
 @pytest.mark.slow
-def test_environments_without_exact_state_begin_anew(tmp_path, capsys):
+def test_environments_without_exact_state_restart(tmp_path, capsys):
     config = probe_config(steps=58)  # 29 decisions in each environment: the fourth episode is open
     make_env = lambda seed: Unsaveable()  # noqa: E731
     train(config, tmp_path / "run", make_env)
@@ -70,7 +75,7 @@ def test_environments_without_exact_state_begin_anew(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "2 of 2 environments could not be restored" in printed
     host = newest(tmp_path / "run", make_env)[1]
-    assert [row["generation"] for row in host["rows"]] == [1, 1]
+    assert generations(host) == [1, 1]
     records = live_records(tmp_path / "run", host)
     for env in (0, 1):
         first = np.flatnonzero(records["is_first", 0, env])

@@ -1,4 +1,4 @@
-"""Runs that are killed at any moment, and resumed, end as one that never was."""
+"""Runs killed at any moment and resumed equal an undisturbed one."""
 
 import numpy as np
 import pytest
@@ -9,9 +9,9 @@ from dreamer_jax.configs import get_config
 
 
 def kill_and_resume(config, reference, run, kills, seed=0):
-    """Kill a run, the first and every third time while it writes a checkpoint, and compare it."""
+    """Kill a run repeatedly, the first and every third time during a save, and compare it."""
     rng = np.random.default_rng(seed)
-    total = int(newest(reference)[1]["replay"]["written"][0][0])
+    total = newest(reference)[1]["members"][0]["replay"]["written"][0]
     while_saving = 0
     for kill in range(kills):
         target = int(total * (kill + rng.uniform()) / (kills + 1))
@@ -27,7 +27,7 @@ def kill_and_resume(config, reference, run, kills, seed=0):
 
 
 def kill_and_resume_alone(config, tmp_path, **settings):
-    """The same with a reference of its own."""
+    """Kill and resume a run, with its own reference."""
     train(config, tmp_path / "reference")
     kill_and_resume(config, tmp_path / "reference", tmp_path / "run", **settings)
 

@@ -1,7 +1,11 @@
-"""Whole runs at tiny size: what a work directory gets, resuming, observation kinds, bad input."""
+"""Complete tiny runs: work directories, resuming, kinds of observations, bad input."""
 
+import gc
 import json
 import shutil
+import sys
+import weakref
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -13,7 +17,9 @@ from dreamer_jax import evaluate, train
 from dreamer_jax.errors import UsageError
 from dreamer_jax.report.metrics_log import read_metrics
 from dreamer_jax.run.driver import Driver
-from dreamer_jax.seeding import member_keys
+from dreamer_jax.run.setup import build
+from dreamer_jax.run.trainer import Trainer
+from dreamer_jax.seeding import ENV_STREAM, member_keys
 
 
 def small_config(**changes):
@@ -105,7 +111,7 @@ def test_a_directory_of_something_else_is_refused(tmp_path, tiny_config):
 
 @pytest.mark.slow
 def test_pictures_change_nothing(tmp_path):
-    """Not even those in the prefill, where the replay could be drawn from already."""
+    """Not even during the prefill, when the replay can already be sampled."""
     found = []
     for every in (0, 20):
         config = small_config(steps=120, video_every=every)
@@ -157,7 +163,7 @@ def test_evaluate_without_a_run(tmp_path):
 
 
 def comparable(workdir):
-    """Rows of metrics.jsonl without what depends on the clock."""
+    """Read metrics.jsonl without the rates, which depend on the clock."""
     rows = read_metrics(workdir / "metrics.jsonl")
     return [{k: v for k, v in row.items() if not k.endswith("_per_s")} for row in rows]
 
@@ -166,9 +172,9 @@ def comparable(workdir):
     "stop", [70, *(pytest.param(stop, marks=pytest.mark.slow) for stop in (30, 170))]
 )
 def test_interrupted_and_resumed_equals_uninterrupted(finished, tmp_path, stop, monkeypatch):
-    """Before the first checkpoint and between others; catch restores its environments exactly."""
+    """Before the first checkpoint and between two; the state of catch is exact."""
     config, reference, result = finished
-    original = Driver.finish
+    original = Driver.step
     calls = []
 
     def fails(self, actions):
@@ -178,7 +184,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(finished, tmp_path, stop, 
         return original(self, actions)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Driver, "finish", fails)
+        patch.setattr(Driver, "step", fails)
         with pytest.raises(KeyboardInterrupt):
             train(config, tmp_path / "run")
     assert train(config, tmp_path / "run") == result
@@ -232,6 +238,34 @@ def test_agents_must_fit_the_environment(tmp_path, task, changes, message):
     with pytest.raises(UsageError, match=message):
         train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_trainer_is_freed_without_a_garbage_collection(tmp_path, tiny_config, monkeypatch):
+    """It holds the device arrays of a run."""
+    trainers = []
+    monkeypatch.setattr(Trainer, "run", lambda self: trainers.append(weakref.ref(self)))
+    gc.disable()
+    try:
+        train(tiny_config, tmp_path / "run")
+        assert trainers[0]() is None
+    finally:
+        gc.enable()
+
+
+def test_environment_workers_do_not_load_jax():
+    setup = build(make_tiny_config())
+    make_env = setup.make_env
+
+    def check(seed):
+        if "jax" in sys.modules:
+            raise ImportError("a worker has loaded JAX")
+        return make_env(seed)
+
+    def on_fault(row, text):
+        raise AssertionError(text)
+
+    vector = replace(setup, make_env=check).make_vector(ENV_STREAM, 1, on_fault, workers=1)
+    vector.close()
 
 
 def test_prng_is_threefry(finished):

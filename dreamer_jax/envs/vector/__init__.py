@@ -1,18 +1,17 @@
-"""Many environments stepped at once; those that raise, hang or end their process are replaced."""
+"""Many environments stepped at once, on which a failing environment has no lasting effect.
 
-from dreamer_jax.envs.vector.results import EnvFault, StepResult
+Files, from the caller down to the environment:
+    tolerant.py: `FaultTolerantVector`, which replaces environments that raise, hang or end their
+        process, and `FaultLimit`, which ends a run in which too many do. Start here.
+    vector.py: `Vector`, which checks calls and returns faults, and `LocalVector`, in this process.
+    process.py: `ProcessVector`, in worker processes, and the parent's side of a worker.
+    worker.py: the worker's side.
+    slots.py: `EnvSlots`, the environments of one process, called one after another.
+    snapshot.py: the exact state of one environment as bytes.
+
+The room imports `envs` and `errors` alone, and never JAX: worker processes import it.
+"""
+
 from dreamer_jax.envs.vector.tolerant import FaultLimit, FaultTolerantVector, OnFault, TooManyFaults
-from dreamer_jax.envs.vector.vector import LocalVector, ProcessVector, Vector, make_vector
 
-__all__ = [
-    "EnvFault",
-    "FaultLimit",
-    "LocalVector",
-    "OnFault",
-    "ProcessVector",
-    "StepResult",
-    "FaultTolerantVector",
-    "TooManyFaults",
-    "Vector",
-    "make_vector",
-]
+__all__ = ["FaultLimit", "FaultTolerantVector", "OnFault", "TooManyFaults"]

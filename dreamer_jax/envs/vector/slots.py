@@ -1,4 +1,4 @@
-"""Several environments stepped one after another, into the rows of given arrays."""
+"""The environments of one process, stepped one after another into the rows of given arrays."""
 
 import logging
 import pickle
@@ -18,20 +18,19 @@ EnvFn = Callable[[], gymnasium.Env]
 Arrays = dict[str, np.ndarray]
 Layout = dict[str, tuple[tuple[int, ...], np.dtype]]  # shape and dtype of every array
 Spaces = tuple[spaces.Dict, spaces.Space]  # observation and action space
-Outcome = tuple[list[Any], dict[int, str]]  # a value per row, and tracebacks of rows that failed
+Outcome = tuple[list[Any], dict[int, str]]  # a value per row, and the tracebacks of failed rows
 OBS = "obs/"  # prefix of the arrays that hold the observation's entries
 
 
 def layout(observation_space: spaces.Dict, action_space: spaces.Space, num_envs: int) -> Layout:
-    """The arrays that `num_envs` environments are stepped with."""
-    discrete = isinstance(action_space, spaces.Discrete)
+    """Return the shapes and dtypes of the arrays through which `num_envs` rows are stepped."""
     shapes: Layout = {
         "mask": ((num_envs,), np.dtype(bool)),  # the rows to step or to reset
-        "action": ((num_envs, *action_space.shape), np.dtype(np.int64 if discrete else np.float32)),
+        "action": ((num_envs, *action_space.shape), np.dtype(action_space.dtype)),
         "reward": ((num_envs,), np.dtype(np.float32)),
         "is_last": ((num_envs,), np.dtype(bool)),
         "is_terminal": ((num_envs,), np.dtype(bool)),
-        "is_open": ((num_envs,), np.dtype(bool)),  # reset, and not at its end: may be stepped
+        "is_open": ((num_envs,), np.dtype(bool)),  # in the middle of an episode: may be stepped
         "failed": ((num_envs,), np.dtype(bool)),  # must be replaced
     }
     for key, box in observation_space.items():
@@ -42,26 +41,26 @@ def layout(observation_space: spaces.Dict, action_space: spaces.Space, num_envs:
 class EnvSlots:
     """The environments of one process, and their rows of the arrays.
 
-    What an environment raises ends no other row's turn. A command returns a value per row, None
-    where there is none, and the traceback of every row that raised.
+    An error in one row does not keep the others from their turn. A command returns a value per
+    row, None where there is none, and the traceback of every row that raised.
 
     Args:
-        count: number of rows, which have no environments yet.
+        count: number of rows, which have no environments at first.
     """
 
     def __init__(self, count: int) -> None:
         self._env_fns: list[EnvFn | None] = [None] * count
         self._envs: list[gymnasium.Env | None] = [None] * count
-        self._exact: dict[type, bool] = {}  # whether environments of a type pickle exactly
+        self._exact: dict[type, bool] = {}  # type of environment -> whether it pickles exactly
         self._arrays: Arrays = {}
         self._observations: list[dict[str, np.ndarray]] = []  # views, by row
 
     def build(self, env_fns: Sequence[EnvFn]) -> list[Spaces]:
-        """Build the first environments; their spaces. Raises whatever one of them raises."""
+        """Build the first environments and return their spaces; an error in one is raised."""
         return [self._build(row, env_fn) for row, env_fn in enumerate(env_fns)]
 
     def attach(self, arrays: Arrays) -> None:
-        """Use these arrays, [count, ...], from now on."""
+        """Use these arrays, [count, ...], in all later commands."""
         self._arrays = arrays
         self._observations = [
             {
@@ -73,29 +72,29 @@ class EnvSlots:
         ]
 
     def replace(self, env_fns: Sequence[EnvFn | None]) -> Outcome:
-        """Build new environments for the rows with a function; their spaces."""
+        """Build new environments for the rows that have a function, and return their spaces."""
         rows = [row for row, env_fn in enumerate(env_fns) if env_fn is not None]
         return self._each(rows, lambda row: self._build(row, env_fns[row]))
 
     def reset(self) -> Outcome:
-        """Reset the rows in `mask`."""
+        """Reset the rows in the array `mask`."""
         return self._each(np.flatnonzero(self._arrays["mask"]), self._reset)
 
     def step(self) -> Outcome:
-        """Step the rows in `mask` with their `action`."""
+        """Step the rows in the array `mask` with their `action`."""
         return self._each(np.flatnonzero(self._arrays["mask"]), self._step)
 
     def get_states(self) -> Outcome:
-        """The state of every row with its last observation; None where there is no exact one."""
+        """Return the state of every row with its last observation, None where none is exact."""
         return self._each(np.flatnonzero(~self._arrays["failed"]), self._get_state)
 
     def set_states(self, states: Sequence[bytes | None]) -> Outcome:
-        """Go on from where `get_states` was called; True where a row does."""
+        """Resume from states of `get_states`, and return True for every row that does."""
         rows = [row for row in np.flatnonzero(~self._arrays["failed"]) if states[row] is not None]
         return self._each(rows, lambda row: self._set_state(row, states[row]))
 
     def close(self) -> None:
-        """Close the environments and let go of the arrays."""
+        """Close the environments and release the arrays."""
         while self._envs:
             self._discard(self._envs.pop())
         self._arrays, self._observations = {}, []
@@ -122,7 +121,7 @@ class EnvSlots:
             if env is not None:
                 env.close()
         except Exception as error:
-            log.info("an environment that is no longer used failed to close: %r", error)
+            log.info("a discarded environment failed to close: %r", error)
 
     def _reset(self, row: int) -> None:
         obs, _ = self._envs[row].reset()
@@ -132,13 +131,11 @@ class EnvSlots:
     def _step(self, row: int) -> None:
         action = self._arrays["action"][row]
         obs, reward, terminated, truncated, _ = self._envs[row].step(action)
-        reward, is_terminal = float(reward), bool(terminated)
-        is_last = is_terminal or bool(truncated)
         self._write(row, obs)
         self._arrays["reward"][row] = reward
-        self._arrays["is_terminal"][row] = is_terminal
-        self._arrays["is_last"][row] = is_last
-        self._arrays["is_open"][row] = not is_last
+        self._arrays["is_terminal"][row] = terminated
+        self._arrays["is_last"][row] = terminated or truncated
+        self._arrays["is_open"][row] = not (terminated or truncated)
 
     def _get_state(self, row: int) -> bytes | None:
         if not self._has_exact_state(row):
@@ -167,15 +164,7 @@ class EnvSlots:
         return self._exact[kind]
 
     def _write(self, row: int, obs: Mapping[str, np.ndarray]) -> None:
-        # Everything is checked before anything is written: a row that fails keeps what it had.
-        targets = self._observations[row]
-        if obs.keys() != targets.keys():
-            raise ValueError(f"the observation has the keys {list(obs)}, not {list(targets)}")
-        values = {key: np.asarray(obs[key], target.dtype) for key, target in targets.items()}
-        for key, target in targets.items():
-            if values[key].shape != target.shape:
-                raise ValueError(
-                    f"observation {key!r} has the shape {values[key].shape}, not {target.shape}"
-                )
-        for key, target in targets.items():
-            target[...] = values[key]
+        # `adapt` has checked all entries before it returned one, so a row that fails keeps its last
+        # observation. The targets are views of this row alone, whatever is assigned to them.
+        for key, target in self._observations[row].items():
+            target[...] = obs[key]

@@ -1,10 +1,11 @@
-"""An environment's whole state as bytes, where that can be had exactly.
+"""The complete state of an environment as bytes, where an exact one is available.
 
-An environment whose base has `get_state()`, returning a picklable object, and `set_state(state)`,
-both exact, is saved through them, with its wrappers' attributes. Any other is pickled whole, if
-the caller has found out with `pickles_exactly` that this loses nothing.
+If the base environment has exact methods `get_state()`, returning a picklable object, and
+`set_state(state)`, it is saved through them, with its wrappers' attributes. Any other environment
+is pickled as a whole, if `pickles_exactly` has established that this loses nothing.
 """
 
+import copy
 import logging
 import pickle
 from collections.abc import Callable
@@ -20,16 +21,16 @@ log = logging.getLogger(__name__)
 
 
 def has_state(env: gymnasium.Env) -> bool:
-    """Whether the base environment saves and restores its own state."""
+    """Return whether the base environment saves and restores its own state."""
     base = env.unwrapped
     return all(callable(getattr(base, name, None)) for name in ("get_state", "set_state"))
 
 
 def snapshot(env: gymnasium.Env) -> bytes:
-    """The environment with its wrappers, for `restore`.
+    """Return the state of an environment and its wrappers, for `restore`.
 
     Raises:
-        Exception: whatever pickling raises, where something in it cannot be pickled.
+        Exception: whatever pickling raises if a part of it cannot be pickled.
     """
     if not has_state(env):
         return cloudpickle.dumps(env)
@@ -38,11 +39,14 @@ def snapshot(env: gymnasium.Env) -> bytes:
 
 
 def restore(env: gymnasium.Env, data: bytes) -> gymnasium.Env:
-    """The environment to go on with: `env` itself where it has a state, else a new one.
+    """Restore a snapshot into `env` if it restores its own state, else into a new environment.
 
     Args:
-        env: an environment that is built as the saved one was.
+        env: an environment built in the same way as the saved one.
         data: what `snapshot` returned. It is unpickled: only restore what you have written.
+
+    Returns:
+        The environment to use from now on.
 
     Raises:
         ValueError: the saved environment had other wrappers.
@@ -62,43 +66,43 @@ def restore(env: gymnasium.Env, data: bytes) -> gymnasium.Env:
 
 
 def pickles_exactly(make_env: Callable[[], gymnasium.Env], *, steps: int = 20) -> bool:
-    """Whether an unpickled copy goes on exactly as the environment does.
+    """Return whether an unpickled copy continues exactly as the environment does.
 
-    Many environments unpickle as new ones, built from their arguments, or not at all. So a
+    Many environments unpickle as new ones, built from their arguments, or not at all. Therefore a
     throw-away environment and a copy made in the middle of its episode are compared over `steps`
     steps and a reset.
     """
     env = make_env()
-    copy = None
+    twin = None
     try:
         env.action_space.seed(0)
         env.reset()
         _advance(env, [env.action_space.sample() for _ in range(3)])
-        copy = pickle.loads(cloudpickle.dumps(env))
+        twin = pickle.loads(cloudpickle.dumps(env))
         actions = [env.action_space.sample() for _ in range(steps)]
         exact = _same(
-            [_advance(env, actions), env.reset()[0]], [_advance(copy, actions), copy.reset()[0]]
+            [_advance(env, actions), env.reset()[0]], [_advance(twin, actions), twin.reset()[0]]
         )
         reason = "the copy steps differently"
     except Exception as error:  # whatever an environment's own pickling raises
         exact, reason = False, f"{type(error).__name__}: {error}"
     finally:
         env.close()
-        if copy is not None:
-            copy.close()
+        if twin is not None:
+            twin.close()
     if not exact:
         log.warning("%s cannot be saved exactly (%s)", env, reason)
     return exact
 
 
 def _advance(env: gymnasium.Env, actions: list[Any]) -> list[Any]:
-    """Step through the actions, resetting after each end; what came out."""
+    """Step through the actions with a reset after each end, and return copies of the results."""
     seen: list[Any] = []
     for action in actions:
         obs, *rest, _ = env.step(action)
-        seen.append((obs, *rest))
+        seen.append(copy.deepcopy((obs, *rest)))  # environments may reuse their arrays
         if any(rest[1:]):
-            seen.append(env.reset()[0])
+            seen.append(copy.deepcopy(env.reset()[0]))
     return seen
 
 
@@ -119,7 +123,7 @@ def _wrappers(env: gymnasium.Env) -> list[gymnasium.Wrapper]:
 
 
 def _attributes(wrapper: gymnasium.Wrapper) -> dict[str, Any]:
-    """What may change as the wrapper steps: not its parts, spaces, functions and arguments."""
+    """Return the attributes that a step may change: no environments, spaces, functions, specs."""
     fixed = gymnasium.Env | spaces.Space | EnvSpec
     return {
         name: value

@@ -1,4 +1,4 @@
-"""A vector that outlives its environments: what fails is replaced, up to a limit."""
+"""A vector that outlives its environments: those that fail are replaced, up to a limit."""
 
 import base64
 import functools
@@ -10,36 +10,41 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from dreamer_jax.envs.vector.results import EnvFault, StepResult
-from dreamer_jax.envs.vector.vector import make_vector
+from dreamer_jax.envs.vector.process import ProcessVector
+from dreamer_jax.envs.vector.vector import Fault, LocalVector, Mask, StepResult, Vector, rows_of
 
-OnFault = Callable[[int, str], None]  # given the row and the text of a fault
+OnFault = Callable[[int, str], None]  # called with the row and the text of a fault
 HOUR = 3600.0  # seconds
 
 
 class FaultTolerantVector:
-    """A vector whose failing environments are replaced, so that a run goes on without them.
+    """A vector that replaces failing environments, so that a run continues without them.
 
     A row can also fail outside `step`, when its worker ends while it resets or rebuilds another
-    row, or is asked for states. It is then left out of the next `step`, which reports it in
-    `failed` as any other. An environment that fails whenever it is built or reset is tried until
+    row or is asked for states. The next `step` then leaves that row out and reports it in `failed`
+    like any other. An environment that fails whenever it is built or reset is rebuilt until
     `on_fault` raises.
 
     Args:
-        make_env: (row, generation) -> the row's environment, which should draw other random
-            numbers in another generation. Generation 0 is the first; one that cannot be built
-            is an error here. Sent to workers by cloudpickle.
+        make_env: (row, generation) -> the row's environment, which should draw different random
+            numbers in each generation. Generation 0 is the first, and an error while it is built is
+            raised here. Sent to workers by cloudpickle.
         num_envs: N.
-        workers: 0 for this process, where an environment that hangs or ends the process cannot
-            be survived, else the number of processes, at most N.
-        timeout: seconds that one call may take in the workers, see `ProcessVector`.
+        workers: number of processes, at most N; 0 for this process, in which an environment that
+            hangs or ends the process takes the run down.
+        timeout: seconds that one call may take in the workers; see `ProcessVector`.
         on_fault: called with the row and the traceback of each fault, in row order, before the
-            row is replaced. EnvSlots that share a worker that hung or died are one fault, of the
-            first of them. What it raises ends the call.
+            row is replaced. Rows that lose their common worker are one fault, of the first of
+            them. An exception raised here ends the call.
+
+    Attributes:
+        num_envs: N.
+        observation_space: one environment's, a Dict of Box.
+        action_space: one environment's, Discrete from 0 or a Box in [-1, 1].
 
     Raises:
-        ValueError: no environments, their spaces differ, or `workers` or `timeout` is out of
-            range. Also from every call that replaces, where the new environment's spaces differ.
+        ValueError: there are no environments, their spaces differ, or `workers` or `timeout` is
+            out of range. Every call that replaces an environment raises it if spaces differ.
     """
 
     def __init__(
@@ -53,74 +58,63 @@ class FaultTolerantVector:
     ) -> None:
         self._make_env, self._on_fault = make_env, on_fault
         self._generations = np.zeros(num_envs, np.int64)
-        self._lost = np.zeros(num_envs, bool)  # failed and replaced, which no one was told yet
+        self._lost = np.zeros(num_envs, bool)  # failed and replaced, but not yet reported
         env_fns = [functools.partial(make_env, row, 0) for row in range(num_envs)]
-        self._vector = make_vector(env_fns, workers, timeout)
-
-    @property
-    def num_envs(self) -> int:
-        """N."""
-        return self._vector.num_envs
-
-    @property
-    def observation_space(self) -> spaces.Dict:
-        """One environment's, a Dict of Box."""
-        return self._vector.observation_space
-
-    @property
-    def action_space(self) -> spaces.Discrete | spaces.Box:
-        """One environment's, Discrete from 0 or a Box in [-1, 1]."""
-        return self._vector.action_space
+        self._vector: Vector = (
+            ProcessVector(env_fns, workers, timeout) if workers else LocalVector(env_fns)
+        )
+        self.num_envs: int = num_envs
+        self.observation_space: spaces.Dict = self._vector.observation_space
+        self.action_space: spaces.Discrete | spaces.Box = self._vector.action_space
 
     @property
     def generations(self) -> np.ndarray:
-        """How often each row's environment was replaced, int64 [N]."""
+        """Number of times that each row's environment was replaced, int64 [N]."""
         return self._generations.copy()
 
-    def reset(self, mask: Sequence[bool] | np.ndarray | None = None) -> dict[str, np.ndarray]:
-        """Begin a new episode in some rows, in new environments where old ones fail.
+    def reset(self, mask: Mask | None = None) -> dict[str, np.ndarray]:
+        """Begin a new episode in some rows, in new environments where the old ones fail.
 
         Args:
             mask: [N] bool, the rows to reset; None for all.
 
         Returns:
-            The observation of every row, [N, ...].
+            The observations of all rows, as `observations` returns them.
         """
         mask = self._vector.row_mask(mask)
         while mask.any():
             self._lost &= ~mask
-            try:
-                self._vector.reset(mask)
-            except EnvFault as fault:
-                self._recover(fault)
+            self._recover(self._vector.reset(mask))
             mask &= self._lost
-        return self._vector.observations()
+        return self.observations()
 
     def step(self, actions: np.ndarray) -> StepResult:
         """Step every row.
 
         Args:
-            actions: integers [N] for a Discrete action space, float32 [N, A] for a Box.
+            actions: integers [N] for a Discrete action space, floats [N, A] for a Box.
 
         Returns:
-            The step; rows in its `failed` lost their episode, have a new environment and must be
-            reset, as those in `is_last`.
+            The results. Rows in `failed` lost their episode and have a new environment; like those
+            in `is_last`, they must be reset.
 
         Raises:
-            ValueError: wrong actions, or a row that must be reset first.
+            ValueError: actions have a wrong shape or dtype, or a row must be reset first.
         """
         lost = self._lost.copy()
-        try:
-            result = self._vector.step(actions, ~lost)
-        except EnvFault as fault:
-            result = fault.result
-            self._recover(fault)
+        result, faults = self._vector.step(actions, ~lost)
+        self._recover(faults)
         result.failed |= lost
         self._lost &= ~result.failed
         return result
 
     def observations(self) -> dict[str, np.ndarray]:
-        """The last observation of every row, [N, ...]."""
+        """Return the last observation of every row.
+
+        Returns:
+            Images [N, size, size, C] uint8 and vectors [N, V] float32, as read-only views of
+            memory that `reset`, `step` and `restore` overwrite.
+        """
         return self._vector.observations()
 
     def state(self) -> list[dict]:
@@ -129,11 +123,8 @@ class FaultTolerantVector:
         Each holds `environment`, base64 or None where there is no exact state (see
         `Vector.get_states`), and `generation`.
         """
-        try:
-            states = self._vector.get_states()
-        except EnvFault as fault:
-            states = fault.result
-            self._recover(fault)
+        states, faults = self._vector.get_states()
+        self._recover(faults)
         return [
             {
                 "environment": state and base64.b64encode(state).decode(),
@@ -164,11 +155,8 @@ class FaultTolerantVector:
         states = [row["environment"] and base64.b64decode(row["environment"]) for row in rows]
         self._generations[:] = generations
         self._lost[:] = False
-        try:
-            restored = self._vector.set_states(states)
-        except EnvFault as fault:
-            restored = fault.result
-            self._recover(fault)
+        restored, faults = self._vector.set_states(states)
+        self._recover(faults)
         restored &= ~self._lost
         self._recover(self._replace(np.flatnonzero(~restored & ~self._lost)))
         restored &= ~self._lost
@@ -179,27 +167,23 @@ class FaultTolerantVector:
         """Close the environments; a second call does nothing."""
         self._vector.close()
 
-    def _recover(self, fault: EnvFault | None) -> None:
-        """Report what failed and replace it, until that works."""
-        while fault is not None:
-            rows = sorted(fault.tracebacks)
+    def _recover(self, faults: Sequence[Fault]) -> None:
+        """Report faults and replace their rows, until that succeeds."""
+        while faults:
+            rows = rows_of(faults)
             self._lost[rows] = True
-            for event in fault.faults:
-                self._on_fault(event.rows[0], event.text)
-            fault = self._replace(rows)
+            for fault in faults:
+                self._on_fault(fault.rows[0], fault.text)
+            faults = self._replace(rows)
 
-    def _replace(self, rows: Sequence[int]) -> EnvFault | None:
+    def _replace(self, rows: Sequence[int]) -> list[Fault]:
         self._generations[rows] += 1
-        try:
-            self._vector.replace(
-                {
-                    int(row): functools.partial(self._make_env, int(row), int(generation))
-                    for row, generation in zip(rows, self._generations[rows], strict=True)
-                }
-            )
-        except EnvFault as fault:
-            return fault
-        return None
+        return self._vector.replace(
+            {
+                int(row): functools.partial(self._make_env, int(row), int(self._generations[row]))
+                for row in rows
+            }
+        )
 
 
 class TooManyFaults(RuntimeError):
@@ -207,12 +191,12 @@ class TooManyFaults(RuntimeError):
 
 
 class FaultLimit:
-    """An `on_fault` that lets a run go on until too many environments fail.
+    """An `on_fault` that raises once too many environments have failed.
 
     Args:
-        per_hour: faults that may happen within an hour; at least 0.
-        log: called with the row and the traceback of each.
-        clock: seconds that only grow.
+        per_hour: number of faults that may happen within an hour; at least 0.
+        log: called with the row and the traceback of each fault.
+        clock: returns monotonic seconds.
 
     Raises:
         ValueError: `per_hour` is out of range.
@@ -230,7 +214,11 @@ class FaultLimit:
         self._times: deque[float] = deque()  # of the faults within the last hour
 
     def __call__(self, row: int, text: str) -> None:
-        """Count a fault. Raises TooManyFaults where it is one too many."""
+        """Count a fault.
+
+        Raises:
+            TooManyFaults: more than `per_hour` faults happened within the last hour.
+        """
         self._log(row, text)
         now = self._clock()
         self._times.append(now)

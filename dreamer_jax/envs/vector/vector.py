@@ -1,202 +1,301 @@
-"""Steps many environments at once, in this process or in several."""
+"""The interface of all vectors of environments, and the vector in this process.
 
-import atexit
-import functools
-import weakref
+Faults are part of what a call returns: environments fail in the normal course of a long run, and
+the others have then been served all the same.
+"""
+
+import abc
+import logging
 from collections.abc import Iterable, Mapping, Sequence
-from multiprocessing.shared_memory import SharedMemory
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
-import cloudpickle
 import numpy as np
+from gymnasium import spaces
 
-from dreamer_jax.envs.vector.base import Vector
-from dreamer_jax.envs.vector.pool import WorkerProcess, exchange, shut_down
-from dreamer_jax.envs.vector.results import Fault, Replies
-from dreamer_jax.envs.vector.slots import Arrays, EnvFn, EnvSlots
-from dreamer_jax.envs.vector.worker import Attachment, build_pickled, num_bytes, views
+from dreamer_jax.envs.vector.slots import OBS, Arrays, EnvFn, EnvSlots, Layout, Spaces, layout
 
-__all__ = ["LocalVector", "ProcessVector", "Vector", "make_vector"]
+log = logging.getLogger(__name__)
 
-BUILD_TIMEOUT = 120.0  # seconds, the least that building environments may take
+Mask = Sequence[bool] | np.ndarray  # [N] bool
 
 
-def make_vector(env_fns: Sequence[EnvFn], workers: int = 0, timeout: float = 60.0) -> Vector:
-    """Step environments in this process, or in `workers` others.
+class Fault(NamedTuple):
+    """An event that ended an environment, or a worker with all its environments."""
 
-    Args:
-        env_fns: N functions that build an environment each.
-        workers: 0 for this process, else the number of processes, at most N.
-        timeout: seconds that one call may take in the workers. In this process an environment
-            that hangs cannot be ended, and neither can one that ends its process be survived.
+    rows: tuple[int, ...]
+    text: str  # the traceback, or a description of the worker's end
 
-    Raises:
-        ValueError: no environments, their spaces differ, or `workers` or `timeout` is out of
-            range.
+
+@dataclass
+class StepResult:
+    """The results of one step of N environments."""
+
+    obs: dict[str, np.ndarray]  # as `Vector.observations` returns them
+    reward: np.ndarray  # [N] float32, raw
+    is_last: np.ndarray  # [N] bool, terminal or truncated
+    is_terminal: np.ndarray  # [N] bool
+    failed: np.ndarray  # [N] bool, the episode is lost and the other fields are zero
+
+
+@dataclass
+class Replies:
+    """The rows' replies to one command."""
+
+    values: list[Any]  # [N], None where there is none
+    errors: dict[int, str]  # row -> traceback
+    lost: list[Fault]  # workers that hung or died
+
+    @property
+    def faults(self) -> list[Fault]:
+        """All errors and losses, in row order."""
+        return sorted([*self.lost, *(Fault((row,), text) for row, text in self.errors.items())])
+
+
+def rows_of(faults: Iterable[Fault]) -> list[int]:
+    """Return the rows of some faults, sorted."""
+    return sorted(row for fault in faults for row in fault.rows)
+
+
+class Vector(abc.ABC):
+    """N adapted environments with equal spaces, stepped together and reset one by one.
+
+    Every call serves all rows that it can and returns the faults of the others, in row order. A
+    row that failed must be given a new environment with `replace`; its last good observation is
+    kept. After any other error in the middle of a call, such as an interrupt, the rows are out of
+    step with each other: the vector can only be closed, and further calls raise a ValueError.
+
+    The environments are made by `adapt`, which checks actions, observations and rewards. Here
+    they are only copied, between an array per entry and one row of it.
+
+    Attributes:
+        num_envs: N.
+        observation_space: one environment's, a `spaces.Dict` of Box.
+        action_space: one environment's, `spaces.Discrete` from 0 or a `spaces.Box` in [-1, 1].
     """
-    return ProcessVector(env_fns, workers, timeout) if workers else LocalVector(env_fns)
+
+    num_envs: int
+    observation_space: spaces.Dict
+    action_space: spaces.Discrete | spaces.Box
+    _arrays: Arrays
+    _unusable = ""  # the reason, if the vector is unusable
+
+    def _set_up(self, spaces_of: Sequence[Spaces]) -> Layout:
+        """Adopt the environments' spaces, and return the layout of the arrays they need."""
+        self.num_envs = len(spaces_of)
+        self.observation_space, self.action_space = spaces_of[0]
+        boxes = self.observation_space
+        if not isinstance(boxes, spaces.Dict) or not all(
+            isinstance(box, spaces.Box) for box in boxes.values()
+        ):
+            raise ValueError(f"the observation space must be a Dict of Box, not {boxes}: see adapt")
+        for row, given in enumerate(spaces_of):
+            self._check_spaces(row, given)
+        return layout(boxes, self.action_space, self.num_envs)
+
+    def reset(self, mask: Mask | None = None) -> list[Fault]:
+        """Begin a new episode in some rows; the others keep their last observation.
+
+        Args:
+            mask: [N] bool, the rows to reset; None for all.
+
+        Raises:
+            ValueError: the mask is wrong, or a row failed before and was not replaced.
+        """
+        self._check_usable()
+        mask = self.row_mask(mask)
+        self._refuse(mask & self._arrays["failed"], "failed: replace them first")
+        self._arrays["mask"][:] = mask
+        faults = self._run("reset").faults
+        self._fail(rows_of(faults))
+        return faults
+
+    def step(self, actions: Any, mask: Mask | None = None) -> tuple[StepResult, list[Fault]]:
+        """Step some rows.
+
+        Args:
+            actions: integers [N] for a Discrete action space, floats [N, A] for a Box.
+            mask: [N] bool, the rows to step; None for all. The result of the others is their last
+                observation and zeros.
+
+        Raises:
+            ValueError: actions or mask have a wrong shape or dtype, or a row is at the end of its
+                episode, was never reset, or failed before. No row was stepped.
+        """
+        self._check_usable()
+        mask = self.row_mask(mask)
+        self._refuse(mask & self._arrays["failed"], "failed: replace them first")
+        closed = mask & ~self._arrays["is_open"]
+        self._refuse(closed, "are at the end of an episode: reset them first")
+        self._put_actions(np.asarray(actions))
+        self._arrays["mask"][:] = mask
+        faults = self._run("step").faults
+        failed = self._fail(rows_of(faults))
+        flags = {
+            name: np.where(mask & ~failed, self._arrays[name], False)
+            for name in ("reward", "is_last", "is_terminal")
+        }
+        return StepResult(obs=self.observations(), failed=failed, **flags), faults
+
+    def observations(self) -> dict[str, np.ndarray]:
+        """Return the last observation of every row.
+
+        Returns:
+            Images [N, size, size, C] uint8 and vectors [N, V] float32, as read-only views of
+            memory that `reset`, `step` and `set_states` overwrite.
+        """
+        self._check_usable()
+        views = {key: self._arrays[OBS + key].view() for key in self.observation_space}
+        for view in views.values():
+            view.flags.writeable = False
+        return views
+
+    def replace(self, env_fns: Mapping[int, EnvFn]) -> list[Fault]:
+        """Close the environments of some rows and build others, which must then be reset.
+
+        Args:
+            env_fns: row -> function that builds the new environment.
+
+        Raises:
+            ValueError: a row is out of range, or an environment has other spaces; that
+                environment is not used, but all others are.
+        """
+        if not set(env_fns) <= set(range(self.num_envs)):
+            raise ValueError(f"rows {sorted(env_fns)}; allowed: 0 to {self.num_envs - 1}")
+        replies = self._run("replace", [env_fns.get(row) for row in range(self.num_envs)])
+        self._fail([*env_fns, *rows_of(replies.lost)])
+        expected = (self.observation_space, self.action_space)
+        self._arrays["failed"][[given == expected for given in replies.values]] = False
+        for row, given in enumerate(replies.values):
+            if given is not None:
+                self._check_spaces(row, given)
+        return replies.faults
+
+    def get_states(self) -> tuple[list[bytes | None], list[Fault]]:
+        """Return the state of every row, including its last observation, and lost workers.
+
+        Returns:
+            N states. A state is None for an environment that has no exact state, that raised when
+            it was asked for it, which is logged, or that has failed.
+        """
+        replies = self._run("get_states")
+        _warn("could not be saved", replies.errors)
+        self._fail(rows_of(replies.lost))
+        return replies.values, replies.lost
+
+    def set_states(self, states: Sequence[bytes | None]) -> tuple[np.ndarray, list[Fault]]:
+        """Resume from states that `get_states` returned in a vector of the same environments.
+
+        Args:
+            states: N entries; a row with None, or that has failed, stays as it is. They are
+                unpickled: only restore what you have written.
+
+        Returns:
+            bool [N], the rows that were restored, and lost workers. A row whose state could not
+            be restored, which is logged, has failed and must be replaced.
+        """
+        if len(states) != self.num_envs:
+            raise ValueError(f"{len(states)} states for {self.num_envs} environments")
+        replies = self._run("set_states", list(states))
+        _warn("could not be restored", replies.errors)
+        self._fail(rows_of(replies.faults))
+        return np.array([value is True for value in replies.values]), replies.lost
+
+    def close(self) -> None:
+        """Close the environments; a second call does nothing."""
+        self._unusable = "is closed"
+        self._close()
+
+    def row_mask(self, mask: Mask | None) -> np.ndarray:
+        """Return a mask as a new bool [N], all True for None; raise a ValueError if it is wrong."""
+        mask = np.ones(self.num_envs, bool) if mask is None else np.array(mask)
+        if mask.shape != (self.num_envs,) or mask.dtype != bool:
+            raise ValueError(
+                f"mask must be bool [{self.num_envs}], not {mask.dtype} {list(mask.shape)}"
+            )
+        return mask
+
+    def _put_actions(self, actions: np.ndarray) -> None:
+        target = self._arrays["action"]
+        # NumPy would broadcast the one and truncate the other without a word.
+        castable = np.can_cast(actions.dtype, target.dtype, "same_kind")
+        if actions.shape != target.shape or not castable:
+            raise ValueError(
+                f"actions must be {target.dtype} {list(target.shape)}, "
+                f"not {actions.dtype} {list(actions.shape)}"
+            )
+        target[...] = actions
+
+    def _check_spaces(self, row: int, given: Spaces) -> None:
+        expected = (self.observation_space, self.action_space)
+        if given != expected:
+            raise ValueError(f"environment {row} has the spaces {given}, environment 0 {expected}")
+
+    def _refuse(self, rows: np.ndarray, why: str) -> None:
+        if rows.any():
+            raise ValueError(f"environments {np.flatnonzero(rows).tolist()} {why}")
+
+    def _fail(self, rows: Sequence[int]) -> np.ndarray:
+        """Mark rows as failed, and return them as bool [N]."""
+        failed = np.zeros(self.num_envs, bool)
+        failed[rows] = True
+        self._arrays["failed"][failed] = True
+        self._arrays["is_open"][failed] = False
+        return failed
+
+    def _check_usable(self) -> None:
+        if self._unusable:
+            raise ValueError(f"this vector {self._unusable}: build a new one")
+
+    def _run(self, command: str, per_row: list[Any] | None = None) -> Replies:
+        self._check_usable()
+        self._unusable = "failed or was interrupted in an earlier call"
+        replies = self._call(command, per_row)
+        self._unusable = ""
+        return replies
+
+    @abc.abstractmethod
+    def _close(self) -> None:
+        """Release the environments, if that has not been done."""
+
+    @abc.abstractmethod
+    def _call(self, command: str, per_row: list[Any] | None = None) -> Replies:
+        """Have all `EnvSlots` execute one of their commands on their part of `per_row`."""
 
 
 class LocalVector(Vector):
     """Environments in this process, the fastest where they are cheap.
 
-    An environment that hangs cannot be ended here.
+    An environment that hangs blocks the program, and one that ends its process ends it.
 
     Args:
-        env_fns: N functions that build an environment each.
+        env_fns: N functions that build an environment each. What one raises is raised here.
 
     Raises:
-        ValueError: no environments, or their spaces differ.
+        ValueError: there are no environments, or their spaces differ.
     """
 
     def __init__(self, env_fns: Sequence[EnvFn]) -> None:
         if not env_fns:
             raise ValueError("a vector needs at least one environment")
-        self._rows = EnvSlots(len(env_fns))
+        self._slots = EnvSlots(len(env_fns))
         try:
-            shapes = self._set_up(self._rows.build(env_fns))
+            shapes = self._set_up(self._slots.build(env_fns))
         except BaseException:
-            self._rows.close()
+            self._slots.close()
             raise
         self._arrays = {name: np.zeros(*shape) for name, shape in shapes.items()}
-        self._rows.attach(self._arrays)
+        self._slots.attach(self._arrays)
 
     def _close(self) -> None:
-        self._rows.close()
+        self._slots.close()
 
     def _call(self, command: str, per_row: list[Any] | None = None) -> Replies:
-        values, errors = getattr(self._rows, command)(*(() if per_row is None else (per_row,)))
-        return Replies(values, errors, [])
+        arguments = () if per_row is None else (per_row,)
+        return Replies(*getattr(self._slots, command)(*arguments), lost=[])
 
 
-class ProcessVector(Vector):
-    """Environments in worker processes, which write what they see into shared memory.
-
-    Every worker has a contiguous run of the rows. Processes are spawned, so a script that builds
-    one needs the guard `if __name__ == "__main__"`. A worker that died, or did not answer within
-    the timeout, is killed, and all its rows have failed; another takes its place and waits for
-    their new environments. An error while the first environments are built is raised here with
-    the worker's traceback, as a ValueError if it was one and else as a RuntimeError.
-
-    Args:
-        env_fns: N functions that build an environment each, sent by cloudpickle.
-        workers: number of processes, 1 to N.
-        timeout: seconds that a call may take in all workers together, more than 0; where
-            environments are built, at least 120.
-
-    Raises:
-        ValueError: no environments, their spaces differ, or `workers` or `timeout` is out of
-            range.
-    """
-
-    def __init__(self, env_fns: Sequence[EnvFn], workers: int, timeout: float = 60.0) -> None:
-        if not 1 <= workers <= len(env_fns):
-            raise ValueError(
-                f"workers must be from 1 to the {len(env_fns)} environments, not {workers}"
-            )
-        if not timeout > 0:
-            raise ValueError(f"timeout must be more than 0 seconds, not {timeout}")
-        self._timeout = timeout
-        self._workers: list[WorkerProcess] = []
-        self._memory: list[SharedMemory] = []
-        self._arrays = {}
-        # Holds the parts and not self, so that it runs when self is collected.
-        self._finalizer = weakref.finalize(
-            self, _shut_down, self._workers, self._memory, self._arrays
-        )
-        # At the end of the program it must run before the exit function of multiprocessing, which
-        # waits for all workers: hence after that was registered, which is when it was imported.
-        self._finalizer.atexit = False
-        atexit.register(self._finalizer)
-        try:
-            self._start(env_fns, workers)
-        except BaseException:
-            self.close()
-            raise
-
-    def _close(self) -> None:
-        self._finalizer()
-        atexit.unregister(self._finalizer)
-
-    def _start(self, env_fns: Sequence[EnvFn], workers: int) -> None:
-        ends = [len(env_fns) * worker // workers for worker in range(workers + 1)]
-        for index, rows in enumerate(map(slice, ends[:-1], ends[1:])):
-            name = f"worker {index} (environments {rows.start} to {rows.stop - 1})"
-            self._workers.append(WorkerProcess(name, rows))
-        built = self._first_call([("build", _pickled(env_fns[w.rows])) for w in self._workers])
-        self._shapes = self._set_up([pair for pairs in built for pair in pairs])
-        self._memory.append(SharedMemory(create=True, size=num_bytes(self._shapes)))
-        self._arrays.update(views(self._memory[0], self._shapes))
-        self._first_call([("attach", *self._attachment(w.rows)) for w in self._workers])
-
-    def _first_call(self, messages: Sequence[tuple[Any, ...]]) -> list[Any]:
-        seconds = max(self._timeout, BUILD_TIMEOUT)
-        replies = exchange(self._workers, messages, seconds)
-        for worker, reply in zip(self._workers, replies, strict=True):
-            if reply is None:
-                raise RuntimeError(worker.give_up(seconds))
-            _raise_if_error(worker, reply)
-        return [result for _, result in replies]
-
-    def _attachment(self, rows: slice) -> Attachment:
-        return self._memory[0].name, self._shapes, rows
-
-    def replace(self, env_fns: Mapping[int, EnvFn]) -> None:
-        rows = list(env_fns)
-        super().replace(dict(zip(rows, _pickled(env_fns.values()), strict=True)))
-
-    def _call(self, command: str, per_row: list[Any] | None = None) -> Replies:
-        seconds = max(self._timeout, BUILD_TIMEOUT) if command == "replace" else self._timeout
-        messages = self._messages(command, per_row)
-        answers = exchange([self._workers[index] for index in messages], messages.values(), seconds)
-        replies = Replies([None] * self.num_envs, {}, [])
-        for index, answer in zip(messages, answers, strict=True):
-            worker = self._workers[index]
-            if answer is None:
-                replies.lost.append(self._restart(index, seconds))
-                continue
-            _raise_if_error(worker, answer)
-            replies.values[worker.rows], errors = answer[1]
-            replies.errors |= {worker.rows.start + row: text for row, text in errors.items()}
-        return replies
-
-    def _messages(self, command: str, per_row: list[Any] | None) -> dict[int, tuple[Any, ...]]:
-        """What to send to which worker. One that has nothing to do is left out, since it may just
-        have been started, and that takes longer than some calls may."""
-        messages: dict[int, tuple[Any, ...]] = {}
-        for index, worker in enumerate(self._workers):
-            part = None if per_row is None else per_row[worker.rows]
-            empty = command != "replace" and self._arrays["failed"][worker.rows].all()
-            if part is None and not empty:
-                messages[index] = (command,)
-            elif part is not None and not empty and any(entry is not None for entry in part):
-                messages[index] = (command, part)
-        return messages
-
-    def _restart(self, index: int, seconds: float) -> Fault:
-        """Put another worker in the place of one that has not answered for `seconds`."""
-        old = self._workers[index]
-        fate = old.give_up(seconds)
-        self._workers[index] = WorkerProcess(old.name, old.rows, self._attachment(old.rows))
-        old.end(0.0)
-        return Fault(tuple(range(old.rows.start, old.rows.stop)), fate)
-
-
-def _pickled(env_fns: Iterable[EnvFn]) -> list[EnvFn]:
-    """Functions that do the same and are read in the worker only when called."""
-    return [functools.partial(build_pickled, cloudpickle.dumps(env_fn)) for env_fn in env_fns]
-
-
-def _raise_if_error(worker: WorkerProcess, reply: tuple[type[Exception] | None, Any]) -> None:
-    kind, text = reply
-    if kind is not None:
-        raise kind(f"{worker.name}:\n{text}")
-
-
-def _shut_down(workers: list[WorkerProcess], memory: list[SharedMemory], arrays: Arrays) -> None:
-    shut_down(workers)
-    arrays.clear()  # the views keep the memory from being closed
-    while memory:
-        block = memory.pop()
-        block.unlink()
-        block.close()
+def _warn(what: str, errors: Mapping[int, str]) -> None:
+    if errors:
+        text = next(iter(errors.values()))
+        log.warning("the states of environments %s %s:\n%s", sorted(errors), what, text)

@@ -1,5 +1,4 @@
-"""The worker process: steps its share of a vector's environments, in memory that it shares with
-the parent. It ends when its socket does."""
+"""The worker process of a vector, which steps its environments in memory shared with the parent."""
 
 import multiprocessing
 import os
@@ -10,7 +9,6 @@ import struct
 import threading
 import time
 import traceback
-from collections.abc import Sequence
 from multiprocessing.connection import wait
 from multiprocessing.shared_memory import SharedMemory
 from typing import Any
@@ -22,21 +20,37 @@ import numpy as np
 from dreamer_jax.envs.vector.slots import Arrays, EnvSlots, Layout
 
 ALIGNMENT = 64  # bytes, a cache line
-HEADER = struct.Struct("!Q")  # before every reply: its length
+HEADER = struct.Struct("!Q")  # the length of the reply that follows
 PATIENCE = 5.0  # seconds that a worker has to close its environments
-Attachment = tuple[str, Layout, slice]  # the shared memory's name, what it holds, the rows
+Attachment = tuple[str, Layout, slice]  # name of the shared memory, its layout, the worker's rows
+
+
+class Memory(SharedMemory):
+    """Shared memory that may be closed while arrays use it, and is unmapped with the last one.
+
+    The frames of an exception's traceback, for instance, can hold observations.
+    """
+
+    def close(self) -> None:
+        """Unmap the memory unless arrays use it."""
+        try:
+            super().close()
+        except BufferError:
+            pass
 
 
 def num_bytes(shapes: Layout) -> int:
-    """Size of the shared memory."""
+    """Return the size of the shared memory."""
     return sum(_aligned(shape, dtype) for shape, dtype in shapes.values())
 
 
-def views(memory: SharedMemory, shapes: Layout, rows: slice = slice(None)) -> Arrays:
-    """The arrays in the shared memory, and of them the given rows."""
-    arrays, offset = {}, 0
+def views(memory: Memory, shapes: Layout, rows: slice = slice(None)) -> Arrays:
+    """Return the given rows of the arrays in the shared memory."""
+    # An array made by `np.ndarray(buffer=...)` would not keep the memory from being unmapped.
+    data, arrays, offset = np.frombuffer(memory.buf, np.uint8), {}, 0
     for name, (shape, dtype) in shapes.items():
-        arrays[name] = np.ndarray(shape, dtype, buffer=memory.buf, offset=offset)[rows]
+        size = int(np.prod(shape)) * dtype.itemsize
+        arrays[name] = data[offset : offset + size].view(dtype).reshape(shape)[rows]
         offset += _aligned(shape, dtype)
     return arrays
 
@@ -46,20 +60,21 @@ def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> int:
 
 
 def build_pickled(env_fn: bytes) -> gymnasium.Env:
-    """Build an environment from its pickled function. What either raises is the row's error."""
+    """Build an environment with a pickled function; unpickling too may raise the row's error."""
     return pickle.loads(env_fn)()
 
 
 def serve(connection: socket.socket, count: int, attachment: Attachment | None) -> None:
-    """Execute commands until the parent ends the connection or is gone itself.
+    """Execute commands until the parent closes the connection or dies.
 
     Args:
-        connection: brings pickled tuples, a command and its arguments; takes each one's reply.
-        count: rows of this worker.
-        attachment: the shared memory, where it is there already.
+        connection: brings pickled tuples of a command and its arguments, and takes the replies.
+        count: number of rows of this worker.
+        attachment: the shared memory, if it exists already.
     """
-    # Both are sent to the whole process group: the parent decides. SIGTERM has a handler, since
-    # programs that an environment starts would inherit SIG_IGN, and could not be terminated.
+    # Both signals are sent to the whole process group, and the parent decides what to do. SIGTERM
+    # gets a handler, because programs that an environment starts would inherit SIG_IGN and could
+    # not be terminated.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: None)
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -74,12 +89,12 @@ def serve(connection: socket.socket, count: int, attachment: Attachment | None) 
                 reply = worker.reply(*pickle.load(stream))
                 connection.sendall(HEADER.pack(len(reply)) + reply)
         except (EOFError, OSError, pickle.UnpicklingError):
-            pass  # the parent's end is closed
+            pass  # the parent has closed the connection
         worker.close()
 
 
 def _end_with_parent() -> None:
-    """Do not outlive the parent in an environment that hangs."""
+    """Kill this process, even in an environment that hangs, after the parent has died."""
     wait([multiprocessing.parent_process().sentinel])
     time.sleep(PATIENCE)
     os.kill(os.getpid(), signal.SIGKILL)
@@ -87,26 +102,23 @@ def _end_with_parent() -> None:
 
 class _Worker:
     def __init__(self, count: int) -> None:
-        self._rows = EnvSlots(count)
-        self._memory: SharedMemory | None = None
+        self._slots = EnvSlots(count)
+        self._memory: Memory | None = None
 
     def attach(self, name: str, shapes: Layout, rows: slice) -> None:
-        self._memory = SharedMemory(name)
-        self._rows.attach(views(self._memory, shapes, rows))
+        self._memory = Memory(name)
+        self._slots.attach(views(self._memory, shapes, rows))
 
     def reply(self, command: str, *arguments: Any) -> bytes:
-        """Pickled: None and the result; or the kind of error to raise and the traceback."""
+        """Return, pickled, None and the result, or the kind of error to raise and the traceback."""
+        target = self if command == "attach" else self._slots
         try:
-            return pickle.dumps((None, self._execute(command, arguments)))
+            return pickle.dumps((None, getattr(target, command)(*arguments)))
         except Exception as error:
             kind = ValueError if isinstance(error, ValueError) else RuntimeError
             return pickle.dumps((kind, traceback.format_exc()))
 
-    def _execute(self, command: str, arguments: Sequence[Any]) -> Any:
-        target = self if command == "attach" else self._rows
-        return getattr(target, command)(*arguments)
-
     def close(self) -> None:
-        self._rows.close()
+        self._slots.close()
         if self._memory is not None:
             self._memory.close()

@@ -1,0 +1,48 @@
+"""The schedule of a run: functions of the config and of agent steps per member, nothing else."""
+
+from ml_collections import ConfigDict
+
+
+def updates_due(config: ConfigDict, env_step: int) -> int:
+    """Return how many updates should have been made after `env_step` steps."""
+    if env_step < config.prefill:
+        return 0
+    times = (env_step - config.prefill) // config.train_every
+    return config.pretrain + times * config.train_updates
+
+
+def explores(config: ConfigDict, env_step: int) -> bool:
+    """Return whether the policy still explores after `env_step` steps."""
+    return config.expl.until == 0 or env_step < config.expl.until
+
+
+def work_due(config: ConfigDict, env_step: int) -> list[str]:
+    """Return the names of the work due at `env_step`, in the order in which to do it.
+
+    One step of the loop advances `env_step` by E, so an interval is due when it was reached or
+    crossed. At the end of the run everything is due, including the missing updates.
+    """
+    if env_step >= config.steps:
+        return ["log", "updates", "evaluation", "pictures", "checkpoint"]
+    intervals = {
+        "log": config.log_every,
+        "evaluation": config.eval_every,
+        "pictures": config.video_every,
+        "checkpoint": config.checkpoint_every,
+    }
+    before = env_step - config.env.num_envs
+    return [
+        name for name, every in intervals.items() if every and env_step // every > before // every
+    ]
+
+
+def replay_slack(config: ConfigDict) -> int:
+    """Return the number of records that a stream's ring has beyond its capacity."""
+    slack = config.replay.slack
+    steps = -(-config.replay.capacity // 5) if slack is None else slack
+    return -(-steps // config.env.num_envs) + 2 * replay_margin(config)
+
+
+def replay_margin(config: ConfigDict) -> int:
+    """Return a bound on the records per stream from a draw to the checkpoint with its indices."""
+    return 100 + 4 * -(-config.train_every // config.env.num_envs)
