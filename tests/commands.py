@@ -1,8 +1,7 @@
-"""The scripts of experiments/ as a user runs them: in processes, with what they print."""
+"""Commands as a user runs them: in processes of their own, with their output."""
 
 import multiprocessing
 import os
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -11,17 +10,17 @@ ROOT = Path(__file__).parents[1]
 CATCH = "--config=configs/catch.py:debug"
 PATIENCE = 300  # seconds that a command may take
 
-# Its processes are forked from one that has these modules already, but not begun to compute.
+# Commands are forked from a process that has imported these modules, but computed nothing.
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
-    [f"dreamer_jax.{name}" for name in ("cli", "run.trainer", "run.members", "benchmark.suite")]
+    [f"dreamer_jax.{name}" for name in ("run.trainer", "run.members", "benchmark.suite")]
 )
 
 
-def command(script, *arguments, cache):
-    """Run an experiment script. Returns: exit status, standard output, standard error."""
+def command(name, *arguments, cache):
+    """Run a script of experiments/, and return its exit status, output and errors."""
     done = subprocess.run(
-        [sys.executable, f"experiments/{script}.py", *arguments],
+        [sys.executable, f"experiments/{name}.py", *arguments],
         cwd=ROOT,
         env=os.environ | {"XDG_CACHE_HOME": str(cache)},
         capture_output=True,
@@ -31,10 +30,10 @@ def command(script, *arguments, cache):
     return done.returncode, done.stdout, done.stderr
 
 
-def forked_command(script, *arguments, cache):
-    """The same, without the seconds that a new process spends on its imports."""
+def forked_command(name, *arguments, cache):
+    """Run `dreamer-jax`, and return the same as `command`, without waiting for imports."""
     out, err = cache / "stdout", cache / "stderr"
-    process = FORKS.Process(target=_run_script, args=(script, arguments, cache, out, err))
+    process = FORKS.Process(target=_run, args=((name, *arguments), cache, out, err))
     process.start()
     process.join(PATIENCE)
     process.kill()
@@ -42,11 +41,12 @@ def forked_command(script, *arguments, cache):
     return process.exitcode, out.read_text(), err.read_text()
 
 
-def _run_script(script, arguments, cache, out, err):
+def _run(arguments, cache, out, err):
+    from dreamer_jax.commands.main import main
+
     for path, stream in ((out, 1), (err, 2)):
         with open(path, "w") as file:
             os.dup2(file.fileno(), stream)
     os.chdir(ROOT)
     os.environ["XDG_CACHE_HOME"] = str(cache)
-    sys.argv = [f"experiments/{script}.py", *arguments]
-    runpy.run_path(sys.argv[0], run_name="__main__")
+    main(arguments)

@@ -1,39 +1,119 @@
 """The command line as a user meets it: real processes, their output and exit status."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from commands import CATCH, command, forked_command
 
+from dreamer_jax.commands import process, train
+from dreamer_jax.commands.flags import load_config, parse
+from dreamer_jax.commands.main import COMMANDS
+from dreamer_jax.configs import get_config
+from dreamer_jax.errors import UsageError
+
 
 @pytest.mark.parametrize(
-    ("script", "arguments", "message"),
+    ("name", "arguments", "message"),
     [
+        (
+            "trian",
+            [],
+            "command is 'trian'; choose one of: benchmark, evaluate, members, train. Did",
+        ),
+        ("train", [], "required: --config"),
+        ("train", ["--config=cach:debug"], "Did you mean 'catch'"),
+        ("train", [CATCH, "--wrkdir=x"], "unknown flag --wrkdir. Did you mean '--workdir'?"),
+        ("train", [CATCH, "runs/x"], "unexpected argument 'runs/x'"),
         ("train", [CATCH, "--config.horizn=3"], "config.horizn does not exist. Did you mean"),
         ("train", [CATCH, "--config.horizon=abc"], "horizon=abc"),
         ("train", [CATCH, "--config.horizon=1", "--dry_run"], "config.horizon is 1; allowed"),
         ("train", [CATCH, "--config.task=atari:pnog", "--dry_run"], "Did you mean 'pong'"),
         ("train", ["--config=configs/atari.py"], "needs a game"),
-        (
-            "train",
-            ["--config=configs/ablations.py:pong,no_layernorm"],
-            "mean 'no_layer_norm'",
-        ),
+        ("train", ["--config=ablations:pong,no_layernorm"], "mean 'no_layer_norm'"),
         ("train", [CATCH, "--config.behavior=planet", "--dry_run"], "which plans continuous act"),
-        ("train", ["--config=configs/none.py", "--dry_run"], "configs/none.py"),
+        ("train", ["--config=configs/none.py", "--dry_run"], "there is no file configs/none.py"),
         ("train", [CATCH], "--workdir is missing"),
         ("evaluate", ["--workdir=/nonexistent"], "no run in /nonexistent"),
-        ("evaluate", ["--workdir=.", "--episodes=0"], "episodes"),
+        ("evaluate", ["--workdir=.", "--episodes=0"], "'0' was given; allowed: a whole number"),
+        ("members", ["--workdir=.", "--to=x"], "--to and one of --extract"),
+        ("members", ["--workdir=.", "--add=1,x", "--to=x"], "'1,x' was given; allowed"),
         ("benchmark", [CATCH, "--conv=matmull"], "Did you mean 'matmul'"),
-        ("benchmark", [CATCH, "--members=1,two"], "--members is '1,two'; allowed"),
+        ("benchmark", [CATCH, "--members=1,two"], "--members: '1,two' was given; allowed"),
     ],
 )
-def test_mistakes_are_one_message_and_status_2(tmp_path, script, arguments, message):
-    status, out, err = forked_command(script, *arguments, cache=tmp_path)
+def test_mistakes_are_one_message_and_status_2(tmp_path, name, arguments, message):
+    status, out, err = forked_command(name, *arguments, cache=tmp_path)
     assert status == 2, err
     assert message in err
     assert "Traceback" not in err and not out
     assert len(err.strip().splitlines()) <= 4, err
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], *([name, "--help"] for name in COMMANDS)])
+def test_help_needs_no_jax(arguments):
+    code = "import sys\nfrom dreamer_jax.commands.main import main\n"
+    code += "try: main()\nfinally: assert not {'jax', 'gymnasium'} & set(sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "usage: dreamer-jax" in done.stdout
+
+
+def test_module_runs_the_command():
+    done = subprocess.run([sys.executable, "-m", "dreamer_jax"], capture_output=True, text=True)
+    assert done.returncode == 0 and "dreamer-jax train" in done.stdout
+
+
+def parse_config(*arguments):
+    return parse("dreamer-jax train", train.COMMAND, arguments).config
+
+
+def test_shipped_configs_need_no_path(tmp_path, monkeypatch):
+    path = Path("configs/catch.py").absolute()
+    monkeypatch.chdir(tmp_path)
+    assert parse_config("--config=catch:debug") == get_config("catch", "debug")
+    assert parse_config(f"--config={path}:debug") == get_config("catch", "debug")
+
+
+def test_overrides_have_the_types_of_their_keys():
+    config = parse_config(
+        "--config", "catch", "--config.seeds=3,5", "--config.members.kl_scale=(0.1, 0.3)",
+        "--config.replay.slack=None", "--config.actor_entropy_final=0.5", "--config.horizon", "4",
+        "--config.discount_head.enabled=false", "--noconfig.norm", "--config.model_lr=1e-3",
+    )  # fmt: skip
+    assert (config.seeds, config.members.kl_scale) == ((3, 5), (0.1, 0.3))
+    assert (config.replay.slack, config.actor_entropy_final, config.horizon) == (None, 0.5, 4)
+    assert (config.discount_head.enabled, config.norm, config.model_lr) == (False, False, 1e-3)
+    assert config.is_locked
+
+
+def test_files_of_the_users_own(tmp_path):
+    file = tmp_path / "mine.py"
+    shipped = "from dreamer_jax.configs import get_config as shipped\n"
+    file.write_text(f"{shipped}def get_config(): return shipped('catch')")
+    assert load_config(str(file)) == get_config("catch")
+    file.write_text(f"{shipped}def get_config(arg): return shipped('reach', arg)")
+    assert load_config(f"{file}:debug") == get_config("reach", "debug")
+    file.write_text("def get_config(): raise KeyError('a mistake of its author')")
+    with pytest.raises(KeyError, match="of its author"):
+        load_config(str(file))
+    file.write_text("x = 1")
+    with pytest.raises(UsageError, match="defines no function get_config"):
+        load_config(str(file))
+    file.write_text("def get_config(): return {}")
+    with pytest.raises(UsageError, match="returned {}; allowed: a ConfigDict"):
+        parse_config(f"--config={file}")
+
+
+@pytest.mark.parametrize(
+    ("platforms", "devices", "expected"),
+    [(None, (), True), (None, ("/",), False), ("cpu", ("/",), True), ("cuda,cpu", (), False)],
+)
+def test_memory_is_kept_where_jax_computes_on_a_cpu(monkeypatch, platforms, devices, expected):
+    monkeypatch.setattr(process, "ACCELERATORS", devices)
+    assert process.expects_cpu(platforms) == expected
 
 
 def test_dry_run_prints_one_json_object(tmp_path):

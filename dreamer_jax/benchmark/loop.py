@@ -1,123 +1,213 @@
-"""The whole training loop, timed from outside: how much of its time an update is running."""
+"""A training run, watched to see how much of its time an update is running."""
 
 import contextlib
+import dataclasses
+import functools
 import io
+import queue
 import statistics
 import tempfile
-from dataclasses import dataclass, fields
+import threading
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from dreamer_jax.benchmark.clock import DeviceClock, HostClock, summarize
-from dreamer_jax.benchmark.timing import time_calls
-from dreamer_jax.envs.vector import FaultTolerantVector, OnFault
-from dreamer_jax.replay.prefetch import to_batch
-from dreamer_jax.replay.replay import Replay
+from dreamer_jax.agent.members import MemberFns
 from dreamer_jax.report.progress import Progress
-from dreamer_jax.run import setup as run_lib
-from dreamer_jax.run.setup import MakeEnv, RunSetup
+from dreamer_jax.run.setup import MakeEnv, RunSetup, build
 from dreamer_jax.run.signals import StopSignals
 from dreamer_jax.run.trainer import Trainer
 from dreamer_jax.run.workdir import WorkDir
 
-WARMUP = 3  # updates that are made before anything counts, which compile
-PREFILL_LENGTHS = 4  # sequence lengths of random actions per environment
+WARMUP = 3  # first updates, which compile and do not count
+PREFILL_LENGTHS = 4  # random actions per environment, in sequence lengths
 
 
-class Enough(Exception):
-    """The updates that were asked for have been made."""
+class Interval(NamedTuple):
+    """A computation on the device; seconds of one clock."""
+
+    name: str
+    dispatched: float
+    begun: float  # dispatched, and the computation before it finished
+    finished: float
 
 
-class StopAfter(StopSignals):
-    """Ends a training loop without a checkpoint once it has begun `updates` updates."""
+class DeviceClock:
+    """Records when an asynchronous device computes, without making the host wait.
 
-    def __init__(self, updates: int):
-        super().__init__()
-        self._left = updates
+    A call of a compiled function returns before the device has computed. A thread waits for the
+    results of every watched call, in the order of the calls, which is also the device's, and
+    records when each was ready.
 
-    def count(self) -> None:
-        """An update has begun."""
-        self._left -= 1
+        host     call 1   call 2                      call 3
+        device   [  1  ............][  2  ........]   [  3  ....]
 
-    def check(self) -> None:
-        super().check()
-        if self._left <= 0:
-            raise Enough
+    A computation begins when it is called, or when the one before it is finished, whichever is
+    later, so intervals never overlap. Time that a computation waits for anything else, such as the
+    copy of its batch, counts as its own.
+    """
 
+    def __init__(self, clock: Callable[[], float] = time.perf_counter):
+        self._clock = clock
+        self._calls: queue.SimpleQueue = queue.SimpleQueue()
+        self.intervals: list[Interval] = []
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._watch, name="device-clock", daemon=True)
+        self._thread.start()
 
-@dataclass(frozen=True)
-class TimedParts(RunSetup):
-    """RunSetup whose environments and replay note how long their calls take."""
+    def watch(
+        self, name: str, fn: Callable[..., tuple], result: Callable[[tuple], Any]
+    ) -> Callable[..., tuple]:
+        """Return `fn` with its calls recorded.
 
-    host: HostClock
+        Args:
+            name: of the intervals.
+            fn: dispatches a computation.
+            result: selects the output to wait for, which no later call may donate.
+        """
 
-    def make_vector(
-        self, use: int, num_envs: int, on_fault: OnFault, *, workers: int = 0
-    ) -> FaultTolerantVector:
-        vector = super().make_vector(use, num_envs, on_fault, workers=workers)
-        vector.step = self.host.time("environments", vector.step)
-        return vector
+        @functools.wraps(fn)
+        def call(*args):
+            dispatched = self._clock()
+            outputs = fn(*args)
+            self._calls.put((name, dispatched, result(outputs)))
+            return outputs
 
-    def make_replay(self, workdir: WorkDir) -> Replay:
-        replay = super().make_replay(workdir)
-        replay.gather = self.host.time("gather", replay.gather)
-        return replay
+        return call
+
+    def close(self) -> None:
+        """Wait for all calls to finish, and raise what a computation raised."""
+        self._calls.put(None)
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def _watch(self) -> None:
+        finished = -float("inf")
+        while (entry := self._calls.get()) is not None:
+            name, dispatched, outputs = entry
+            try:
+                jax.block_until_ready(outputs)
+            except Exception as error:
+                self._error = error
+                return
+            begun, finished = max(dispatched, finished), self._clock()
+            self.intervals.append(Interval(name, dispatched, begun, finished))
 
 
 def measure_loop(
     config: ConfigDict, *, updates: int, make_env: MakeEnv | None = None
 ) -> dict[str, float]:
-    """Train in a temporary work directory and watch.
+    """Train in a temporary work directory, and measure what the device does when.
 
-    It is the training loop as it is, with its environments, its replay on disk and its prefetch,
-    but with a short prefill, and without evaluation, videos and checkpoints.
+    The run is the config's own, with its environments, replay and prefetch, but with a short
+    prefill, and without evaluations, videos and checkpoints until it is stopped.
 
     Args:
-        updates: that count, after a few which do not.
+        config: the run's.
+        updates: number of updates that count, after a few that do not.
+        make_env: `seed -> gymnasium.Env`, used instead of `config.task`.
 
     Returns:
-        What `summarize` returns, `copy_ms` of a batch to the device by itself, and the number of
-        `updates`.
+        What `summarize` returns, and the number of `updates`.
 
     Raises:
         TooManyFaults: environments failed.
     """
-    device, host = DeviceClock(), HostClock()
-    stop = StopAfter(WARMUP + updates)
-    parts = _timed(run_lib.build(_shortened(config, updates), make_env), device, host, stop)
+    clock, stop = DeviceClock(), StopSignals()
+    setup = build(_shorten(config, updates), make_env)
+    setup = dataclasses.replace(setup, fns=_watch(setup.fns, clock, stop, WARMUP + updates))
     try:
         with tempfile.TemporaryDirectory() as directory:
-            _train(parts, WorkDir(Path(directory) / "run"), stop)
+            _train(setup, WorkDir(Path(directory) / "run"), stop)
     finally:
-        device.close()
-    envs = len(parts.seeds) * parts.config.env.num_envs
-    summary = summarize(device.intervals, host.calls, warmup=WARMUP, envs=envs)
-    batch = to_batch(host.last["gather"])
-    copies = time_calls(lambda: jax.device_put(batch), repeats=5)
-    return summary | {"copy_ms": 1e3 * statistics.median(copies), "updates": updates}
+        clock.close()
+    num_envs = len(setup.seeds) * setup.config.env.num_envs
+    return summarize(clock.intervals, warmup=WARMUP, num_envs=num_envs) | {"updates": updates}
 
 
-def _train(parts: RunSetup, work: WorkDir, stop: StopAfter) -> None:
-    progress = Progress(parts.config.steps, parts.seeds, enabled=False, stream=io.StringIO())
-    with work.claim(parts.config), contextlib.ExitStack() as closing:
-        trainer = Trainer(parts, work, progress, stop, closing)
-        with contextlib.suppress(Enough):
-            trainer.run()
+def summarize(intervals: Sequence[Interval], *, warmup: int, num_envs: int) -> dict[str, float]:
+    """Summarize a run between the end of update number `warmup` and the end of the last one.
+
+    Args:
+        intervals: of `update` and `policy`, in order; more than `warmup` updates.
+        warmup: updates that do not count, at least 1.
+        num_envs: N = M*E, environments that a policy step acts in.
+
+    Returns:
+        `wall_s`; `learner_share` and `policy_share` of it in which an update and the policy were
+        running; `updates_per_s`; `env_steps_per_s` of all environments; the medians `policy_ms` on
+        the device, `policy_latency_ms` from a call of the policy to its result, and `host_ms`
+        from there to the next call, in which the environments step.
+
+    Raises:
+        ValueError: there are not enough updates.
+    """
+    updates = [entry for entry in intervals if entry.name == "update"]
+    if not 1 <= warmup < len(updates):
+        raise ValueError(f"{len(updates)} updates are too few for a warm-up of {warmup}")
+    start, stop = updates[warmup - 1].finished, updates[-1].finished
+    inside = [entry for entry in intervals if start <= entry.begun and entry.finished <= stop]
+    policies = [entry for entry in inside if entry.name == "policy"]
+    wall = stop - start
+    running = {"update": 0.0, "policy": 0.0}
+    for entry in inside:
+        running[entry.name] += entry.finished - entry.begun
+    following = zip(policies[:-1], policies[1:], strict=True)
+    return {
+        "wall_s": wall,
+        "learner_share": running["update"] / wall,
+        "policy_share": running["policy"] / wall,
+        "updates_per_s": (len(updates) - warmup) / wall,
+        "env_steps_per_s": len(policies) * num_envs / wall,
+        "policy_ms": _median_ms([entry.finished - entry.begun for entry in policies]),
+        "policy_latency_ms": _median_ms([entry.finished - entry.dispatched for entry in policies]),
+        "host_ms": _median_ms([after.dispatched - before.finished for before, after in following]),
+    }
 
 
-def _shortened(config: ConfigDict, updates: int) -> ConfigDict:
-    """The config of a run that gets to its updates at once and does little beside them."""
+def _median_ms(seconds: Sequence[float]) -> float | None:
+    return 1e3 * statistics.median(seconds) if seconds else None
+
+
+def _watch(fns: MemberFns, clock: DeviceClock, stop: StopSignals, updates: int) -> MemberFns:
+    """Return the functions with their calls recorded; they request the stop of the run."""
+    # Metrics are added up in place, so the clock waits for a copy of one.
+    copy, made = jax.jit(jnp.copy), 0
+
+    def train_step(state, batch):
+        nonlocal made
+        made += 1
+        stop.requested = made >= updates
+        return fns.train_step(state, batch)
+
+    return fns._replace(
+        train_step=clock.watch("update", train_step, lambda out: copy(out[1]["model_loss"])),
+        explore_step=clock.watch("policy", fns.explore_step, lambda out: out[1]),
+    )
+
+
+def _train(setup: RunSetup, work: WorkDir, stop: StopSignals) -> None:
+    progress = Progress(setup.config.steps, setup.seeds, enabled=False, stream=io.StringIO())
+    with work.claim(setup.config), contextlib.ExitStack() as closing:
+        Trainer(setup, work, progress, stop, closing).run()
+
+
+def _shorten(config: ConfigDict, updates: int) -> ConfigDict:
+    """Return the config of a run that soon makes updates, and does little else."""
     short = config.copy_and_resolve_references()
-    envs = config.env.num_envs
-    prefill = PREFILL_LENGTHS * config.length * envs
-    steps = prefill + (WARMUP + updates + 2) * max(config.train_every, envs)
+    num_envs = config.env.num_envs
+    prefill = PREFILL_LENGTHS * config.length * num_envs
+    steps = prefill + (WARMUP + updates + 2) * max(config.train_every, num_envs)
     with short.ignore_type():
         short.update(
             {
-                "steps": 2 * steps,  # ended before by StopAfter
+                "steps": 2 * steps,  # never reached
                 "prefill": prefill,
                 "pretrain": 1,
                 "eval_every": 0,
@@ -125,25 +215,9 @@ def _shortened(config: ConfigDict, updates: int) -> ConfigDict:
                 "video_every": 0,
                 "checkpoint_every": 0,
                 "checkpoint_minutes": 0.0,
-                # After a short prefill no episode may have ended yet.
+                # No episode may have ended during the short prefill.
                 "replay": {"sampling": "time", "capacity": steps, "slack": 2 * steps},
                 "wandb": {"mode": "disabled"},
             }
         )
     return short
-
-
-def _timed(parts: RunSetup, device: DeviceClock, host: HostClock, stop: StopAfter) -> TimedParts:
-    # The loop adds metrics up in place, so what is waited for is a copy of one.
-    copy = jax.jit(jnp.copy)
-
-    def train_step(state, batch):
-        stop.count()
-        return parts.fns.train_step(state, batch)
-
-    fns = parts.fns._replace(
-        train_step=device.watch("update", train_step, lambda out: copy(out[1]["model_loss"])),
-        explore_step=device.watch("policy", parts.fns.explore_step, lambda out: out[1]),
-    )
-    same = {field.name: getattr(parts, field.name) for field in fields(parts)}
-    return TimedParts(**(same | {"fns": fns}), host=host)

@@ -1,197 +1,130 @@
-"""The parts of an update, timed apart: each with its gradients, compiled for all members."""
+"""The parts of an update, each compiled and timed separately, for all members."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from dreamer_jax.agent.agent import Agent
+from dreamer_jax.agent.agent import Agent, update_behaviors, update_model
 from dreamer_jax.agent.members import over_members
-from dreamer_jax.behavior.actor_critic import Rollout, actor_loss, critic_loss, imagine_rollout
-from dreamer_jax.benchmark.batches import make_batch
-from dreamer_jax.benchmark.flops import Flops, update_flops
-from dreamer_jax.benchmark.timing import milliseconds, time_calls
-from dreamer_jax.model import rssm as rssm_lib
+from dreamer_jax.behavior.base import PosteriorBatch
+from dreamer_jax.benchmark.device import milliseconds, time_calls
+from dreamer_jax.benchmark.flops import count_flops
+from dreamer_jax.benchmark.update import counted_agent, make_batch, member_shapes
 from dreamer_jax.model.distributions import from_noise
-from dreamer_jax.model.objectives import reconstruction
-from dreamer_jax.model.world_model import prepare_action, prepare_obs
-from dreamer_jax.optimizer import apply_gradients
+from dreamer_jax.model.rssm import observe
+from dreamer_jax.model.world_model import log_probs, prepare_action, prepare_obs
 from dreamer_jax.run.setup import RunSetup
 from dreamer_jax.types import Array, Batch, RSSMState, TrainState
 
 
 class Inputs(NamedTuple):
-    """What the parts of one member's update take."""
+    """Inputs of the parts of one member's update."""
 
     state: TrainState
     batch: Batch
     embed: Array  # [B, L, X]
-    states: RSSMState  # [B, L, ...]
-    rollout: Rollout
-    key: Array
+    posteriors: RSSMState  # [B, L, ...]
 
 
-PartFn = Callable[[Inputs], Any]  # what a part computes, and what of it cannot be left out
-
-
-def part_functions(agent: Agent) -> dict[str, PartFn]:
-    """Each part of one member's update as a function of `Inputs`, by its name in `update_flops`.
-
-    Where the update takes gradients, a part returns those that it has there, of half its squared
-    outputs or of its own loss. `optimizer` clips and steps the three groups.
-    """
-    return {
-        "encoder": lambda x: _encoder(agent, x),
-        "observe": lambda x: _observe(agent, x),
-        "decoder": lambda x: _decoder(agent, x),
-        "heads": lambda x: _heads(agent, x),
-        "imagination": lambda x: _imagination(agent, x),
-        "actor": lambda x: _actor(agent, x),
-        "critic": lambda x: _critic(agent, x),
-        "optimizer": lambda x: _optimizer(agent, x),
-    }
-
-
-def measure_parts(parts: RunSetup, *, repeats: int, synthetic: bool) -> list[dict[str, Any]]:
+def measure_parts(setup: RunSetup, *, repeats: int, synthetic: bool) -> list[dict[str, Any]]:
     """Time every part on the sizes of the update, all members together.
 
+    Args:
+        setup: what the run consists of.
+        repeats: number of timed repetitions, at least 1.
+        synthetic: see `make_batch`.
+
     Returns:
-        Per part its name, `ms_per_update` with `ms_min` and `ms_max`, and the counted
-        `flops_per_update` and `flops_per_s` of all members; None for the optimizer.
+        For each part its name, `ms_per_update` with `ms_min` and `ms_max`, and the counted
+        `flops_per_update` and `flops_per_s` of all members.
     """
-    config, members = parts.config, len(parts.seeds)
-    counted = update_flops(parts.agent, batch=config.batch, length=config.length)
-    backend = parts.agent.backend
-    over = partial(over_members, together=backend.map_members_together)
-    inputs = jax.jit(over(lambda s, b: make_inputs(parts.agent, s, b)))(
-        parts.init_state(), make_batch(parts, synthetic=synthetic)
-    )
+    agent, members, backend = setup.agent, len(setup.seeds), setup.agent.backend
+    together = backend.map_members_together
+
+    def compile_(fn: Callable, *args: Any) -> jax.stages.Compiled:
+        fn = over_members(fn, together=together)
+        return jax.jit(fn, compiler_options=dict(backend.compiler_options)).lower(*args).compile()
+
+    given = setup.init_state(), make_batch(setup, synthetic=synthetic)
+    inputs = compile_(lambda state, batch: make_inputs(agent, state, batch), *given)(*given)
+    counted = counted_agent(setup)
+    shapes = jax.eval_shape(lambda s, b: make_inputs(counted, s, b), *member_shapes(setup))
     rows = []
-    for name, fn in part_functions(parts.agent).items():
-        program = jax.jit(over(fn), compiler_options=dict(backend.compiler_options))
-        compiled = program.lower(inputs).compile()
-        seconds = time_calls(lambda compiled=compiled: compiled(inputs), repeats=repeats)
-        row = {"part": name, **milliseconds(seconds)}
-        flops: Flops | None = counted.get(name)
-        total = flops and members * flops.total
-        rate = total and 1e3 * total / row["ms_per_update"]
-        rows.append(row | {"flops_per_update": total, "flops_per_s": rate})
+    for name, part in PARTS.items():
+        flops = members * count_flops(lambda x, part=part: part(counted, x), shapes)
+        program = compile_(lambda x, part=part: part(agent, x), inputs)
+        times = milliseconds(time_calls(lambda run=program: run(inputs), repeats=repeats))
+        rate = 1e3 * flops / times["ms_per_update"]
+        rows.append({"part": name, **times, "flops_per_update": flops, "flops_per_s": rate})
     return rows
 
 
 def make_inputs(agent: Agent, state: TrainState, batch: Batch) -> Inputs:
-    """Outputs of each part for the next one, one member."""
-    wm, key = agent.wm, state.key
-    embed = wm.embed(state.params["model"], prepare_obs(batch.obs))
-    states, _, _ = _filter(agent, state.params["model"]["rssm"], embed, batch, key)
-    empty = Inputs(state, batch, embed, states, None, key)
-    return empty._replace(rollout=_roll_out(agent, empty, state.params["actor"]))
+    """Return the inputs of one member's parts, each computed by the parts before."""
+    embed = agent.wm.embed(state.params["model"], prepare_obs(batch.obs))
+    posteriors, _, _ = _observe(agent, state.params["model"]["rssm"], embed, state, batch)
+    return Inputs(state, batch, embed, posteriors)
 
 
-def _half_square(tree: Any) -> Array:
-    """A loss whose gradient is no constant, which XLA could simplify."""
-    return 0.5 * sum(jnp.sum(jnp.square(x.astype(jnp.float32))) for x in jax.tree.leaves(tree))
+def update_world_model(agent: Agent, x: Inputs) -> Any:
+    """Make the world model's update: loss, gradients and optimizer."""
+    start = agent.wm.rssm.initial(x.batch.reward.shape[:1])
+    return update_model(agent, x.state, x.batch, start, x.state.key, from_noise)
 
 
-def _filter(agent: Agent, rssm_params, embed: Array, batch: Batch, key: Array):
-    wm = agent.wm
-    b, length = batch.reward.shape
-    return rssm_lib.observe(
-        wm.rssm,
-        rssm_params,
-        embed,
-        prepare_action(batch.action, wm.rssm.action_size),
-        batch.is_first,
-        wm.rssm.latent.noise(key, (length, b)),
-        wm.rssm.initial((b,)),
-        sample=from_noise,
-    )
-
-
-def _roll_out(agent: Agent, x: Inputs, actor_params) -> Rollout:
-    starts = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), x.states)
-    is_terminal = x.batch.is_terminal.reshape(-1)
-    return imagine_rollout(
-        agent.behaviors[0].ac,
-        agent.wm,
-        x.state.params["model"],
-        actor_params,
-        x.state.slow_critic,
-        starts,
-        is_terminal,
-        agent.behaviors[0].ac.draw_noise(x.key, agent.wm.rssm.latent, is_terminal.shape[0]),
-        x.state.hypers,
-        sample=from_noise,
-    )
-
-
-def _encoder(agent: Agent, x: Inputs):
+def encode(agent: Agent, x: Inputs) -> Any:
+    """Return the gradients of an embedding."""
     obs, params = prepare_obs(x.batch.obs), x.state.params["model"]["encoder"]
     return jax.grad(lambda p: _half_square(agent.wm.embed({"encoder": p}, obs)))(params)
 
 
-def _observe(agent: Agent, x: Inputs):
+def filter_states(agent: Agent, x: Inputs) -> Any:
+    """Return the gradients of `observe`."""
+
     def loss(params, embed):
-        return _half_square(_filter(agent, params, embed, x.batch, x.key))
+        return _half_square(_observe(agent, params, embed, x.state, x.batch))
 
     return jax.grad(loss, (0, 1))(x.state.params["model"]["rssm"], x.embed)
 
 
-def _decoder(agent: Agent, x: Inputs):
-    obs, feat = prepare_obs(x.batch.obs), agent.wm.feature(x.states)
+def predict(agent: Agent, x: Inputs) -> Any:
+    """Return the gradients of everything that is predicted from features."""
+    wm, batch, gamma = agent.wm, x.batch, x.state.hypers.discount
 
     def loss(params, feat):
-        log_probs = reconstruction(agent.wm.decode({"decoder": params}, feat), obs)
-        return -sum(log_prob.mean() for log_prob in log_probs.values())
+        obs = prepare_obs(batch.obs)
+        likes = log_probs(wm, params, feat, obs, batch.reward, batch.is_terminal, gamma)
+        return -sum(like.mean() for like in likes.values())
 
-    return jax.grad(loss, (0, 1))(x.state.params["model"]["decoder"], feat)
-
-
-def _heads(agent: Agent, x: Inputs):
-    wm, feat = agent.wm, agent.wm.feature(x.states)
-
-    def loss(params, feat):
-        heads = [wm.predict_reward(params, feat)]
-        if wm.discount is not None:
-            heads.append(wm.discount_logits(params, feat))
-        return _half_square(heads)
-
-    names = [name for name in ("reward", "discount") if name in x.state.params["model"]]
-    params = {name: x.state.params["model"][name] for name in names}
-    return jax.grad(loss, (0, 1))(params, feat)
+    return jax.grad(loss, (0, 1))(x.state.params["model"], wm.feature(x.posteriors))
 
 
-def _imagination(agent: Agent, x: Inputs):
-    if not agent.behaviors[0].ac.actor_grad.through_dynamics:
-        return _roll_out(agent, x, x.state.params["actor"])
-
-    def loss(actor_params):
-        rollout = _roll_out(agent, x, actor_params)
-        return _half_square(rollout.target), rollout
-
-    return jax.grad(loss, has_aux=True)(x.state.params["actor"])
+def update_all_behaviors(agent: Agent, x: Inputs) -> Any:
+    """Make the behaviours' updates: imagination, losses, gradients and optimizer."""
+    action = prepare_action(x.batch.action, agent.wm.rssm.action_size)
+    replayed = PosteriorBatch(x.posteriors, action, x.batch.is_first, x.batch.is_terminal)
+    keys = jax.random.split(x.state.key, len(agent.behaviors))
+    return update_behaviors(agent, x.state, replayed, keys, from_noise)
 
 
-def _actor(agent: Agent, x: Inputs):
-    def loss(params):
-        return actor_loss(agent.behaviors[0].ac, params, x.rollout, x.state.hypers, x.state.update)
-
-    return jax.grad(loss, has_aux=True)(x.state.params["actor"])
-
-
-def _critic(agent: Agent, x: Inputs):
-    loss = jax.grad(
-        lambda params: critic_loss(agent.behaviors[0].ac, params, x.rollout), has_aux=True
-    )
-    return loss(x.state.params["critic"])
+PARTS: dict[str, Callable[[Agent, Inputs], Any]] = {
+    "world model": update_world_model,
+    "- encoder": encode,
+    "- observe": filter_states,
+    "- predictions": predict,
+    "behaviors": update_all_behaviors,
+}
 
 
-def _optimizer(agent: Agent, x: Inputs):
-    opt, lr = x.state.opt_states, x.state.hypers.model_lr
-    return {
-        # The weights stand for their gradients.
-        name: apply_gradients(agent.optimizers[name], params, opt[name], params, lr)
-        for name, params in x.state.params.items()
-    }
+def _observe(agent: Agent, params: Any, embed: Array, state: TrainState, batch: Batch):
+    rssm, (b, length) = agent.wm.rssm, batch.reward.shape
+    action = prepare_action(batch.action, rssm.action_size)
+    noise, start = rssm.latent.noise(state.key, (length, b)), rssm.initial((b,))
+    return observe(rssm, params, embed, action, batch.is_first, noise, start, sample=from_noise)
+
+
+def _half_square(tree: Any) -> Array:
+    """Return a loss whose gradient is not constant, or XLA could simplify it."""
+    return 0.5 * sum(jnp.sum(jnp.square(x.astype(jnp.float32))) for x in jax.tree.leaves(tree))

@@ -1,4 +1,4 @@
-"""A benchmark: a row of results for every combination of members, formulation and dtype."""
+"""Rows of results, one for each combination of members, convolutions and dtypes."""
 
 import datetime
 import gc
@@ -12,15 +12,13 @@ import jax
 from ml_collections import ConfigDict
 
 from dreamer_jax import config as config_lib
+from dreamer_jax.benchmark.device import published_peak
 from dreamer_jax.benchmark.loop import measure_loop
 from dreamer_jax.benchmark.parts import measure_parts
-from dreamer_jax.benchmark.peaks import published_peak
-from dreamer_jax.benchmark.plan import plan_members
-from dreamer_jax.benchmark.update import measure_update
+from dreamer_jax.benchmark.update import measure_update, plan_members
 from dreamer_jax.config import sweep
 from dreamer_jax.errors import UsageError
-from dreamer_jax.run import setup as run_lib
-from dreamer_jax.run.setup import MakeEnv, RunSetup
+from dreamer_jax.run.setup import MakeEnv, RunSetup, build
 from dreamer_jax.runtime import count_cores
 
 Row = dict[str, Any]
@@ -35,10 +33,18 @@ def variants(
     batch: int | None = None,
     length: int | None = None,
 ) -> list[ConfigDict]:
-    """The configs to measure, every combination; what is empty or None is the config's own.
+    """Return configs of every combination; an empty list or None keeps the config's own value.
+
+    Args:
+        config: varied, and left unchanged.
+        members: numbers of members.
+        convs: formulations of the convolutions.
+        dtypes: compute dtypes.
+        batch: B.
+        length: L.
 
     Raises:
-        UsageError: a value is not allowed; all are checked before anything is built.
+        UsageError: a value is not allowed.
     """
     if not members or min(members) < 1:
         raise UsageError(f"members are {list(members)}; allowed: whole numbers of at least 1")
@@ -69,13 +75,18 @@ def benchmark(
     """Measure the update of each config, one after the other.
 
     Args:
-        name: of the config, for the rows; repeats: timed repetitions; updates: of the loop.
-        synthetic: batches of random numbers, in place of the environment's.
-        parts: also time the parts of the update; loop: also time the whole training loop.
+        configs: to measure.
+        name: of the config, for the rows.
+        repeats: number of timed repetitions.
+        updates: number of timed updates of the loop.
+        synthetic: use batches of random numbers instead of the environment's.
+        parts: also time the parts of the update.
+        loop: also time a training run.
+        make_env: `seed -> gymnasium.Env`, used instead of `config.task`.
 
     Yields:
-        Rows that JSON can hold; docs/performance.md says what each entry is. `parts` is a list of
-        rows, or None, and `loop` a dict, or None.
+        A JSON-serialisable row for each config, described in docs/performance.md. `parts` is a
+        list of rows, or None, and `loop` a dict, or None.
 
     Raises:
         UsageError: `repeats` or `updates` is not at least 1.
@@ -84,55 +95,53 @@ def benchmark(
         if value < 1:
             raise UsageError(f"{what} is {value}; allowed: at least 1")
     for config in configs:
-        built = run_lib.build(config, make_env)
-        peak = published_peak(jax.devices()[0].device_kind, config.compute_dtype)
-        row = describe(built, name) | measure_update(built, repeats=repeats, synthetic=synthetic)
-        row |= {
-            "peak_flops_per_s": peak or row["matmul_flops_per_s"],
-            "peak_from": "published" if peak else "matmul",
-        }
-        row |= _share(row)
-        fits = row["error"] is None
+        setup = build(config, make_env)
+        row = describe(setup, name) | measure_update(setup, repeats=repeats, synthetic=synthetic)
+        published = published_peak(jax.devices()[0].device_kind, config.compute_dtype)
+        peak = published or row["matmul_flops_per_s"]
+        row |= {"peak_flops_per_s": peak, "peak_from": "published" if published else "matmul"}
+        row["peak_fraction"] = row["flops_per_s"] and row["flops_per_s"] / peak
         row["parts"] = row["loop"] = None
-        if parts and fits:
-            measured = measure_parts(built, repeats=repeats, synthetic=synthetic)
-            context = {"peak_flops_per_s": row["peak_flops_per_s"]}
-            row["parts"] = [part | _share(part | context) for part in measured]
-        if loop and fits:
+        if parts and row["error"] is None:
+            row["parts"] = [
+                part | {"peak_fraction": part["flops_per_s"] / peak}
+                for part in measure_parts(setup, repeats=repeats, synthetic=synthetic)
+            ]
+        if loop and row["error"] is None:
             row["loop"] = measure_loop(config, updates=updates, make_env=make_env)
-            gc.collect()  # a trainer is part of a cycle, which would keep its state on the device
+        gc.collect()  # cycles must not keep arrays on the device until the next row
         yield row
 
 
 def plan(
     configs: Sequence[ConfigDict], *, name: str, make_env: MakeEnv | None = None
 ) -> Iterator[Row]:
-    """How many members of each config fit on one device; compiles, and runs nothing.
+    """Estimate how many members of each config fit on one device; compiles, and runs nothing.
 
     Args:
-        configs: their numbers of members and of devices are not looked at.
+        configs: to plan; their numbers of members and devices are ignored.
+        name: of the config, for the rows.
+        make_env: `seed -> gymnasium.Env`, used instead of `config.task`.
     """
     for config in configs:
 
-        def build(members: int, config: ConfigDict = config) -> RunSetup:
+        def build_members(members: int, config: ConfigDict = config) -> RunSetup:
             variant = sweep.with_seeds(config, range(members))
             variant.devices = 1
-            return run_lib.build(variant, make_env)
+            return build(variant, make_env)
 
-        row = describe(build(1), name) | plan_members(build)
+        row = describe(build_members(1), name) | plan_members(build_members)
         del row["members"]
         yield row
 
 
-def describe(parts: RunSetup, name: str) -> Row:
-    """What is measured, on what, with what, and when."""
-    config, device = parts.config, jax.devices()[0]
-    backend = parts.agent.backend
-    conv = backend.convolutions if config.conv == "auto" else config.conv
+def describe(setup: RunSetup, name: str) -> Row:
+    """Return what is measured, on which device, with which versions, and when."""
+    config, backend = setup.config, setup.agent.backend
     return {
         "config": name,
         "task": config.task,
-        "device": device.device_kind,
+        "device": jax.devices()[0].device_kind,
         "backend": backend.platform,
         "cpus": count_cores(),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -140,15 +149,10 @@ def describe(parts: RunSetup, name: str) -> Row:
         "jax": jax.__version__,
         "jaxlib": version("jaxlib"),
         "dreamer_jax": version("dreamer-jax"),
-        "members": len(parts.seeds),
+        "members": len(setup.seeds),
         "batch": config.batch,
         "length": config.length,
         "horizon": config.horizon,
-        "conv": conv,
+        "conv": backend.convolutions if config.conv == "auto" else config.conv,
         "compute_dtype": config.compute_dtype,
     }
-
-
-def _share(row: Row) -> Row:
-    rate = row["flops_per_s"]
-    return {"peak_fraction": rate and rate / row["peak_flops_per_s"]}

@@ -1,18 +1,37 @@
-"""One update of all members: how long its program takes to compile and to run, and its memory."""
+"""An update of all members: the time and memory of its program, and how many members fit."""
 
 import statistics
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
+import numpy as np
 
-from dreamer_jax.benchmark.batches import batch_shapes, make_batch
-from dreamer_jax.benchmark.flops import update_flops
-from dreamer_jax.benchmark.peaks import matmul_rate
-from dreamer_jax.benchmark.timing import device_peak, milliseconds, program_bytes, time_calls
+from dreamer_jax.agent import agent as agent_lib
+from dreamer_jax.agent.agent import Agent
+from dreamer_jax.agent.build import make_agent
+from dreamer_jax.benchmark.device import (
+    matmul_rate,
+    memory_limit,
+    milliseconds,
+    peak_bytes,
+    program_bytes,
+    time_calls,
+)
+from dreamer_jax.benchmark.flops import count_flops
+from dreamer_jax.envs.vector import FaultLimit
+from dreamer_jax.replay.prefetch import to_batch
+from dreamer_jax.replay.replay import Replay
+from dreamer_jax.run.driver import Driver, replay_spec
 from dreamer_jax.run.setup import RunSetup
+from dreamer_jax.seeding import ENV_STREAM
+from dreamer_jax.types import Batch, TrainState
 
-# What `measure_update` returns, in order. All None but the counted FLOPs where memory ran out.
+STREAM_LENGTHS = 4  # recorded steps per environment, in sequence lengths
+
+# Entries of `measure_update`, in order. All but the counted FLOPs are None if memory ran out.
 KEYS = (
     "lower_s",
     "compile_s",
@@ -31,23 +50,22 @@ KEYS = (
 )
 
 
-def measure_update(parts: RunSetup, *, repeats: int, synthetic: bool) -> dict[str, Any]:
-    """Compile the train step of all members and time it on a replayed batch.
-
-    The state of each update is the next one's; the device is waited for.
+def measure_update(setup: RunSetup, *, repeats: int, synthetic: bool) -> dict[str, Any]:
+    """Compile the train step of all members, and time it on a replayed batch.
 
     Args:
-        repeats: at least 1; synthetic: as in `make_batch`.
+        setup: what the run consists of.
+        repeats: number of timed repetitions, at least 1.
+        synthetic: see `make_batch`.
 
     Returns:
         `KEYS`. `error` is None, or says that the device's memory ran out.
     """
-    agent, config = parts.agent, parts.config
-    members = len(parts.seeds)
-    flops = update_flops(agent, batch=config.batch, length=config.length).values()
-    row = dict.fromkeys(KEYS) | {"flops_per_update": members * sum(f.total for f in flops)}
+    config, members = setup.config, len(setup.seeds)
+    flops = count_flops(partial(agent_lib.train_step, counted_agent(setup)), *member_shapes(setup))
+    row = dict.fromkeys(KEYS) | {"flops_per_update": members * flops}
     try:
-        row |= _measure(parts, repeats, synthetic)
+        row |= _measure(setup, repeats, synthetic)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -62,42 +80,174 @@ def measure_update(parts: RunSetup, *, repeats: int, synthetic: bool) -> dict[st
     }
 
 
-def compile_update(parts: RunSetup) -> tuple[jax.stages.Compiled, dict[str, float]]:
-    """The train step's program, from shapes alone, and the seconds that it took to make.
+def compile_update(setup: RunSetup) -> tuple[jax.stages.Compiled, dict[str, float]]:
+    """Compile the train step from shapes alone.
 
     Returns:
-        The program, and `lower_s` (tracing and lowering) and `compile_s` (XLA).
+        The program, and the seconds that it took: `lower_s` to trace and lower the function,
+        `compile_s` in XLA.
     """
-    shapes = jax.eval_shape(parts.init_state), batch_shapes(parts)
+    shapes = jax.eval_shape(setup.init_state), batch_shapes(setup)
     start = time.perf_counter()
-    lowered = parts.fns.train_step.lower(*shapes)
+    lowered = setup.fns.train_step.lower(*shapes)
     middle = time.perf_counter()
     compiled = lowered.compile()
     return compiled, {"lower_s": middle - start, "compile_s": time.perf_counter() - middle}
 
 
-def _measure(parts: RunSetup, repeats: int, synthetic: bool) -> dict[str, Any]:
-    before = device_peak()
-    compiled, times = compile_update(parts)
-    batch, state = make_batch(parts, synthetic=synthetic), parts.init_state()
+def _measure(setup: RunSetup, repeats: int, synthetic: bool) -> dict[str, Any]:
+    before = peak_bytes()
+    compiled, row = compile_update(setup)
+    batch, state = make_batch(setup, synthetic=synthetic), setup.init_state()
 
     def update():
         nonlocal state
         state, metrics = compiled(state, batch)
         return state, metrics
 
-    memory: list[int | None] = []
+    peaks: list[int | None] = []
     rates: list[float] = []
 
     def between():
-        memory.append(device_peak())
-        # On a machine that others use too, both rates change within a minute: so they take turns.
+        peaks.append(peak_bytes())
+        # Interleaved, because the speed of a shared machine drifts within a minute.
         rates.append(matmul_rate(repeats=1))
 
-    times |= milliseconds(time_calls(update, repeats=repeats, between=between))
-    times["matmul_flops_per_s"] = statistics.median(rates)
-    # A process's peak only grows: it is this program's only if it grew.
-    peak = memory[0]
+    row |= milliseconds(time_calls(update, repeats=repeats, between=between))
+    row["matmul_flops_per_s"] = statistics.median(rates)
+    # The peak of a process only grows, so it belongs to this program only if it grew.
+    peak = peaks[0]
     if peak is not None and peak > before:
-        return times | {"peak_bytes": peak, "peak_bytes_from": "device"}
-    return times | {"peak_bytes": program_bytes(compiled), "peak_bytes_from": "compiled"}
+        return row | {"peak_bytes": peak, "peak_bytes_from": "device"}
+    return row | {"peak_bytes": program_bytes(compiled), "peak_bytes_from": "compiled"}
+
+
+def plan_members(build: Callable[[int], RunSetup], *, limit: int | None = None) -> dict[str, Any]:
+    """Estimate how many members fit, from compiled programs of one member and of two.
+
+    Their memory is extrapolated linearly. Beside its program an update needs the next batch, which
+    is copied meanwhile.
+
+    Args:
+        build: builds the setup for a number of members.
+        limit: available bytes; those of the default device by default.
+
+    Returns:
+        `temp_bytes` of one member's program, `bytes_one`, `bytes_per_member` for each additional
+        one, `bytes_limit` and `members_that_fit`.
+    """
+    limit = memory_limit() if limit is None else limit
+    temporaries, needed = [], []
+    for members in (1, 2):
+        setup = build(members)
+        compiled, _ = compile_update(setup)
+        temporaries.append(compiled.memory_analysis().temp_size_in_bytes)
+        needed.append(program_bytes(compiled) + _batch_bytes(setup))
+    additional = needed[1] - needed[0]
+    return {
+        "temp_bytes": temporaries[0],
+        "bytes_one": needed[0],
+        "bytes_per_member": additional,
+        "bytes_limit": limit,
+        "members_that_fit": members_that_fit(needed[0], additional, limit),
+    }
+
+
+def members_that_fit(one: int, additional: int, limit: int) -> int:
+    """Return the largest M with one + (M - 1) * additional <= limit, or 0 if not even one fits.
+
+    Args:
+        one: bytes of one member.
+        additional: bytes of each additional member.
+        limit: available bytes.
+    """
+    return 0 if one > limit else 1 + (limit - one) // max(1, additional)
+
+
+def _batch_bytes(setup: RunSetup) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(batch_shapes(setup)))
+
+
+def counted_agent(setup: RunSetup) -> Agent:
+    """Return the agent with XLA's own convolutions, which `count_flops` understands."""
+    config = setup.config.copy_and_resolve_references()
+    config.conv = "lax"
+    return make_agent(config, setup.agent.obs_shapes, setup.action, setup.agent.backend)
+
+
+def member_shapes(setup: RunSetup) -> tuple[TrainState, Batch]:
+    """Return the shapes of one member's state and batch."""
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype),
+        (jax.eval_shape(setup.init_state), batch_shapes(setup)),
+    )
+
+
+def batch_shapes(setup: RunSetup) -> Batch:
+    """Return the shapes of a batch [M, B, L, ...]; nothing is allocated."""
+    lead = (len(setup.seeds), setup.config.batch, setup.config.length)
+    spec = replay_spec(setup.agent.obs_shapes, setup.action)
+    return to_batch({k: jax.ShapeDtypeStruct((*lead, *s), dtype) for k, (s, dtype) in spec.items()})
+
+
+def make_batch(setup: RunSetup, *, synthetic: bool) -> Batch:
+    """Draw a batch from a replay of random actions, and put it on the device.
+
+    Args:
+        setup: what the run consists of.
+        synthetic: record random numbers of the right shapes, without any environment.
+
+    Raises:
+        TooManyFaults: an environment failed.
+    """
+    config, steps = setup.config, STREAM_LENGTHS * setup.config.length
+    replay = Replay(
+        spec=replay_spec(setup.agent.obs_shapes, setup.action),
+        seeds=setup.seeds,
+        num_envs=config.env.num_envs,
+        capacity=2 * steps * config.env.num_envs,
+        slack=2 * steps,
+        batch=config.batch,
+        length=config.length,
+        sampling="time",  # the first episode may be longer than what is recorded
+        directory=None,
+    )
+    record = _record_random_numbers if synthetic else _record_random_actions
+    record(setup, replay, steps)
+    batch = jax.device_put(to_batch(replay.gather(replay.draw())))
+    replay.close()
+    return batch
+
+
+def _record_random_actions(setup: RunSetup, replay: Replay, steps: int) -> None:
+    env = setup.config.env
+    vector = setup.make_vector(
+        ENV_STREAM, env.num_envs, FaultLimit(0, lambda row, text: None), workers=env.workers
+    )
+    driver = Driver(vector, replay, setup.seeds, setup.obs_keys)
+    try:
+        for step in range(steps):
+            driver.reset_finished()
+            driver.step(driver.random_actions(step))
+    finally:
+        vector.close()
+
+
+def _record_random_numbers(setup: RunSetup, replay: Replay, steps: int) -> None:
+    """Record one episode in each stream."""
+    rng = np.random.default_rng(0)
+    shape = (len(setup.seeds), setup.config.env.num_envs)
+    spec = replay_spec(setup.agent.obs_shapes, setup.action)
+    for step in range(steps):
+        record = {key: _random(rng, (*shape, *s), dtype) for key, (s, dtype) in spec.items()}
+        if setup.action.discrete:
+            record["action"] = rng.integers(setup.action.size, size=shape, dtype=np.int32)
+        flags = ("is_first", "is_last", "is_terminal")
+        record |= {flag: np.full(shape, flag == "is_first" and step == 0) for flag in flags}
+        replay.add(record, np.ones(shape, bool))
+
+
+def _random(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    if np.issubdtype(dtype, np.integer):
+        return rng.integers(np.iinfo(dtype).max, size=shape, dtype=dtype, endpoint=True)
+    return rng.uniform(-1, 1, shape).astype(dtype)

@@ -1,19 +1,19 @@
-r"""Ablations of DreamerV2 on Atari: each changes the one thing that it names.
+r"""Ablations of DreamerV2 on Atari, each of one component.
 
 Command:   python experiments/train.py --config=configs/ablations.py:pong,no_image_gradients \
                --workdir=runs/pong_no_image
 Variants:  :<game>,<ablation>, then variants of configs/atari.py, separated by commas
            no_layer_norm          no layer norm in the GRU
-           no_reward_gradients    the reward's loss does not train the model's states
-           no_discrete_latents    as many Gaussian variables in place of the categorical ones
-           no_kl_balancing        one KL for both sides
-           no_policy_reinforce    the actor learns by straight-through gradients alone
-           no_image_gradients     the image's loss does not train the model's states
-           mixed_gradients        reinforce with a tenth of straight-through gradients
-           schedules              the same, with that share and the entropy bonus annealed over
-                                  the first 10M frames
-What:      Table 2 of Hafner et al. 2021, and its comparisons of actor gradients: configs/atari.py
-           is reinforce alone. `sweep` has all of them.
+           no_reward_gradients    the reward loss does not train the model's states
+           no_discrete_latents    Gaussian latents, as many as there were categorical ones
+           no_kl_balancing        one KL for prior and posterior
+           no_policy_reinforce    straight-through gradients alone train the actor
+           no_image_gradients     the image loss does not train the model's states
+           mixed_gradients        reinforce plus a tenth of straight-through gradients
+           schedules              mixed_gradients, with its share and the entropy bonus annealed
+                                  over the first 10M frames
+What:      Table 2 of Hafner et al. 2021, and its comparison of actor gradients (configs/atari.py
+           is reinforce alone). `sweep` lists all of them.
 Expected:  the paper's scores. Not reproduced here at full length.
 Runtime:   as configs/atari.py.
 """
@@ -23,7 +23,7 @@ from collections.abc import Callable
 from dreamer_jax.configs import atari
 from dreamer_jax.errors import UsageError, lookup
 
-ANNEAL_STEPS = 2_500_000  # agent steps that the schedules take, 10M frames
+ANNEAL_STEPS = 2_500_000  # length of the schedules in agent steps, 10M frames
 ABLATIONS = {
     "no_layer_norm": {"rssm": {"gru_norm": False}},
     "no_reward_gradients": {"grad_heads": {"reward": False}},
@@ -43,12 +43,16 @@ ABLATIONS = {
 
 
 def get_config(arg: str = ""):
-    """Config of an ablation. Args: arg: '<game>,<ablation>[,<variant of configs/atari.py>...]'."""
+    """Return the config of an ablation.
+
+    Args:
+        arg: '<game>,<ablation>', followed by variants of configs/atari.py, separated by commas.
+    """
     game, *rest = arg.split(",")
     if not game or not rest:
         raise UsageError(
-            "configs/ablations.py needs a game and an ablation, as in "
-            "configs/ablations.py:pong,no_layer_norm"
+            "the config ablations needs a game and an ablation, as in "
+            "--config=ablations:pong,no_layer_norm"
         )
     changes = lookup(ABLATIONS, rest[0], "ablation")
     config = atari.get_config(",".join([game, *rest[1:]]))
@@ -59,6 +63,6 @@ def get_config(arg: str = ""):
 
 
 def sweep(add: Callable[[str], None], game: str = "pong") -> None:
-    """Call `add(arg)` with the argument of `get_config` of every ablation on a game."""
+    """Call `add` with `get_config`'s argument for every ablation on a game."""
     for name in ABLATIONS:
         add(f"{game},{name}")

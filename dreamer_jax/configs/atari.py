@@ -4,7 +4,7 @@ Command:   python experiments/train.py --config=configs/atari.py:pong --workdir=
 Variants:  :<game>          the paper: B = L = 50, one update per 4 agent steps (16 frames)
            :<game>,release  the authors' release: B = 16, one update per 16 agent steps
            :<game>,search   the 32 settings that the authors recommend to search in a new domain,
-                            as members of one run; each takes its own replay (9.9 GB)
+                            as members of one run; each has its own replay (9.9 GB)
            :<game>,debug    tiny networks and a short run, to see every part work
 What:      200M frames with sticky actions, the full action set and no life information
            (Hafner et al. 2021, Appendix D).
@@ -13,32 +13,20 @@ Runtime:   the paper's run took 10 days on one V100. debug: under 3 minutes on t
 """
 
 from dreamer_jax.config.config import default_config
+from dreamer_jax.configs import presets
 from dreamer_jax.envs.atari import find_rom
 from dreamer_jax.errors import UsageError, lookup
 
 RELEASE = {"batch": 16, "train_every": 16}
 DEBUG = {
-    "seeds": 2,
+    **presets.TINY_CATEGORICAL,
+    **presets.dense(presets.HEADS, 2, 32),
     "steps": 1_500,
     "prefill": 500,
-    "pretrain": 2,
     "train_every": 16,
-    "batch": 4,
-    "length": 10,
     "log_every": 250,
-    "eval_every": 0,
-    "eval_episodes": 1,
-    "video_every": 0,
     "checkpoint_every": 500,
-    "horizon": 5,
-    "cnn_depth": 4,
-    "rssm": {"stoch": 8, "classes": 8, "deter": 32, "hidden": 32},
-    "reward_head": {"layers": 2, "units": 32},
-    "discount_head": {"layers": 2, "units": 32},
-    "actor": {"layers": 2, "units": 32},
-    "critic": {"layers": 2, "units": 32},
     "env": {"time_limit": 2_000},
-    "replay": {"sampling": "time", "capacity": 5_000},
 }
 SEARCH = {
     "members": {
@@ -51,14 +39,18 @@ VARIANTS = {"release": RELEASE, "search": SEARCH, "debug": DEBUG}
 
 
 def get_config(arg: str = ""):
-    """Config of a game. Args: arg: '<game>' followed by variants, separated by commas."""
+    """Return the config of a game.
+
+    Args:
+        arg: '<game>', followed by variants, all separated by commas.
+    """
     game, *variants = arg.split(",")
     if not game:
-        raise UsageError("configs/atari.py needs a game, as in configs/atari.py:pong")
+        raise UsageError("the config atari needs a game, as in --config=atari:pong")
     find_rom(game)
     config = default_config()
     config.task = f"atari:{game}"
     config.env.action_repeat = 4
     for variant in variants:
-        config.update(lookup(VARIANTS, variant, "variant of configs/atari.py"))
+        config.update(lookup(VARIANTS, variant, "variant of the config atari"))
     return config

@@ -9,44 +9,40 @@ Runtime:   about 5 minutes on two CPU cores.
 """
 
 from dreamer_jax.config.config import default_config
+from dreamer_jax.configs import presets
 from dreamer_jax.errors import lookup
 
-VARIANTS = {"debug": {"steps": 400, "prefill": 100, "pretrain": 2, "eval_episodes": 4}}
+VARIANTS = {"debug": presets.SHORT}
 
 
 def get_config(arg: str = ""):
-    """Config of the run. Args: arg: '' or 'debug'."""
+    """Return the config of the run.
+
+    Args:
+        arg: '' or 'debug'.
+    """
     config = default_config()
     config.task = "catch"
-    config.seeds = 2
+    config.update(presets.SMALL)
     config.update(
         {
             "steps": 12_000,
             "prefill": 1_000,
             "pretrain": 200,
             "train_every": 4,
-            "batch": 8,
-            "length": 12,
             "log_every": 500,
             "eval_every": 2_000,
-            "eval_episodes": 50,
             "video_every": 5_000,
             "checkpoint_every": 2_500,
-            "horizon": 8,
-            "cnn_depth": 4,
-            "rssm": {"stoch": 16, "classes": 16, "deter": 64, "hidden": 64},
-            "reward_head": {"layers": 2, "units": 64},
-            "discount_head": {"layers": 2, "units": 64},
-            "actor": {"layers": 2, "units": 64},
-            "critic": {"layers": 2, "units": 64},
+            "rssm": {"stoch": 16, "classes": 16},
+            **presets.dense(["discount_head"], 2, 64),
             "model_lr": 1e-3,
             "actor_lr": 3e-4,
             "critic_lr": 1e-3,
-            "discount": 0.95,
             "actor_entropy": 0.05,
-            "replay": {"sampling": "time", "capacity": 100_000},
+            "replay": {"capacity": 100_000},
         }
     )
     if arg:
-        config.update(lookup(VARIANTS, arg, "argument of configs/catch.py"))
+        config.update(lookup(VARIANTS, arg, "argument of the config catch"))
     return config

@@ -3,7 +3,7 @@ r"""DreamerV2 on DeepMind Control from pixels (Hafner et al. 2021, App. A, and r
 Command:   python experiments/train.py --config=configs/dmc_vision.py:walker_walk \
                --workdir=runs/walker
 Tasks:     :<domain>_<task>  as walker_walk, cup_catch, quadruped_run
-Variants:  :<task>,plan2explore  an actor that seeks novelty collects, the task's learns beside it
+Variants:  :<task>,plan2explore  a novelty-seeking actor collects, the task's actor learns beside it
            :<task>,debug         tiny networks and a short run, to see every part work
 What:      2M frames, action repeat 2, 64x64x3 images.
 Expected:  the published scores. Not reproduced here at full length.
@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dreamer_jax.config.config import default_config
+from dreamer_jax.configs import presets
 from dreamer_jax.errors import UsageError, lookup
 
 DMC = {
@@ -41,49 +42,45 @@ DMC = {
     "critic_lr": 8e-5,
 }
 PIXELS = {"cnn_keys": ".*", "mlp_keys": ""}
-TINY = {"layers": 1, "units": 16}
 VARIANTS = {
     "plan2explore": {"expl": {"behavior": "plan2explore"}},
     "debug": {
-        "seeds": 2,
+        **presets.TINY_CATEGORICAL,
+        **presets.dense(("vector", "reward_head", "actor", "critic"), 1, 16),
+        "expl": {"models": 2, "layers": 1, "units": 16},
         "steps": 800,
         "prefill": 500,
-        "pretrain": 2,
         "train_every": 20,
-        "batch": 4,
-        "length": 10,
         "log_every": 100,
-        "eval_every": 0,
-        "eval_episodes": 1,
-        "video_every": 0,
-        "horizon": 5,
-        "cnn_depth": 4,
-        "rssm": {"stoch": 8, "classes": 8, "deter": 32, "hidden": 32},
-        **dict.fromkeys(("vector", "reward_head", "actor", "critic"), TINY),
-        "expl": {"models": 2, **TINY},
-        "replay": {"sampling": "time", "capacity": 5_000},
     },
 }
 
 
 def get_config(arg: str = ""):
-    """Config of a task. Args: arg: '<domain>_<task>' and variants, separated by commas."""
+    """Return the config of a task.
+
+    Args:
+        arg: '<domain>_<task>', followed by variants, all separated by commas.
+    """
     return make_config("dmc_vision", arg, PIXELS)
 
 
 def make_config(name: str, arg: str, changes: Mapping[str, Any], *, suite: str = "dmc"):
-    """Config of a task of DeepMind Control.
+    """Return the config of a DeepMind Control task.
 
     Args:
-        name: of the file; changes: of `DMC`; suite: `dmc`, or `dmc_proprio`, which draws nothing.
+        name: the config's own name, for error messages.
+        arg: '<domain>_<task>', followed by variants, all separated by commas.
+        changes: overrides of `DMC`.
+        suite: 'dmc', or 'dmc_proprio', which renders no images.
     """
     task, *variants = arg.split(",")
     if not task:
-        raise UsageError(f"configs/{name}.py needs a task, as in configs/{name}.py:walker_walk")
+        raise UsageError(f"the config {name} needs a task, as in --config={name}:walker_walk")
     config = default_config()
     config.task = f"{suite}:{task}"
     config.update(DMC)
     config.update(changes)
     for variant in variants:
-        config.update(lookup(VARIANTS, variant, f"variant of configs/{name}.py"))
+        config.update(lookup(VARIANTS, variant, f"variant of the config {name}"))
     return config

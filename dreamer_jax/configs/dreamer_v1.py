@@ -5,7 +5,7 @@ Tasks:     :reach            the embedded task, with small networks
            :<domain>_<task>  DeepMind Control from pixels, as walker_walk
            :atari:<game>     as atari:pong: straight-through actor, epsilon-greedy, H = 10, beta 0.1
 Variants:  :<task>,contrastive  InfoNCE in place of reconstruction
-           :<task>,reward_only  neither
+           :<task>,reward_only  rewards alone train the world model
            :<task>,no_value     the actor maximises the sum of imagined rewards
            :<task>,debug        tiny networks and a short run, to see every part work
 What:      5M frames, action repeat 2; 100 updates after every collected episode.
@@ -13,17 +13,18 @@ Expected:  the paper's scores on DeepMind Control, on average 823. Not reproduce
            :reach 26.6 and 26.9 of 28.1, with contrastive 23.7 and 24.9, in 4 to 5 minutes on two
            CPU cores: experiments/results/reach.md.
 
-As its authors' release where the paper is silent: the RSSM's hidden layers of 200, Adam's epsilon
-of 1e-7, and the discount loss's scale of 10. As the release and not the paper: noise is added to
-an action that is drawn, not to the mode. As neither: the GRU is DreamerV2's without its norm, actor
-and critic learn from the start states of imagination on, and Atari is grey.
+Where the paper is silent, this follows the authors' release: the RSSM's hidden layers have 200
+units, Adam's epsilon is 1e-7, and the discount loss has scale 10. It follows the release against
+the paper in adding exploration noise to a sampled action instead of the mode. It differs from both
+in three points: the GRU is DreamerV2's without its norm, actor and critic also learn in the start
+states of imagination, and Atari frames are grey.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
 from dreamer_jax.config.config import default_config
-from dreamer_jax.configs import reach
+from dreamer_jax.configs import presets, reach
 from dreamer_jax.envs.atari import find_rom
 from dreamer_jax.errors import UsageError, lookup
 
@@ -106,26 +107,15 @@ REACH = {
     "actor_lr": 3e-4,
     "critic_lr": 1e-3,
 }
-TINY = {"layers": 1, "units": 16}
 DEBUG = {
-    "seeds": 2,
+    **presets.TINY,
+    **presets.dense(presets.HEADS, 1, 16),
     "steps": 1_200,
     "prefill": 1_000,
-    "pretrain": 2,
     "train_every": 50,
     "train_updates": 2,
-    "batch": 4,
-    "length": 10,
     "log_every": 100,
-    "eval_every": 0,
-    "eval_episodes": 1,
-    "video_every": 0,
-    "horizon": 5,
-    "cnn_depth": 4,
-    "rssm": {"stoch": 8, "deter": 32, "hidden": 32},
-    **dict.fromkeys(("reward_head", "discount_head", "actor", "critic"), TINY),
     "env": {"time_limit": 500},
-    "replay": {"sampling": "time", "capacity": 5_000},
 }
 VARIANTS = {
     "contrastive": {"objective": "contrastive"},
@@ -136,19 +126,25 @@ VARIANTS = {
 
 
 def get_config(arg: str = ""):
-    """Config of a task. Args: arg: '<task>' followed by variants, separated by commas."""
+    """Return the config of a task.
+
+    Args:
+        arg: '<task>', followed by variants, all separated by commas.
+    """
     return make_config("dreamer_v1", arg, VARIANTS)
 
 
 def make_config(name: str, arg: str, allowed: Mapping[str, Mapping[str, Any]]):
-    """Config of a task.
+    """Return the config of a task.
 
     Args:
-        name: of the file; arg: as of `get_config`; allowed: its variants.
+        name: the config's own name, for error messages.
+        arg: '<task>', followed by variants, all separated by commas.
+        allowed: settings by name of a variant.
     """
     task, *variants = arg.split(",")
     if not task:
-        raise UsageError(f"configs/{name}.py needs a task, as in configs/{name}.py:reach")
+        raise UsageError(f"the config {name} needs a task, as in --config={name}:reach")
     config = default_config()
     config.update(AGENT)
     kind, _, game = task.partition(":")
@@ -162,10 +158,10 @@ def make_config(name: str, arg: str, allowed: Mapping[str, Mapping[str, Any]]):
         config.update(REACH)
     elif "_" not in task:
         tasks = "reach, or <domain>_<task> such as walker_walk"
-        raise UsageError(f"task of configs/{name}.py is {task!r}; allowed: {tasks}")
+        raise UsageError(f"task of the config {name} is {task!r}; allowed: {tasks}")
     else:
         config.task = f"dmc:{task}"
         config.update(CONTROL)
     for variant in variants:
-        config.update(lookup(allowed, variant, f"variant of configs/{name}.py"))
+        config.update(lookup(allowed, variant, f"variant of the config {name}"))
     return config

@@ -13,6 +13,10 @@ HUMANOID = {"steps": 10_000_000, "actor_entropy": 1e-5, "kl_scale": 2.0}
 
 
 def get_config(arg: str = ""):
-    """Config of the run. Args: arg: variants of configs/dmc_vision.py, separated by commas."""
+    """Return the config of the run.
+
+    Args:
+        arg: variants of configs/dmc_vision.py, separated by commas.
+    """
     task = f"humanoid_walk,{arg}".rstrip(",")
     return dmc_vision.make_config("humanoid", task, dmc_vision.PIXELS | HUMANOID)

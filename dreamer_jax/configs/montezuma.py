@@ -12,7 +12,11 @@ from dreamer_jax.configs import atari
 
 
 def get_config(arg: str = ""):
-    """Config of the run. Args: arg: variants of configs/atari.py, separated by commas."""
+    """Return the config of the run.
+
+    Args:
+        arg: variants of configs/atari.py, separated by commas.
+    """
     config = atari.get_config(f"montezuma_revenge,{arg}".rstrip(","))
     config.discount = 0.99
     return config

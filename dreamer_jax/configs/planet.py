@@ -1,5 +1,4 @@
-"""PlaNet (Hafner et al. 2019) as the baseline of DreamerV1's paper: the same world model, actions
-planned by the cross-entropy method.
+"""PlaNet (Hafner et al. 2019), the baseline of DreamerV1: CEM planning in the same world model.
 
 Command:   python experiments/train.py --config=configs/planet.py:walker_walk --workdir=runs/planet
 Tasks:     :reach            the embedded task, with small networks and fewer candidates
@@ -20,10 +19,14 @@ SMALL_PLANNING = {"horizon": 8, "iterations": 5, "candidates": 200, "elites": 20
 
 
 def get_config(arg: str = ""):
-    """Config of a task. Args: arg: as of configs/dreamer_v1.py, without Atari and `no_value`."""
+    """Return the config of a task.
+
+    Args:
+        arg: as for configs/dreamer_v1.py, without Atari and `no_value`.
+    """
     if arg.split(",")[0].split(":")[0] == "atari":
-        raise UsageError("configs/planet.py plans continuous actions; it has no atari:<game>")
-    # There is no actor whose returns could be others.
+        raise UsageError("the config planet plans continuous actions; it has no atari:<game>")
+    # `no_value` changes the actor's returns, and here is no actor.
     variants = {
         name: changes for name, changes in dreamer_v1.VARIANTS.items() if name != "no_value"
     }

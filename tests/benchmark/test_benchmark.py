@@ -1,4 +1,4 @@
-"""The benchmark: its clocks on written-down times, its rows on tiny agents."""
+"""Benchmarks: clocks with times written by hand, rows of tiny agents."""
 
 import itertools
 import json
@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 from conftest import make_tiny_config
 
-from dreamer_jax.benchmark import peaks, plan, suite, table, timing, update
-from dreamer_jax.benchmark.batches import batch_shapes, make_batch
-from dreamer_jax.benchmark.clock import DeviceClock, HostClock, Interval, summarize
-from dreamer_jax.benchmark.loop import Enough, StopAfter
+from dreamer_jax.benchmark import device, suite, update
+from dreamer_jax.benchmark.loop import DeviceClock, Interval, summarize
+from dreamer_jax.commands.benchmark import format_plan, format_report
 from dreamer_jax.errors import UsageError
-from dreamer_jax.run import setup as run_lib
+from dreamer_jax.run.setup import build
 
 ASKED = """config device jax members batch length conv compute_dtype compile_s ms_per_update ms_min
 ms_max updates_per_s member_updates_per_s imagined_states_per_s flops_per_update flops_per_s
@@ -22,14 +21,14 @@ peak_fraction peak_bytes matmul_flops_per_s cpus date python jaxlib""".split()
 
 
 def small_config():
-    """Vectors and shallow networks, which compile fastest."""
+    """Return a config of vectors and shallow networks, which compiles fastest."""
     head = {"layers": 1, "units": 8}
     heads = dict.fromkeys(("vector", "reward_head", "discount_head", "actor", "critic"), head)
     return make_tiny_config(task="gym:CartPole-v1", **heads)
 
 
 class Pending:
-    """A result that is ready when it is told so."""
+    """A result that is ready once its event is set."""
 
     def __init__(self):
         self.event = threading.Event()
@@ -75,8 +74,7 @@ def test_learner_share():
         Interval("policy", 15, 20, 21),
         Interval("update", 23, 23, 30),
     ]
-    calls = {"environments": [(2, 9), (13, 16), (21, 22)], "gather": [(11, 15)]}
-    summary = summarize(intervals, calls, warmup=1, envs=6)
+    summary = summarize(intervals, warmup=1, num_envs=6)
     assert summary == {
         "wall_s": 20,
         "learner_share": (6 + 7) / 20,
@@ -85,35 +83,18 @@ def test_learner_share():
         "env_steps_per_s": 2 * 6 / 20,
         "policy_ms": 1500,
         "policy_latency_ms": 4000,  # of 2 and 6 s, which waited for an update
-        "environments_ms": 2000,
-        "gather_ms": 4000,
+        "host_ms": 2000,
     }
     with pytest.raises(ValueError, match="3 updates are too few"):
-        summarize(intervals, calls, warmup=3, envs=6)
-
-
-def test_host_clock():
-    host = HostClock(clock=itertools.count().__next__)
-    double = host.time("double", lambda x: 2 * x)
-    assert [double(2), double(5)] == [4, 10]
-    assert host.calls["double"] == [(0, 1), (2, 3)] and host.last["double"] == 10
-
-
-def test_stop_after_some_updates():
-    stop = StopAfter(2)
-    stop.count()
-    stop.check()
-    stop.count()
-    with pytest.raises(Enough):
-        stop.check()
+        summarize(intervals, warmup=3, num_envs=6)
 
 
 def test_time_calls_makes_short_calls_often():
     calls = []
-    seconds = timing.time_calls(lambda: calls.append(1), repeats=2, at_least=1e-3)
+    seconds = device.time_calls(lambda: calls.append(1), repeats=2, min_seconds=1e-3)
     assert len(seconds) == 2 and max(seconds) < 1e-3
     assert len(calls) > 10
-    assert timing.milliseconds([0.002, 0.001, 0.006]) == {
+    assert device.milliseconds([0.002, 0.001, 0.006]) == {
         "ms_per_update": 2.0,
         "ms_min": 1.0,
         "ms_max": 6.0,
@@ -139,27 +120,30 @@ def test_time_calls_makes_short_calls_often():
     ],
 )
 def test_published_peaks(kind, float32, bfloat16):
-    assert peaks.published_peak(kind, "float32") == pytest.approx(float32)
-    assert peaks.published_peak(kind, "bfloat16") == pytest.approx(bfloat16)
+    assert device.published_peak(kind, "float32") == pytest.approx(float32)
+    assert device.published_peak(kind, "bfloat16") == pytest.approx(bfloat16)
 
 
-def test_matmul_rate_is_that_of_some_computer():
-    assert 1e7 < peaks.matmul_rate(256, repeats=1) < 1e16
+def test_matmul_rate_is_plausible():
+    assert 1e7 < device.matmul_rate(256, repeats=1) < 1e16
 
 
-def test_between_repetitions_something_else_is_done():
+def test_time_calls_interleaves_another_call():
     calls = []
-    timing.time_calls(
-        lambda: calls.append("call"), repeats=2, at_least=0.0, between=lambda: calls.append("else")
+    device.time_calls(
+        lambda: calls.append("call"),
+        repeats=2,
+        min_seconds=0.0,
+        between=lambda: calls.append("else"),
     )
     assert calls == ["call", "call", "else", "call", "else", "call"]
 
 
 def test_members_that_fit():
-    assert plan.members_that_fit(10, 4, 22) == 4
-    assert plan.members_that_fit(10, 4, 21) == 3
-    assert plan.members_that_fit(10, 4, 10) == 1
-    assert plan.members_that_fit(10, 4, 9) == 0
+    assert update.members_that_fit(10, 4, 22) == 4
+    assert update.members_that_fit(10, 4, 21) == 3
+    assert update.members_that_fit(10, 4, 10) == 1
+    assert update.members_that_fit(10, 4, 9) == 0
 
 
 def test_variants_are_every_combination_and_leave_the_config_alone():
@@ -200,8 +184,9 @@ def test_nothing_to_measure(given):
 @pytest.mark.parametrize("synthetic", [False, True])
 @pytest.mark.parametrize("task", ["catch", "gym:Pendulum-v1"])
 def test_batches(task, synthetic):
-    parts = run_lib.build(make_tiny_config(task=task, seeds=2, env={"num_envs": 2}))
-    batch, shapes = make_batch(parts, synthetic=synthetic), batch_shapes(parts)
+    setup = build(make_tiny_config(task=task, seeds=2, env={"num_envs": 2}))
+    batch = update.make_batch(setup, synthetic=synthetic)
+    shapes = update.batch_shapes(setup)
     jax.tree.map(lambda x, s: np.testing.assert_equal((x.shape, x.dtype), (s.shape, s.dtype)),
                  batch, shapes)  # fmt: skip
     assert batch.is_first[:, :, 0].all()
@@ -232,19 +217,21 @@ def test_rows(monkeypatch):
     assert rows[1]["member_updates_per_s"] == pytest.approx(2 * rows[1]["updates_per_s"])
     assert rows[1]["peak_bytes"] > rows[0]["peak_bytes"]
     parts, loop = rows[0]["parts"], rows[0]["loop"]
-    counted = sum(part["flops_per_update"] or 0 for part in parts)
-    assert counted == rows[0]["flops_per_update"]
+    counted = {part["part"]: part["flops_per_update"] for part in parts}
+    assert counted["world model"] + counted["behaviors"] == rows[0]["flops_per_update"]
+    inside = [flops for part, flops in counted.items() if part.startswith("-")]
+    assert sum(inside) == counted["world model"]
     assert all(part["ms_per_update"] > 0 for part in parts)
     assert 0 < loop["learner_share"] <= 1 - loop["policy_share"]
     assert loop["updates"] == 4 and loop["env_steps_per_s"] > loop["updates_per_s"]
     assert all(value is not None for value in loop.values())
-    report = table.format_report(rows)
-    assert "optimizer" in report and "learner %" in report
+    report = format_report(rows)
+    assert "behaviors" in report and "learner %" in report
     assert report.splitlines()[2].split()[:3] == ["members", "batch", "length"]
 
 
 def test_a_row_that_does_not_fit_says_so(monkeypatch):
-    def too_large(parts):
+    def too_large(setup):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 byte")
 
     monkeypatch.setattr(update, "compile_update", too_large)
@@ -252,13 +239,13 @@ def test_a_row_that_does_not_fit_says_so(monkeypatch):
     rows = list(suite.benchmark([make_tiny_config()], name="tiny", parts=True, loop=True))
     assert rows[0]["error"] == "out of memory" and rows[0]["ms_per_update"] is None
     assert rows[0]["flops_per_update"] > 0
-    assert "out of memory" in table.format_report(rows)
+    assert "out of memory" in format_report(rows)
 
 
-def test_plan_goes_on_linearly():
+def test_plan_extrapolates_linearly():
     (row,) = suite.plan([small_config()], name="tiny")
     assert 0 < row["temp_bytes"] < row["bytes_one"] < row["bytes_limit"]
     fits = row["members_that_fit"]
     needed = row["bytes_one"] + (fits - 1) * row["bytes_per_member"]
     assert needed <= row["bytes_limit"] < needed + row["bytes_per_member"]
-    assert str(fits) in table.format_plan([row])
+    assert str(fits) in format_plan([row])

@@ -1,23 +1,27 @@
-"""Measure what checkpoints cost a training run, and print it as JSON.
+"""Measure what checkpoints cost a training run, and print the result as JSON.
 
-python experiments/checkpoint_cost.py --config=configs/atari.py:pong --config.seeds=5 \
-    --config.batch=2 --config.length=10
+  python experiments/measure/checkpoint_cost.py --config=configs/atari.py:pong --config.seeds=5 \\
+      --config.batch=2 --config.length=10
 
-Windows of updates with a save at their beginning alternate with windows without. The networks, the
-replay and the environments are those of the config; a smaller batch makes updates shorter than
-saves, and changes nothing about these.
+Windows of updates that begin with a save alternate with windows without one. Networks, replay and
+environments are those of the config. A smaller batch makes updates shorter than saves, and does
+not change what is saved.
 """
 
 import json
 import statistics
+import sys
 import tempfile
 import time
+from argparse import Namespace
 
 import jax
-from absl import flags
 
-from dreamer_jax import cli
+from dreamer_jax.commands.flags import Command, Flags, whole_number
+from dreamer_jax.commands.main import run
+from dreamer_jax.commands.process import prepare_to_compute
 from dreamer_jax.envs.vector import FaultLimit
+from dreamer_jax.errors import UsageError
 from dreamer_jax.replay.prefetch import Prefetcher
 from dreamer_jax.run.checkpoint import Checkpoints, Saver
 from dreamer_jax.run.driver import Driver
@@ -26,26 +30,34 @@ from dreamer_jax.run.setup import build
 from dreamer_jax.run.workdir import WorkDir
 from dreamer_jax.seeding import ENV_STREAM
 
-CONFIG = cli.config_flag()
-PAIRS = flags.DEFINE_integer("pairs", 7, "Windows with, and without, a save.", lower_bound=2)
-UPDATES = flags.DEFINE_integer("updates", 8, "Updates in a window.", lower_bound=1)
-STEPS = flags.DEFINE_integer("steps", 2_000, "Env steps per member in front.", lower_bound=1)
-flags.mark_flag_as_required("config")
+
+def add_flags(flags: Flags) -> None:
+    """Define the flags of the command."""
+    flags.add_config()
+    flags.add_argument(
+        "--pairs", type=whole_number(2), default=7, help="windows with, and without, a save; 7"
+    )
+    flags.add_argument("--updates", type=whole_number(1), default=8, help="updates in a window; 8")
+    flags.add_argument(
+        "--steps", type=whole_number(1), default=2_000, help="env steps before them; 2000"
+    )
 
 
-def main() -> None:
-    config = CONFIG.value
+def main(args: Namespace) -> None:
+    """Measure, and print the result."""
+    prepare_to_compute()
     with tempfile.TemporaryDirectory() as directory:
-        print(json.dumps(measure(config, WorkDir(directory)), indent=2))
+        print(json.dumps(measure(args, WorkDir(directory)), indent=2))
 
 
-def measure(config, work: WorkDir) -> dict:
-    """Seconds that a save takes, and that it adds to a run."""
-    parts = build(config)
-    replay = parts.make_replay(work)
-    vector = parts.make_vector(ENV_STREAM, config.env.num_envs, FaultLimit(0, print))
-    driver = Driver(vector, replay, parts.seeds, parts.obs_keys)
-    prefetch = Prefetcher(replay, parts.placement.by_sequence)
+def measure(args: Namespace, work: WorkDir) -> dict:
+    """Return the seconds that a save takes, and that it adds to a run."""
+    config = args.config
+    setup = build(config)
+    replay = setup.make_replay(work)
+    vector = setup.make_vector(ENV_STREAM, config.env.num_envs, FaultLimit(0, print))
+    driver = Driver(vector, replay, setup.seeds, setup.obs_keys)
+    prefetch = Prefetcher(replay, setup.placement.by_sequence)
     saver = Saver(
         Checkpoints(work.checkpoints, config.checkpoint_keep),
         replay,
@@ -53,14 +65,14 @@ def measure(config, work: WorkDir) -> dict:
         minutes=0,
         warn=print,
     )
-    state, carry = parts.init_state(), parts.init_policy()
-    for step in range(STEPS.value):
+    state, carry = setup.init_state(), setup.init_policy()
+    for step in range(args.steps):
         driver.reset_finished()
         driver.step(driver.random_actions(step))
     step = 0
 
     def window(save: bool) -> tuple[float, float, float]:
-        """Seconds of the window, of the call that saves, and until the checkpoint is durable."""
+        """Return the seconds of the window, of the saving call, and until the save is durable."""
         nonlocal state, step
         began = time.perf_counter()
         called = durable = 0.0
@@ -71,22 +83,22 @@ def measure(config, work: WorkDir) -> dict:
             host = {"env_step": step, "update": step, "due": [], "members": members}
             saver.save({"state": state, "carry": carry}, host)
             called = time.perf_counter() - began
-        for _ in range(UPDATES.value):
-            state, metrics = parts.fns.train_step(state, prefetch.next())
+        for _ in range(args.updates):
+            state, metrics = setup.fns.train_step(state, prefetch.next())
             jax.block_until_ready(metrics)
             saver.collect()
             if save and not durable and saver.step == step:
                 durable = time.perf_counter() - began
         if save and not durable:
-            raise cli.UsageError(f"--updates is {UPDATES.value}; a save takes longer than these")
+            raise UsageError(f"--updates is {args.updates}; allowed: more, as a save takes longer")
         return time.perf_counter() - began, called, durable
 
     window(save=False)  # compiles
     window(save=True)
-    pairs = [(window(save=False)[0], window(save=True)) for _ in range(PAIRS.value)]
+    pairs = [(window(save=False)[0], window(save=True)) for _ in range(args.pairs)]
     extra = [with_save[0] - without for without, with_save in pairs]
-    for part in (prefetch, vector, saver, replay):
-        part.close()
+    for resource in (prefetch, vector, saver, replay):
+        resource.close()
     seconds = {
         "window_without_save_s": [without for without, _ in pairs],
         "window_with_save_s": [with_save[0] for _, with_save in pairs],
@@ -97,9 +109,9 @@ def measure(config, work: WorkDir) -> dict:
     return {
         "device": jax.devices()[0].device_kind,
         "jax": jax.__version__,
-        "members": len(parts.seeds),
+        "members": len(setup.seeds),
         "saved_bytes": sum(leaf.nbytes for leaf in jax.tree.leaves((state, carry))),
-        "updates_per_window": UPDATES.value,
+        "updates_per_window": args.updates,
         **{name: [round(value, 3) for value in values] for name, values in seconds.items()},
         "median_added_s": round(statistics.median(extra), 3),
         "share_of_ten_minutes": round(statistics.median(extra) / 600, 5),
@@ -107,4 +119,4 @@ def measure(config, work: WorkDir) -> dict:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run(sys.argv[0], Command(__doc__, add_flags, main), sys.argv[1:])

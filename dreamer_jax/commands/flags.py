@@ -1,0 +1,181 @@
+"""Flags of commands, and the config that `--config` names, with its overrides."""
+
+import argparse
+import importlib.util
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+
+from dreamer_jax.errors import UsageError, suggest
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
+CONFIG_HELP = (
+    "a shipped config, as catch or atari:pong,debug, or a file, as mine.py or mine.py:argument; "
+    "--config.KEY=VALUE overrides a key"
+)
+
+
+class Flags(argparse.ArgumentParser):
+    """A parser whose errors are for the caller to report.
+
+    Flags are written out in full: an abbreviation could turn into another flag with a release.
+    """
+
+    def __init__(self, name: str, about: str):
+        formatter = argparse.RawDescriptionHelpFormatter
+        super().__init__(name, description=about, formatter_class=formatter, allow_abbrev=False)
+
+    def add_config(self) -> None:
+        """Add `--config`, whose keys `--config.KEY=VALUE` overrides.
+
+        The command gets the config as `config`, and what the user wrote as `config_name`.
+        """
+        self.add_argument("--config", required=True, help=CONFIG_HELP)
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message)
+
+
+class Command(NamedTuple):
+    """A command as a module defines it."""
+
+    about: str  # for its help
+    add_flags: Callable[[Flags], None]
+    main: Callable[[argparse.Namespace], None]
+
+
+def whole_number(minimum: int) -> Callable[[str], int]:
+    """Return a parser of whole numbers that are at least `minimum`."""
+
+    def parse_number(text: str) -> int:
+        if not text.strip().isdecimal() or int(text) < minimum:
+            raise argparse.ArgumentTypeError(
+                f"{text!r} was given; allowed: a whole number of at least {minimum}"
+            )
+        return int(text)
+
+    return parse_number
+
+
+def whole_numbers(minimum: int) -> Callable[[str], list[int]]:
+    """Return a parser of lists such as '2,3', of whole numbers that are at least `minimum`."""
+
+    def parse_numbers(text: str) -> list[int]:
+        entries = text.split(",")
+        if not all(entry.strip().isdecimal() and int(entry) >= minimum for entry in entries):
+            raise argparse.ArgumentTypeError(
+                f"{text!r} was given; allowed: whole numbers of at least {minimum}, as "
+                f"{minimum + 1},{minimum + 2}"
+            )
+        return [int(entry) for entry in entries]
+
+    return parse_numbers
+
+
+def words(text: str) -> list[str]:
+    """Parse a list such as 'lax,matmul'."""
+    return [entry.strip() for entry in text.split(",")]
+
+
+def parse(name: str, command: Command, argv: Sequence[str]) -> argparse.Namespace:
+    """Return the values of a command's flags, with `config` loaded and overridden.
+
+    Args:
+        name: of the program, for its help.
+        command: defines the flags.
+        argv: the flags that the user gave.
+
+    Raises:
+        UsageError: a flag is unknown, or a value is not allowed.
+        SystemExit: the user asked for help, which has been printed.
+    """
+    flags = Flags(name, command.about)
+    command.add_flags(flags)
+    args, rest = flags.parse_known_args(argv)
+    overrides = []
+    for argument in rest:
+        flag = argument.split("=")[0]
+        # The value of an override may be an argument of its own: --config.seeds 4.
+        if "config" in args and (_is_override(flag) or (overrides and flag[:2] != "--")):
+            overrides.append(argument)
+        elif flag.startswith("-"):
+            known = [f"--{name}" for name in vars(args)]
+            raise UsageError(f"unknown flag {flag}.{suggest(flag, known)}")
+        else:
+            raise UsageError(f"unexpected argument {argument!r}; flags are --name=value")
+    if "config" in args:
+        args.config_name = args.config
+        args.config = _override(load_config(args.config), overrides)
+    return args
+
+
+def load_config(given: str) -> "ConfigDict":
+    """Return the config that a user names.
+
+    Args:
+        given: the name of a shipped config or the path of a Python file that defines `get_config`,
+            then, after a colon, what `get_config` is called with.
+
+    Raises:
+        UsageError: there is no such config or file, or `get_config` does not know its argument.
+    """
+    from dreamer_jax import configs
+
+    name, colon, arg = given.partition(":")
+    if not name.endswith(".py"):
+        return configs.get_config(name, arg)
+    path = Path(name)
+    if not path.is_file():
+        names = configs.config_names()
+        raise UsageError(
+            f"there is no file {path}; shipped configs are named without path and ending: "
+            f"{', '.join(names)}.{suggest(path.stem, names)}"
+        )
+    module = _load_module(path)
+    if not hasattr(module, "get_config"):
+        raise UsageError(f"{path} defines no function get_config, which returns the config")
+    return module.get_config(*([arg] if colon else []))
+
+
+def _load_module(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _is_override(flag: str) -> bool:
+    return flag.lstrip("-").removeprefix("no").startswith("config.")
+
+
+def _override(config: Any, overrides: Sequence[str]) -> "ConfigDict":
+    """Return the config with `--config.KEY=VALUE` applied, locked.
+
+    Raises:
+        UsageError: a key does not exist, or a value is of another type.
+    """
+    from absl import flags
+    from ml_collections import ConfigDict, config_flags
+
+    from dreamer_jax.config.keys import KEYS
+
+    if not isinstance(config, ConfigDict):
+        raise UsageError(f"get_config returned {config!r}; allowed: a ConfigDict")
+    for override in filter(_is_override, overrides):
+        name = override.split("=")[0].partition("config.")[2]
+        if not any(key == name or key.startswith(f"{name}.") for key in KEYS):
+            raise UsageError(f"config.{name} does not exist.{suggest(name, KEYS)}")
+    values = flags.FlagValues()
+    try:
+        config_flags.DEFINE_config_dict(
+            "config", config, flag_values=values, sys_argv=list(overrides)
+        )
+        rest = values(["dreamer-jax", *overrides])
+    except flags.Error as error:
+        raise UsageError(str(error)) from error
+    if len(rest) > 1:
+        raise UsageError(f"unexpected arguments {rest[1:]}; flags are --name=value")
+    return values.config

@@ -1,0 +1,80 @@
+"""Find the command that a user asks for, and run it with errors that a user can read."""
+
+import faulthandler
+import importlib
+import sys
+from collections.abc import Sequence
+
+from dreamer_jax.commands.flags import Command, parse
+from dreamer_jax.errors import UsageError, lookup
+
+COMMANDS = {
+    "train": "Train all members of a config, or resume a run.",
+    "evaluate": "Evaluate the members of a run.",
+    "members": "List the members of a run; extract, join or add members.",
+    "benchmark": "Measure the time, FLOP/s and memory of a config's update.",
+}
+HELP = """usage: dreamer-jax COMMAND [flags]
+
+DreamerV2 in JAX: many seeds and hyperparameters train in one compiled program.
+
+commands:
+{commands}
+
+`dreamer-jax COMMAND --help` lists the flags of a command. To see everything work:
+
+  dreamer-jax train --config=catch:debug --workdir=runs/catch"""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run `dreamer-jax`.
+
+    Args:
+        argv: a command and its flags; `sys.argv[1:]` by default.
+    """
+    name, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    if name in ("-h", "--help", "help"):
+        print(HELP.format(commands="\n".join(f"  {n:<10} {text}" for n, text in COMMANDS.items())))
+        return
+    try:
+        lookup(COMMANDS, name, "command")
+    except UsageError as error:
+        _fail(error)
+    module = importlib.import_module(f"dreamer_jax.commands.{name}")
+    run(f"dreamer-jax {name}", module.COMMAND, rest)
+
+
+def run(name: str, command: Command, argv: Sequence[str]) -> None:
+    """Run a command. What a user can correct exits with a message and status 2.
+
+    Args:
+        name: of the program, for its help.
+        command: what to run.
+        argv: the flags that the user gave.
+    """
+    try:
+        args = parse(name, command, argv)
+    except UsageError as error:
+        _fail(error)
+    # Not before --help and mistakes in flags are answered: these take a while to import.
+    from absl import logging
+
+    from dreamer_jax.envs.vector import TooManyFaults
+    from dreamer_jax.files import DISK_FULL
+
+    faulthandler.enable()
+    logging.use_absl_handler()
+    logging.set_verbosity(logging.WARNING)  # at INFO, orbax describes each step of each save
+    try:
+        command.main(args)
+    except (UsageError, FileNotFoundError, TooManyFaults) as error:
+        _fail(error)
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        _fail(error)
+
+
+def _fail(error: Exception) -> None:
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(2)

@@ -1,0 +1,37 @@
+"""Train all members of a config, or resume the run in a work directory.
+
+dreamer-jax train --config=catch --workdir=runs/catch
+dreamer-jax train --config=atari:pong --workdir=runs/pong --config.seeds=5
+dreamer-jax train --config=mine.py --dry_run
+"""
+
+import json
+from argparse import Namespace
+
+from dreamer_jax.commands.flags import Command, Flags
+from dreamer_jax.errors import UsageError
+
+
+def add_flags(flags: Flags) -> None:
+    """Define the flags of the command."""
+    flags.add_config()
+    flags.add_argument("--workdir", help="directory of the run; the same one resumes it")
+    flags.add_argument(
+        "--dry_run", action="store_true", help="build everything and describe it, but do not train"
+    )
+
+
+def main(args: Namespace) -> None:
+    """Train, and print the final evaluation as JSON."""
+    from dreamer_jax.commands.process import prepare_to_compute
+    from dreamer_jax.run.setup import dry_run
+    from dreamer_jax.run.trainer import train
+
+    if args.workdir is None and not args.dry_run:
+        raise UsageError("--workdir is missing; it names the directory of the run")
+    prepare_to_compute()
+    result = dry_run(args.config) if args.dry_run else train(args.config, args.workdir)
+    print(json.dumps(result, indent=2))
+
+
+COMMAND = Command(__doc__, add_flags, main)
