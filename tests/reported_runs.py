@@ -58,7 +58,7 @@ def eval_rows(env_step):
 
 
 def write(path, *groups):
-    """Write a metrics.jsonl anew."""
+    """Write a new metrics.jsonl."""
     path.write_bytes(b"".join(encode_row(row) for rows in groups for row in rows))
 
 

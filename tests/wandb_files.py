@@ -1,18 +1,18 @@
-"""Reads back what W&B has written to its .wandb files."""
+"""Read back what W&B has written to its .wandb files."""
 
 import json
 import struct
 from pathlib import Path
 
 BLOCK = 32768  # bytes; no record fragment crosses a block's end
-WHOLE, LAST = 1, 4  # fragment types that end a record
+FULL, LAST = 1, 4  # fragment types that end a record
 
 
 def read_histories(directory):
-    """What all runs below a directory have written, those of one id in the order of their start.
+    """Return what all runs below a directory have written, those of one id in starting order.
 
-    The files of a finished run are whole when the service has ended: after the process that wrote
-    them, or, in the same process, after `wandb.teardown()`.
+    The files of a finished run are complete when the service has ended: after the process that
+    wrote them, or, in the same process, after `wandb.teardown()`.
 
     Returns:
         By run id: "name", "group", "job_type", "tags", "config", "summary" (the last values),
@@ -38,7 +38,7 @@ def read_histories(directory):
 
 
 def read_records(path):
-    """The bytes of each whole record of a file, which is a LevelDB log with a header of its own."""
+    """Yield the bytes of each complete record of a file, a LevelDB log with its own header."""
     data = Path(path).read_bytes()
     assert data[:4] == b":W&B", data[:4]
     at, record = 7, b""
@@ -51,7 +51,7 @@ def read_records(path):
         if at > len(data) or not kind:
             return
         record += data[at - length : at]
-        if kind in (WHOLE, LAST):
+        if kind in (FULL, LAST):
             yield record
             record = b""
 

@@ -46,7 +46,7 @@ def find_rom(game: str) -> tuple[str, Path]:
         game: a name of `games()`; underscores may be left out or added (`james_bond`).
 
     Raises:
-        ValueError: there is no such game.
+        ValueError: the game is unknown.
         FileNotFoundError: the game's ROM is not installed.
     """
     name = {known.replace("_", ""): known for known in games()}.get(game.replace("_", ""))

@@ -36,7 +36,7 @@ def find_task(name: str) -> tuple[str, str]:
         name: '<domain>_<task>' of any task of the suite, or a key of `PUBLISHED_NAMES`.
 
     Raises:
-        UsageError: there is no such task, or dm_control is not installed.
+        UsageError: the task is unknown, or dm_control is not installed.
     """
     tasks = {"_".join(pair): pair for pair in _suite().ALL_TASKS}
     try:
@@ -58,7 +58,7 @@ class Control(gymnasium.Env):
             the task twice.
 
     Raises:
-        UsageError: there is no such task, or dm_control is not installed.
+        UsageError: the task is unknown, or dm_control is not installed.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 30}
@@ -96,7 +96,7 @@ class Control(gymnasium.Env):
         """Return the view of the task's camera, uint8 [size, size, 3].
 
         Raises:
-            UsageError: no renderer works here; the message says what to install.
+            UsageError: no renderer works on this machine; the message says what to install.
         """
         try:
             return self._env.physics.render(size, size, camera_id=CAMERAS.get(self.domain, 0))
@@ -151,7 +151,7 @@ class Pixels(gymnasium.ObservationWrapper):
         size: height and width of the image, in pixels.
 
     Raises:
-        UsageError: no renderer works here; the message says what to install.
+        UsageError: no renderer works on this machine; the message says what to install.
     """
 
     def __init__(self, env: gymnasium.Env, size: int) -> None:

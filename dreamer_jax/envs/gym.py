@@ -14,7 +14,7 @@ def make_gym(name: str, seed: int, settings: EnvSettings) -> gymnasium.Env:
     """Build 'gym:<id>', such as 'gym:CartPole-v1', or 'gym:<module to import>:<id>'.
 
     Raises:
-        UsageError: there is no such id.
+        UsageError: the id is unknown.
     """
     module, _, env_id = name.rpartition(":")
     if module:

@@ -16,8 +16,8 @@ def make_minigrid(env_id: str, seed: int, settings: EnvSettings) -> gymnasium.En
 
     Observation: 'image', uint8 RGB of the fields in the agent's view (7 x 7 in most environments),
     at least `settings.size` pixels on each axis, and 'direction', the direction that the agent
-    faces. The mission, a text, is left out, so tasks whose goal it names anew in every episode
-    cannot be solved. Actions: 7. Every environment has a time limit of its own.
+    faces. The mission, a text, is left out, so tasks whose goal it names cannot be solved.
+    Actions: 7. Every environment has a time limit of its own.
 
     Raises:
         UsageError: the environment is unknown, or the package is not installed.

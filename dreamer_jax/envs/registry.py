@@ -10,7 +10,7 @@ from gymnasium.wrappers import TimeLimit
 from dreamer_jax.envs.wrappers import ActionRepeat, SeedFirstReset, adapt
 from dreamer_jax.errors import UsageError, lookup
 
-EnvFn = Callable[[int], gymnasium.Env]  # seed -> environment
+MakeEnv = Callable[[int], gymnasium.Env]  # seed -> environment
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def register_task(name: str) -> Callable[[MakeTask], MakeTask]:
         dreamer_jax.train(config, "runs/pendulum")
 
     The environment may have any spaces that `adapt` supports. It is adapted, and its first
-    `reset()` is seeded, after the maker returns it; `seed` is for what is random earlier.
+    `reset()` is seeded, after the maker returns it; `seed` is for randomness in its construction.
 
     Args:
         name: the part of the task's name before the first colon. The part after it, '' if there
@@ -84,7 +84,7 @@ def register_task(name: str) -> Callable[[MakeTask], MakeTask]:
     return register
 
 
-def make_env(task: str | EnvFn, seed: int, **settings) -> gymnasium.Env:
+def make_env(task: str | MakeEnv, seed: int, **settings) -> gymnasium.Env:
     """Build one environment with normalised spaces; see `adapt`.
 
     Args:
@@ -101,7 +101,7 @@ def make_env(task: str | EnvFn, seed: int, **settings) -> gymnasium.Env:
     return env_maker(task, **settings)(seed)
 
 
-def env_maker(task: str | EnvFn, **settings) -> EnvFn:
+def env_maker(task: str | MakeEnv, **settings) -> MakeEnv:
     """Return a function from the seed to the environment of `make_env`.
 
     The function can be pickled by cloudpickle and called in a process in which the task is not
@@ -127,7 +127,7 @@ def _make(
     return adapt(SeedFirstReset(env, seed=int(seed)), size=settings.size)
 
 
-def _call(make: EnvFn, seed: int, settings: EnvSettings) -> gymnasium.Env:
+def _call(make: MakeEnv, seed: int, settings: EnvSettings) -> gymnasium.Env:
     env = make(seed)
     if not isinstance(env, gymnasium.Env):
         raise ValueError(f"{make} must return a gymnasium.Env, not a {type(env).__name__}")

@@ -69,9 +69,7 @@ def adapt(env: gymnasium.Env, *, size: int) -> gymnasium.Env:
     Nested dictionaries are flattened to keys 'a/b'; Text entries are left out, with a line in the
     log. Images that need no resizing may share memory with the environment. A Discrete action
     space begins at 0; a float Box with finite bounds becomes float32 [A] in [-1, 1] and actions are
-    rescaled.
-
-    No later part of the project checks observations, rewards and actions again.
+    rescaled. Whoever uses the environment need not check its results again.
 
     Args:
         env: any gymnasium environment.
@@ -179,11 +177,11 @@ def _check_keys(space: spaces.Space, obs: Any, path: tuple[str, ...]) -> None:
     if not isinstance(space, spaces.Dict):
         return
     name = "/".join(path)
-    where = f"observation {name!r}" if name else "the observation"
+    label = f"observation {name!r}" if name else "the observation"
     if not isinstance(obs, dict):
-        raise ValueError(f"{where} is a {type(obs).__name__}, not a dictionary")
+        raise ValueError(f"{label} is a {type(obs).__name__}, not a dictionary")
     if set(obs) != set(space):
-        raise ValueError(f"{where} has the keys {sorted(obs)} but declares {sorted(space)}")
+        raise ValueError(f"{label} has the keys {sorted(obs)} but declares {sorted(space)}")
     for key, entry in space.items():
         _check_keys(entry, obs[key], (*path, key))
 

@@ -1,4 +1,4 @@
-"""Atari: the published protocol, frame by frame."""
+"""Tests of Atari against the published protocol, frame by frame."""
 
 import cv2
 import numpy as np
@@ -12,7 +12,7 @@ from dreamer_jax.envs.atari import NOOP, TIME_LIMIT, Atari, StickyActions, find_
 
 
 def chi_square_of_runs(lengths, probability):
-    """Pearson's statistic against P(length = k) = (1 - p) p^(k - 1), for 1, 2, 3, 4 and more."""
+    """Return Pearson's statistic against P(length = k) = (1 - p) p^(k - 1), for 1 to 4 and more."""
     law = (1 - probability) * probability ** np.arange(4)
     law = np.append(law, 1 - law.sum())
     counts = np.bincount(np.minimum(lengths, 5), minlength=6)[1:]
@@ -42,7 +42,7 @@ def test_sticky_actions_are_drawn_for_every_frame_and_reach_the_emulator():
         env.step(action)
     executed = np.array(env.ale.acted).reshape(-1, 4)
     late = executed != np.array(chosen)[:, None]
-    # Frame k still has the old action if all k draws so far said so.
+    # Frame k still has the old action if all k draws so far repeated it.
     np.testing.assert_allclose(late.mean(0), 0.25 ** np.arange(1, 5), atol=0.035)
     assert (np.diff(late.astype(int), axis=1) <= 0).all()
 
@@ -108,7 +108,10 @@ def test_game_over_among_the_noops_resets_again():
         ([0, 90, 80, 70, 60, 50, 40, 30, 35, 0], [70, 35]),
         ([0, 9, 9, 9, 60, 50, 40, 30, 20], [60, 30]),  # over in the last frame
         ([0, 9, 9, 9, 60, 50, 55], [60, 55]),  # over in the second frame of the repeat
-        ([0, 9, 9, 70, 60, 50], [70, 60]),  # over in the first: the last step's last frame counts
+        (
+            [0, 9, 9, 70, 60, 50],
+            [70, 60],
+        ),  # over in the first: the step before counts
         ([0, 9, 9, 70, 60, 65], [70, 65]),
         ([9, 5], [9]),  # over in the first frame after a reset
     ],
@@ -126,7 +129,7 @@ def test_maximum_of_the_last_two_frames_really_seen(screens, expected):
 
 
 def test_the_whole_episode_against_a_bare_emulator():
-    """No stickiness, no no-ops: every observation, reward and flag of a game of Breakout."""
+    """Without stickiness and no-ops, compare all results of a game of Breakout."""
     import ale_py
 
     env = Atari("breakout", sticky=0.0, noops=0)

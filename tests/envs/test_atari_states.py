@@ -1,4 +1,4 @@
-"""Atari: states and seeds from which a game goes on bit-identically."""
+"""Tests of the states and seeds from which an Atari game continues bit for bit."""
 
 import functools
 
@@ -35,12 +35,12 @@ def check_restore(game, steps, **settings):
 
 
 @pytest.mark.parametrize("game", ["pong", "breakout"])
-def test_restored_game_goes_on_bit_identically(game):
+def test_restored_game_continues_bit_for_bit(game):
     check_restore(game, steps=200)
 
 
 def test_restored_game_knows_whether_it_has_begun():
-    """Q*bert depends on whether the emulator has acted since its reset, which it does not save."""
+    """Q*bert depends on whether the emulator has acted since its reset, which states omit."""
     check_restore("qbert", steps=20, noops=0)
 
 
@@ -75,7 +75,7 @@ def test_a_state_of_another_game_is_an_error():
 
 
 def test_a_seed_gives_the_same_game_again():
-    """In Assault, which remembers its last game over a reset, if it is not loaded anew."""
+    """Assault remembers its last game across a reset unless it is loaded again."""
     actions = np.random.default_rng(0).integers(18, size=50)
     env = make_env("atari:assault", 3, action_repeat=4, sticky=0.9)
 

@@ -1,4 +1,4 @@
-"""Crafter: seeds that hold in every process, endings, exact states."""
+"""Tests of Crafter: seeds that hold in every process, ends of episodes, exact states."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ crafter = pytest.importorskip("crafter")
 from dreamer_jax.envs.crafter import OrderedSet  # noqa: E402
 
 NOOP, COLLECT_SAPLING = 0, "collect_sapling"
-NIGHT = 300  # steps until it is dark
+NIGHT = 300  # steps until night falls
 
 
 def test_the_first_observation_is_the_packages():
@@ -41,7 +41,7 @@ def test_a_seed_gives_the_same_episodes():
 
 @pytest.mark.slow
 def test_a_seeds_episodes_are_the_same_in_every_process():
-    """The package's own are not: with plain sets these differ before step 300."""
+    """With the package's plain sets these episodes differ before step 300."""
     assert digest_elsewhere("crafter", 400, ballast=1) == digest_elsewhere("crafter", 400, 300_001)
 
 

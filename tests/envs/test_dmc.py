@@ -1,4 +1,4 @@
-"""DeepMind Control through dm_control: names, actions, seeds, pictures, exact states."""
+"""Tests of DeepMind Control: names, actions, seeds, pictures, exact states."""
 
 import numpy as np
 import pytest
@@ -195,7 +195,7 @@ def test_the_picture_is_the_cameras_that_the_papers_use(task, camera):
 
 
 @draws
-def test_only_pictures_that_are_seen_are_drawn(monkeypatch):
+def test_only_pictures_that_are_returned_are_drawn(monkeypatch):
     env = make_env("dmc:pendulum_swingup", 0, action_repeat=4)
     drawn = []
     monkeypatch.setattr(
@@ -207,7 +207,7 @@ def test_only_pictures_that_are_seen_are_drawn(monkeypatch):
     env.close()
 
 
-def test_a_renderer_that_does_not_work_is_said_when_the_task_is_made(monkeypatch):
+def test_a_renderer_that_does_not_work_is_reported_when_the_task_is_built(monkeypatch):
     def broken(self, *args, **kwargs):
         raise RuntimeError("no display")
 

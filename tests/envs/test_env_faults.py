@@ -1,4 +1,4 @@
-"""Environments that raise, hang or end their process, in plain vectors."""
+"""Tests of environments that raise, hang or end their process, in plain vectors."""
 
 import functools
 import os
@@ -136,7 +136,7 @@ def test_a_worker_that_ends_fails_with_all_its_rows(processes, action, what):
 def test_rows_of_a_worker_need_not_be_replaced_together(processes):
     processes.step([EXIT, NOTHING, NOTHING, NOTHING])
     starting = processes._workers[0].pid
-    os.kill(starting, signal.SIGSTOP)  # no call that has nothing for it waits for it
+    os.kill(starting, signal.SIGSTOP)  # calls that have nothing for it do not wait for it
     states, faults = processes.get_states()
     assert [state is None for state in states] == [True, True, False, False] and faults == []
     assert processes.set_states([None] * 4)[0].tolist() == [False] * 4
@@ -269,7 +269,7 @@ def test_states_that_cannot_be_had_or_restored(vector, caplog):
 
 
 class Fickle(gymnasium.Env):
-    """Return whatever observation a test sets."""
+    """An environment that returns the observation that a test sets."""
 
     def __init__(self):
         box = spaces.Box(0, 9, (2,), np.float32)

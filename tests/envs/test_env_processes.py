@@ -1,4 +1,4 @@
-"""Signals to worker processes, programs started in them, and their end."""
+"""Tests of signals to worker processes, of programs started in them, and of their end."""
 
 import os
 import signal

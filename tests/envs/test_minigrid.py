@@ -1,4 +1,4 @@
-"""MiniGrid: pictures of the view, the direction, and no mission."""
+"""Tests of MiniGrid: pictures of the view, the direction, and no mission."""
 
 import functools
 
@@ -29,7 +29,7 @@ def test_observation_is_a_picture_and_a_direction():
 
 
 def test_the_picture_is_what_the_agent_sees_in_colour():
-    """The goal, which is green, is seen ahead to the right, and not behind."""
+    """The green goal is visible ahead to the right, and invisible behind."""
     env = make_env(EMPTY, 0)
     ahead = env.reset()[0]["image"].astype(int)
     for _ in range(2):
@@ -80,7 +80,7 @@ def test_restored_environment_goes_on_identically(name):
 @pytest.mark.filterwarnings("ignore:.* is out of date:DeprecationWarning")
 def test_every_environment_can_be_saved_exactly():
     names = [name for name in gymnasium.registry if name.startswith(("MiniGrid-", "BabyAI-"))]
-    # These generate their rooms with packages that minigrid does not bring.
+    # These generate their rooms with packages that minigrid does not install.
     names = [name for name in names if not name.startswith("MiniGrid-WFC")]
     assert len(names) > 100
     inexact = []

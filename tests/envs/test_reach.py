@@ -1,4 +1,4 @@
-"""Reach: what its docstring states, worked out anew."""
+"""Tests of Reach, which derive the numbers in its docstring."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from dreamer_jax.envs import make_env
 from dreamer_jax.envs.reach import HIGH, LOW, STEPS, TARGET, Reach
 from dreamer_jax.envs.vector.snapshot import restore, snapshot
 
-BEST = 28.097  # as the docstring says
+BEST = 28.097  # from the docstring
 
 
 def started(dot):
@@ -18,7 +18,7 @@ def started(dot):
 
 
 def play(env, policy):
-    """The return of the rest of an episode; `policy` is a function of the environment's state."""
+    """Return the return of the rest of an episode under a policy on the environment's state."""
     total, truncated = 0.0, False
     while not truncated:
         _, reward, terminated, truncated, _ = env.step(policy(env.get_state()))
@@ -28,7 +28,7 @@ def play(env, policy):
 
 
 def straight(state):
-    """Close both distances as fast as they can be closed."""
+    """Close both distances as fast as possible."""
     return np.clip(np.subtract(TARGET, state["dot"]) / 3.0, -1.0, 1.0)
 
 
@@ -46,10 +46,10 @@ def test_best_mean_return_over_all_starts_is_as_stated():
 
 
 def test_no_policy_does_better_from_a_start_by_brute_force():
-    """Every sequence of 4 actions from a grid, against the closed form, with 26 steps done."""
+    """Compare every sequence of 4 actions from a grid, after 26 steps, with the closed form."""
     levels = np.linspace(-1.0, 1.0, 5)
     actions = np.stack(np.meshgrid(levels, levels), -1).reshape(-1, 2)  # [25, 2]
-    gaps = np.array([[7.5, 4.0]])  # target minus dot, of every sequence so far
+    gaps = np.array([[7.5, 4.0]])  # target minus dot, for every sequence so far
     returns = np.zeros(1)
     for _ in range(4):
         gaps = (gaps[:, None] - 3.0 * actions).reshape(-1, 2)

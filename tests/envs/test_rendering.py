@@ -1,4 +1,4 @@
-"""Which renderer is chosen, and what is said when there is none."""
+"""Tests of the choice of a renderer, and of the message if none works."""
 
 import pytest
 
@@ -9,8 +9,8 @@ from dreamer_jax.errors import UsageError
 
 @pytest.fixture(autouse=True)
 def nothing_is_known(monkeypatch):
-    """No renderer was tried before, and what a test tries is forgotten after it."""
-    monkeypatch.setenv("MUJOCO_GL", "")  # so that what is set below is undone
+    """Forget which renderers were tried before and after each test."""
+    monkeypatch.setenv("MUJOCO_GL", "")  # so that changes below are undone
     monkeypatch.delenv("MUJOCO_GL")
     failure.cache_clear()
     yield
@@ -27,7 +27,7 @@ def test_the_first_renderer_that_draws_is_chosen(drawing, chosen, monkeypatch):
     assert rendering.os.environ["MUJOCO_GL"] == chosen
 
 
-def test_a_renderer_that_was_asked_for_is_left(monkeypatch):
+def test_a_requested_renderer_is_kept(monkeypatch):
     monkeypatch.setenv("MUJOCO_GL", "glfw")
     monkeypatch.setattr(rendering, "failure", lambda name: pytest.fail("was tried"))
     choose_renderer()
@@ -43,7 +43,7 @@ def test_a_renderer_that_was_asked_for_is_left(monkeypatch):
         ("import time; time.sleep(60)", "no picture in 1 seconds"),
     ],
 )
-def test_a_renderer_is_tried_in_a_process_of_its_own(program, reason, monkeypatch):
+def test_a_renderer_is_tried_in_a_separate_process(program, reason, monkeypatch):
     monkeypatch.setattr(rendering, "DRAW", program)
     monkeypatch.setattr(rendering, "SECONDS", 1)
     assert failure("osmesa") == reason

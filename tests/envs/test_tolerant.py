@@ -1,4 +1,4 @@
-"""A vector whose environments are replaced when they fail."""
+"""Tests of vectors whose environments are replaced when they fail."""
 
 import json
 
@@ -125,7 +125,7 @@ def test_rows_lost_while_another_is_reset_are_reported_by_the_next_step(tolerate
     lost = obs["vector"][3].copy()
     assert seen.failed_rows == [2, 2]
     assert obs["vector"][:, :2].tolist() == [[0, 1], [1, 1], [22, 0], [3, 1]]
-    # Row 3 has a new environment; its episode, of which nothing else was seen, is over.
+    # Row 3 has a new environment, and its episode is over though nothing reported that yet.
     result = vector.step([NOTHING, NOTHING, NOTHING, RAISE])
     assert result.failed.tolist() == [False, False, False, True]
     assert result.reward.tolist() == [2, 2, 1, 0]
@@ -181,7 +181,7 @@ def test_rows_without_a_state_do_not_repeat_the_start(tolerate, caplog):
     second.reset(~restored)
     assert marks(second) == [10, 1, 22, 13]
     after = second.step(CALM).obs["vector"]
-    # The mark of row 3 is its first environment's; what it draws goes on.
+    # The mark of row 3 is its first environment's; its random numbers continue.
     np.testing.assert_array_equal(after[[1, 3], 1:], expected[[1, 3], 1:])
 
 
@@ -248,7 +248,7 @@ def test_only_the_faults_of_the_last_hour_count():
     limit = FaultLimit(2, lambda *fault: logged.append(fault), clock=lambda: now[0])
     for now[0] in (0.0, 1800.0, 3600.5, 5401.0):  # never more than two within 3600 s
         limit(1, "text")
-    now[0] = 7200.5  # with 3600.5 and 5401.0 one too many
+    now[0] = 7200.5  # one too many, with 3600.5 and 5401.0
     with pytest.raises(TooManyFaults, match="3 times within an hour; allowed: 2.*4:\nthe last"):
         limit(4, "the last")
     assert logged == [(1, "text")] * 4 + [(4, "the last")]

@@ -1,4 +1,4 @@
-"""Vectors of environments, in one process and in several, without faults."""
+"""Tests of vectors of environments, in one process and in several, mostly without faults."""
 
 import functools
 import os
@@ -17,7 +17,7 @@ from dreamer_jax.envs.vector.vector import LocalVector
 
 
 class Counter(gymnasium.Env):
-    """Count steps in an image, whose array is reused, and a vector; cannot be pickled."""
+    """An environment that counts steps in a reused image and a vector, and cannot be pickled."""
 
     def __init__(self, length=3):
         self.observation_space = spaces.Dict(
@@ -125,7 +125,7 @@ def test_observations_are_read_only_and_not_the_memory_of_the_environment(close,
         env = vector._slots._envs[0].unwrapped
         env.image += 9
     assert obs["image"].max() == obs["count"].max() == 1
-    vector.close()  # views survive the shared memory
+    vector.close()  # the memory lives as long as its views
     assert obs["count"].tolist() == [[1]]
 
 
@@ -156,7 +156,7 @@ def test_processes_and_one_process_agree_to_the_bit(close, workers):
     before = copied(processes.observations())
     after = play(processes, 30, seed=1)
     assert_equal(play(local, 30, seed=1), after)
-    # Forward and back, within and across kinds of vectors.
+    # Restore forward and back in time, into the same and the other kind of vector.
     for vector in (processes, local):
         assert vector.set_states(states)[0].tolist() == [True] * 5
         assert_equal(vector.observations().values(), before.values())

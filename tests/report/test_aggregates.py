@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import trim_mean
 
 from dreamer_jax.report.aggregates import aggregate, common_values, interquartile_mean
-from dreamer_jax.report.wandb_session import _values
+from dreamer_jax.report.wandb.session import history_values
 
 
 def row(member, **metrics):
@@ -80,4 +80,4 @@ def test_common_values():
 def test_hyperparameters_are_no_metrics():
     rows = [row(m, loss=float(m)) | {"hyper/kl_scale": 0.1 * m} for m in range(2)]
     assert not [key for key in aggregate(rows) if "kl_scale" in key]
-    assert _values(rows[1]) == {"env_step": 8, "frame": 32, "update": 2, "loss": 1.0}
+    assert history_values(rows[1]) == {"env_step": 8, "frame": 32, "update": 2, "loss": 1.0}

@@ -107,9 +107,9 @@ def test_full_disk_cuts_the_partial_line_and_catches_up(log, path, warnings, roo
         log.write([row(1), row(2)])
         log.write([row(3)])
         assert not log.flush()
-        whole = path.read_bytes()
-        assert whole.endswith(b"\n") and log.offset == len(whole)
-        on_disk = [json.loads(line)["env_step"] for line in whole.splitlines()]
+        content = path.read_bytes()
+        assert content.endswith(b"\n") and log.offset == len(content)
+        on_disk = [json.loads(line)["env_step"] for line in content.splitlines()]
         waiting = [json.loads(line)["env_step"] for line in log.pending]
         assert on_disk + waiting == [0, 1, 2, 3] and waiting
     assert len(warnings) == 1

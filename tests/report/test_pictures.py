@@ -8,9 +8,15 @@ import pytest
 from PIL import Image, ImageSequence
 
 from dreamer_jax.files import replacing
+from dreamer_jax.metrics import PLOTTED
 from dreamer_jax.report import curves, video
 from dreamer_jax.report.curves import draw_curves, mean_line
-from dreamer_jax.report.video import episode_gif, open_loop_gif
+from dreamer_jax.report.video import (
+    episode_gif,
+    open_loop_gif,
+    open_loop_path,
+    open_loop_videos,
+)
 
 
 def metric_rows(members, steps=6, **scalars):
@@ -65,6 +71,13 @@ def test_panels_are_those_that_have_data_in_reading_order(tmp_path, figures):
     rows = metric_rows(2, critic=1.0, image_loss=2.0, kl=None, eval_return=3, note="x", other=1.0)
     draw_curves(rows, tmp_path / "curves.png")
     assert titles(figures[0]) == ["train_return", "eval_return", "image_loss", "critic"]
+
+
+def test_a_metric_is_drawn_once_it_is_registered(tmp_path, figures, monkeypatch):
+    monkeypatch.setitem(PLOTTED, "other", "nats")
+    draw_curves(metric_rows(1, other=1.0), tmp_path / "curves.png")
+    assert titles(figures[0]) == ["train_return", "other"]
+    assert figures[0].axes[1].get_ylabel() == "nats"
 
 
 def test_given_keys_are_all_drawn(tmp_path, figures):
@@ -272,6 +285,22 @@ def test_bad_videos_are_refused_and_nothing_is_written(tmp_path, change, words):
     with pytest.raises(ValueError, match=words):
         open_loop_gif(path=tmp_path / "open_loop.gif", **arguments)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_open_loop_videos_are_found_by_their_names_oldest_first(tmp_path):
+    assert open_loop_videos(tmp_path / "videos") == []
+    written = [("camera/left_2", 90, 0), ("image", 20, 11), ("image", 1_000_000_000, 1)]
+    for key, env_step, member in written:
+        open_loop_path(tmp_path, key, env_step, member).write_bytes(b"GIF89a")
+    for name in ("episode.gif", ".open_loop_image_000000010_member0.gif.1.tmp", "open_loop_x.gif"):
+        (tmp_path / name).write_bytes(b"GIF89a")
+    found = open_loop_videos(tmp_path)
+    assert [(v.key, v.env_step, v.member) for v in found] == [
+        ("image", 20, 11),
+        ("camera_left_2", 90, 0),
+        ("image", 1_000_000_000, 1),
+    ]
+    assert all(v.path == open_loop_path(tmp_path, v.key, v.env_step, v.member) for v in found)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

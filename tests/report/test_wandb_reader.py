@@ -123,19 +123,18 @@ def test_a_video_is_sent_once_with_its_member(tmp_path, report):
     assert len(list(tmp_path.glob("wandb/*/files/**/*.gif"))) == 2
 
 
-@pytest.mark.parametrize("sent_before", [1, 2, 3, 4])
-def test_resume_after_a_cut_sends_no_row_twice_and_misses_none(tmp_path, report, sent_before):
+def test_resume_after_a_cut_sends_no_row_twice_and_misses_none(tmp_path, report):
     """The file returns to env step 10, and its lines are written again with other rates."""
     path = tmp_path / "metrics.jsonl"
     groups = [log_rows(10), log_rows(20), eval_rows(20), log_rows(30)]
-    write(path, *groups[:sent_before])
+    write(path, *groups[:2])
     report()
     rewritten = [log_rows(10), log_rows(20, rate=12.125), eval_rows(20), log_rows(30, rate=9.0)]
     write(path, *rewritten)
     report()
     assert report.warnings == []
     *members, total = histories(tmp_path)
-    rows = [row for rows in groups[:sent_before] + rewritten[sent_before:] for row in rows]
+    rows = [row for rows in groups[:2] + rewritten[2:] for row in rows]
     for member, run in enumerate(members):
         assert run["files"] == 2
         assert without_step(run["history"]) == expected(rows, member)
@@ -255,11 +254,13 @@ def test_an_incomplete_group_is_read_when_others_follow(tmp_path):
     assert read_groups(pending) == [([0, 1], 10, 2), ([0, 1, 2], 20, 3), ([1, 2], 20, 5)]
 
 
-def test_rows_up_to_the_place_are_skipped(tmp_path):
+@pytest.mark.parametrize("sent", [0, 1, 2, 3, 4])
+def test_rows_up_to_the_place_are_skipped(tmp_path, sent):
     path = tmp_path / "metrics.jsonl"
-    write(path, log_rows(10), eval_rows(10), log_rows(20))
-    pending = PendingRows(path, num_members=3, place=(10, 3))
-    assert read_groups(pending) == [([0, 1, 2], 10, 6), ([0, 1, 2], 20, 3)]
+    write(path, log_rows(10), log_rows(20), eval_rows(20), log_rows(30))
+    places = [(10, 3), (20, 3), (20, 6), (30, 3)]
+    pending = PendingRows(path, num_members=3, place=[(-1, 0), *places][sent])
+    assert read_groups(pending) == [([0, 1, 2], *place) for place in places[sent:]]
 
 
 @pytest.mark.parametrize("kept", [0, 1, 2])

@@ -20,7 +20,7 @@ from pathlib import Path
 from dreamer_jax.report.wandb.process import CLOSE_SECONDS, WARNING, RunInfo
 
 POLL_SECONDS = 0.5
-# After the end of the trainer. It kills a reader that it has waited for, unless it was killed.
+# Allowed after the end of the trainer. A reader reaches it only if the trainer has been killed.
 END_SECONDS = CLOSE_SECONDS + 30
 
 

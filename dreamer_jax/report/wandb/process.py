@@ -9,7 +9,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from dreamer_jax.files import replacing
 
@@ -70,22 +70,22 @@ class WandbProcess:
         """
         self._warn = warn
         self._process: subprocess.Popen | None = None
-        self._output = tempfile.TemporaryFile()
-        self._shown = 0  # bytes of the output that have been looked at
-        # Beside the paths of this process: what W&B samples the load of.
+        self._output: BinaryIO | None = None  # of the reader
+        self._shown = 0  # bytes of the output that have been read
         environment = {
             "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-            "WANDB__STATS_PID": str(os.getpid()),
+            "WANDB__STATS_PID": str(os.getpid()),  # W&B samples the load of training
         }
         try:
             info.save(workdir)
+            self._output = tempfile.TemporaryFile()
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "dreamer_jax.report.wandb", str(workdir), "--follow"],
                 env=os.environ | environment,
-                stdin=subprocess.PIPE,  # the end of it tells the reader to end
+                stdin=subprocess.PIPE,  # its end tells the reader to finish
                 stdout=self._output,
                 stderr=subprocess.STDOUT,
-                # Ctrl-C signals the whole process group: the reader must outlive it to send the
+                # Ctrl-C signals the whole process group; the reader must outlive it to send the
                 # last rows.
                 start_new_session=True,
             )
@@ -145,7 +145,8 @@ class WandbProcess:
         )
 
     def _release(self) -> None:
-        self._output.close()
+        if self._output is not None:
+            self._output.close()
         if self._process is not None:
             self._process.stdin.close()
             self._process = None
