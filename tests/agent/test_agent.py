@@ -146,7 +146,7 @@ def losses_of(name="plain"):
 
 
 VARIANTS = {
-    "plain": {},
+    "plain": {"reward_transform": "none"},
     "scaled": {
         "reward_transform": "tanh",
         "discount": 0.9,
