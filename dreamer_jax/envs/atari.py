@@ -23,18 +23,9 @@ TIME_LIMIT = 108_000  # emulator frames: 30 minutes at 60 Hz
 MULTIPLAYER_ONLY = frozenset({"combat", "joust", "maze_craze", "warlords"})
 
 
-def _ale_py():
-    try:
-        import ale_py
-    except ImportError as error:
-        raise ImportError("Atari tasks need the emulator: pip install ale-py") from error
-    return ale_py
-
-
 @functools.cache
 def games() -> tuple[str, ...]:
     """Return the names of all games, in snake case, sorted."""
-    _ale_py()
     from ale_py import roms
 
     return tuple(sorted(set(roms.get_all_rom_ids()) - MULTIPLAYER_ONLY))
@@ -98,6 +89,8 @@ class Atari(gymnasium.Env):
         time_limit: int = TIME_LIMIT,
         seed: int = 0,
     ) -> None:
+        import ale_py
+
         if not 0.0 <= sticky < 1.0:
             raise ValueError(f"sticky must be in [0, 1), not {sticky}")
         if action_repeat < 1 or time_limit < 1 or size < 1 or noops < 0:
@@ -112,7 +105,6 @@ class Atari(gymnasium.Env):
         # that it clones. As there, the last action survives the end of an episode.
         self._sticky, self._last_action = sticky, NOOP
         self._frames = 0
-        ale_py = _ale_py()
         ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
         self.ale = ale_py.ALEInterface()
         self.ale.setFloat("repeat_action_probability", 0.0)

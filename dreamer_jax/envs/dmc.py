@@ -31,10 +31,10 @@ def _suite() -> ModuleType:
 def find_task(name: str) -> tuple[str, str]:
     """Return domain and task of '<domain>_<task>', or of a key of `PUBLISHED_NAMES`."""
     tasks = {"_".join(pair): pair for pair in _suite().ALL_TASKS}
-    try:
-        return tasks[PUBLISHED_NAMES.get(name, name)]
-    except KeyError:
-        raise unknown("DeepMind Control task", name, [*tasks, *PUBLISHED_NAMES]) from None
+    tasks |= {published: tasks[own] for published, own in PUBLISHED_NAMES.items()}
+    if name not in tasks:
+        raise unknown("DeepMind Control task", name, tasks)
+    return tasks[name]
 
 
 class Control(gymnasium.Env):
@@ -42,7 +42,7 @@ class Control(gymnasium.Env):
 
     Observation: the task's dictionary of vectors, float64. Action: float64 [A] within the bounds
     of the task's specification, [-1, 1] in most tasks and up to 1.1 in quadruped's. An episode is
-    1000 steps and ends truncated; a task that ends one itself with discount 0 makes it terminal.
+    1000 steps and ends truncated, or terminal where the task ends it with discount 0.
 
     Args:
         task: see `find_task`.
@@ -94,11 +94,9 @@ class Control(gymnasium.Env):
         return self.picture(256)
 
     def get_state(self) -> dict[str, Any]:
-        """Return everything that the future depends on, as a picklable dictionary.
-
-        It includes the complete dm_control environment with model and textures. The state of the
-        physics would not suffice: tasks change their models, and solvers are warm-started.
-        """
+        """Return everything that the future depends on, as a picklable dictionary."""
+        # The state of the physics would not suffice: tasks change their models, and solvers are
+        # warm-started.
         return {"task": self.name, "env": zlib.compress(pickle.dumps(self._env), level=1)}
 
     def set_state(self, state: dict[str, Any]) -> None:
@@ -145,7 +143,6 @@ class Pixels(gymnasium.ObservationWrapper):
         env.unwrapped.picture(size)
 
     def observation(self, observation: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Return the entries of the task and 'image', uint8 [size, size, 3]."""
         return observation | {"image": self.unwrapped.picture(self._size)}
 
 

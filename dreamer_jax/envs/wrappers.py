@@ -36,7 +36,7 @@ class SeedFirstReset(gymnasium.Wrapper):
 
 
 class ActionRepeat(gymnasium.Wrapper):
-    """A wrapper that repeats an action until the episode ends, and sums the rewards."""
+    """A wrapper whose step is up to `repeat` steps with one action; their rewards are summed."""
 
     def __init__(self, env: gymnasium.Env, *, repeat: int) -> None:
         super().__init__(env)

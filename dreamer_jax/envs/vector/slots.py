@@ -52,7 +52,7 @@ class EnvSlots:
         self._arrays: Arrays = {}
 
     def build(self, env_fns: Sequence[EnvFn]) -> list[Spaces]:
-        """Build the first environments and return their spaces; an error in one is raised."""
+        """Build the first environments and return their spaces; raise what one of them raises."""
         return [self._build(row, env_fn) for row, env_fn in enumerate(env_fns)]
 
     def attach(self, arrays: Arrays) -> None:

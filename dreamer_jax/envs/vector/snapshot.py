@@ -62,9 +62,9 @@ def restore(env: gymnasium.Env, data: bytes) -> gymnasium.Env:
 def pickles_exactly(make_env: Callable[[], gymnasium.Env], *, steps: int = 20) -> bool:
     """Return whether an unpickled copy continues exactly as the environment does.
 
-    Many environments unpickle as new ones, built from their arguments, or not at all. Therefore a
-    throw-away environment and a copy made in the middle of its episode are compared over `steps`
-    steps and a reset.
+    Many environments unpickle as new ones, built from their arguments, or not at all. Therefore an
+    environment and a copy made in the middle of its episode are compared over `steps` steps and a
+    reset, and discarded.
     """
     with contextlib.ExitStack() as closing:
         env = closing.enter_context(make_env())

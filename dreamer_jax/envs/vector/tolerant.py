@@ -38,8 +38,8 @@ class FaultTolerantVector:
             them. An exception raised here ends the call.
 
     Raises:
-        ValueError: there are no environments, their spaces differ, or `workers` or `timeout` is
-            out of range. Every call that replaces an environment raises it if spaces differ.
+        ValueError: see `LocalVector` and `ProcessVector`. Every call that replaces an environment
+            raises it if spaces differ.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class FaultTolerantVector:
         on_fault: OnFault,
     ) -> None:
         self._make_env, self._on_fault = make_env, on_fault
-        self._generations = np.zeros(num_envs, np.int64)
+        self.generations = np.zeros(num_envs, np.int64)  # replacements of each row's environment
         self._lost = np.zeros(num_envs, bool)  # failed and replaced, but not yet reported
         env_fns = [partial(make_env, row, 0) for row in range(num_envs)]
         self._vector: Vector = (
@@ -63,19 +63,10 @@ class FaultTolerantVector:
         self.observation_space: spaces.Dict = self._vector.observation_space
         self.action_space: spaces.Discrete | spaces.Box = self._vector.action_space
 
-    @property
-    def generations(self) -> np.ndarray:
-        """Number of times that each row's environment was replaced, int64 [N]."""
-        return self._generations.copy()
-
     def reset(self, mask: Mask | None = None) -> dict[str, np.ndarray]:
-        """Begin a new episode in some rows, in new environments where the old ones fail.
+        """Begin a new episode in the rows of a mask, or in all, and return all observations.
 
-        Args:
-            mask: [N] bool, the rows to reset; None for all.
-
-        Returns:
-            The observations of all rows, see `Vector.observations`.
+        Environments that fail are replaced until that succeeds.
         """
         mask = self._vector.row_mask(mask)
         while mask.any():
@@ -88,14 +79,11 @@ class FaultTolerantVector:
         """Step every row.
 
         Args:
-            actions: integers [N] for a Discrete action space, floats [N, A] for a Box.
+            actions: see `Vector.step`, which may raise.
 
         Returns:
             The results. Rows in `failed` lost their episode and have a new environment; like those
             in `is_last`, they must be reset.
-
-        Raises:
-            ValueError: actions have a wrong shape or dtype, or a row must be reset first.
         """
         lost = self._lost.copy()
         result, faults = self._vector.step(actions, ~lost)
@@ -117,7 +105,7 @@ class FaultTolerantVector:
         self._recover(faults)
         return [
             {"environment": state and base64.b64encode(state).decode(), "generation": generation}
-            for state, generation in zip(states, self._generations.tolist(), strict=True)
+            for state, generation in zip(states, self.generations.tolist(), strict=True)
         ]
 
     def restore(self, rows: Sequence[Mapping]) -> np.ndarray:
@@ -127,9 +115,6 @@ class FaultTolerantVector:
             bool [N], the rows that were restored. The others have environments of the next
             generation, so that they do not repeat the random numbers of the run's start, and
             must be reset.
-
-        Raises:
-            ValueError: there are not N records, or a generation is below 0.
         """
         if len(rows) != self.num_envs:
             raise ValueError(f"{len(rows)} saved environments; this vector has {self.num_envs}")
@@ -137,7 +122,7 @@ class FaultTolerantVector:
         if min(generations) < 0:
             raise ValueError(f"generations must be at least 0, not {generations}")
         states = [row["environment"] and base64.b64decode(row["environment"]) for row in rows]
-        self._generations[:] = generations
+        self.generations[:] = generations
         self._lost[:] = False
         restored, faults = self._vector.set_states(states)
         self._recover(faults)
@@ -161,8 +146,8 @@ class FaultTolerantVector:
             faults = self._replace(rows)
 
     def _replace(self, rows: Sequence[int]) -> list[Fault]:
-        self._generations[rows] += 1
-        generations = self._generations.tolist()
+        self.generations[rows] += 1
+        generations = self.generations.tolist()
         return self._vector.replace(
             {row: partial(self._make_env, row, generations[row]) for row in map(int, rows)}
         )

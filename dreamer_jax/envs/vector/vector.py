@@ -80,19 +80,14 @@ class Vector(abc.ABC):
         self.num_envs = len(spaces_of)
         self.observation_space, self.action_space = spaces_of[0]
         boxes = self.observation_space
-        if not isinstance(boxes, spaces.Dict) or not all(
-            isinstance(box, spaces.Box) for box in boxes.values()
-        ):
+        if not isinstance(boxes, spaces.Dict) or {*map(type, boxes.values())} != {spaces.Box}:
             raise ValueError(f"the observation space must be a Dict of Box, not {boxes}: see adapt")
         for row, given in enumerate(spaces_of):
             self._check_spaces(row, given)
         return layout(boxes, self.action_space, self.num_envs)
 
     def reset(self, mask: Mask | None = None) -> list[Fault]:
-        """Begin a new episode in some rows; the others keep their last observation.
-
-        Args:
-            mask: [N] bool, the rows to reset; None for all.
+        """Begin a new episode in the rows of a mask, or in all.
 
         Raises:
             ValueError: the mask is wrong, or a row failed before and was not replaced.
@@ -247,7 +242,7 @@ class Vector(abc.ABC):
 
     @abc.abstractmethod
     def _close(self) -> None:
-        """Release the environments, if that has not been done."""
+        """Release the environments, also if that has been done before."""
 
     @abc.abstractmethod
     def _call(self, command: str, *per_row: list[Any]) -> Replies:

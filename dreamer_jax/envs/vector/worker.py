@@ -65,12 +65,9 @@ def build_pickled(env_fn: bytes) -> gymnasium.Env:
 
 
 def serve(connection: socket.socket, count: int, attachment: Attachment | None) -> None:
-    """Execute commands until the parent closes the connection or dies.
+    """Execute commands for `count` rows until the parent closes the connection or dies.
 
-    Args:
-        connection: brings pickled tuples of a command and its arguments, and takes the replies.
-        count: number of rows of this worker.
-        attachment: the shared memory, if it exists already.
+    A command is a pickled tuple of the name of a method of the slots and its arguments.
     """
     # Both signals are sent to the whole process group, and the parent decides what to do. SIGTERM
     # gets a handler, because programs that an environment starts would inherit SIG_IGN and could
