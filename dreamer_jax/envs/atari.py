@@ -14,6 +14,7 @@ import numpy as np
 from gymnasium import spaces
 
 from dreamer_jax.envs.registry import EnvSettings, register_task
+from dreamer_jax.envs.wrappers import Reset, Step
 from dreamer_jax.errors import unknown
 
 NOOP = 0
@@ -22,18 +23,9 @@ TIME_LIMIT = 108_000  # emulator frames: 30 minutes at 60 Hz
 MULTIPLAYER_ONLY = frozenset({"combat", "joust", "maze_craze", "warlords"})
 
 
-def _ale_py():
-    try:
-        import ale_py
-    except ImportError as error:
-        raise ImportError("Atari tasks need the emulator: pip install ale-py") from error
-    return ale_py
-
-
 @functools.cache
 def games() -> tuple[str, ...]:
     """Return the names of all games, in snake case, sorted."""
-    _ale_py()
     from ale_py import roms
 
     return tuple(sorted(set(roms.get_all_rom_ids()) - MULTIPLAYER_ONLY))
@@ -64,24 +56,6 @@ def find_rom(game: str) -> tuple[str, Path]:
         ) from error
 
 
-class StickyActions:
-    """A filter that repeats the last executed action with some probability in every emulator frame.
-
-    `last` survives the end of an episode, as in the emulator's own implementation. It is kept here
-    because the emulator leaves it out of the states that it clones.
-    """
-
-    def __init__(self, probability: float) -> None:
-        self.probability = probability
-        self.last = NOOP
-
-    def __call__(self, action: int, rng: np.random.Generator) -> int:
-        """Return the action to execute in the next frame when the agent chooses `action`."""
-        if rng.random() >= self.probability:
-            self.last = action
-        return self.last
-
-
 class Atari(gymnasium.Env):
     """One game with its full action set, sticky actions, raw rewards and no life information.
 
@@ -91,7 +65,7 @@ class Atari(gymnasium.Env):
     terminal, the time limit is a truncation.
 
     Args:
-        game: a name of `games()`.
+        game: see `find_rom`, which may raise.
         size: height and width of the observation, in pixels.
         action_repeat: emulator frames per step, at least 1.
         sticky: probability in [0, 1) that a frame repeats the last frame's action.
@@ -99,10 +73,6 @@ class Atari(gymnasium.Env):
         time_limit: emulator frames per episode, not counting the no-ops.
         seed: the emulator's seed until `reset(seed=...)`. Passing the same seed to both avoids
             loading the game twice.
-
-    Raises:
-        ValueError: the game is unknown, or a number is out of range.
-        FileNotFoundError: the game's ROM is not installed.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 15}
@@ -119,6 +89,8 @@ class Atari(gymnasium.Env):
         time_limit: int = TIME_LIMIT,
         seed: int = 0,
     ) -> None:
+        import ale_py
+
         if not 0.0 <= sticky < 1.0:
             raise ValueError(f"sticky must be in [0, 1), not {sticky}")
         if action_repeat < 1 or time_limit < 1 or size < 1 or noops < 0:
@@ -129,9 +101,10 @@ class Atari(gymnasium.Env):
         self.game, self._rom = find_rom(game)
         self._size, self._action_repeat = size, action_repeat
         self._noops, self._time_limit = noops, time_limit
-        self._sticky = StickyActions(sticky)
+        # Sticky actions are not left to the emulator, which omits its last action from the states
+        # that it clones. As there, the last action survives the end of an episode.
+        self._sticky, self._last_action = sticky, NOOP
         self._frames = 0
-        ale_py = _ale_py()
         ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
         self.ale = ale_py.ALEInterface()
         self.ale.setFloat("repeat_action_probability", 0.0)
@@ -141,12 +114,10 @@ class Atari(gymnasium.Env):
         self.observation_space = spaces.Box(0, 255, (size, size, 1), np.uint8)
         self.action_space = spaces.Discrete(len(self._actions))
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Reset:
         super().reset(seed=seed)
         if seed is not None:
-            self._sticky.last = NOOP
+            self._last_action = NOOP
             if seed != self._untouched_seed:
                 self._load(seed)
         self._untouched_seed = None
@@ -160,7 +131,7 @@ class Atari(gymnasium.Env):
             self.ale.getScreenGrayscale(screen)
         return self._observation(), {}
 
-    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def step(self, action: int) -> Step:
         reward = 0.0
         for _ in range(self._action_repeat):
             reward += self._act(action)
@@ -185,17 +156,13 @@ class Atari(gymnasium.Env):
             "emulator": self.ale.cloneState(include_rng=True),
             "acted": self.ale.getEpisodeFrameNumber() > 0,
             "rng": self.np_random.bit_generator.state,
-            "last": self._sticky.last,
+            "last": self._last_action,
             "screens": [screen.copy() for screen in self._screens],
             "frames": self._frames,
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Resume, bit for bit, from a state that `get_state` returned.
-
-        Raises:
-            ValueError: the state is of another game.
-        """
+        """Resume exactly from a state that `get_state` returned for the same game."""
         if state["game"] != self.game:
             raise ValueError(f"a state of {state['game']!r} cannot be restored in {self.game!r}")
         self._untouched_seed = None
@@ -206,7 +173,7 @@ class Atari(gymnasium.Env):
             self.ale.act(self._actions[NOOP])
         self.ale.restoreState(state["emulator"])
         self.np_random.bit_generator.state = state["rng"]
-        self._sticky.last = state["last"]
+        self._last_action = state["last"]
         self._screens = [screen.copy() for screen in state["screens"]]
         self._frames = state["frames"]
 
@@ -218,7 +185,9 @@ class Atari(gymnasium.Env):
         self._untouched_seed: int | None = seed
 
     def _act(self, action: int) -> float:
-        return self.ale.act(self._actions[self._sticky(action, self.np_random)])
+        if self.np_random.random() >= self._sticky:
+            self._last_action = action
+        return self.ale.act(self._actions[self._last_action])
 
     def _observation(self) -> np.ndarray:
         size = (self._size, self._size)

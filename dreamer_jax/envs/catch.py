@@ -7,6 +7,7 @@ import numpy as np
 from gymnasium import spaces
 
 from dreamer_jax.envs.registry import EnvSettings, limit_and_repeat, refuse_variant, register_task
+from dreamer_jax.envs.wrappers import Reset, Step
 
 ROWS, COLUMNS = 8, 5
 SIZE = 64  # pixels, both axes
@@ -38,28 +39,20 @@ class Catch(gymnasium.Env):
         self.action_space = spaces.Discrete(3)
         self._row, self._ball, self._paddle = ROWS - 1, 0, 0
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Reset:
         super().reset(seed=seed)
         self._row = 0
         self._ball, self._paddle = (int(c) for c in self.np_random.integers(COLUMNS, size=2))
         return self._image(), {}
 
-    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Move the paddle, then let the ball fall by one row.
-
-        Raises:
-            ValueError: the episode is over.
-        """
+    def step(self, action: int) -> Step:
+        """Move the paddle, then let the ball fall by one row."""
         if self._row == ROWS - 1:
             raise ValueError("the episode is over: call reset() first")
         self._paddle = min(max(self._paddle + int(action) - 1, 0), COLUMNS - 1)
         self._row += 1
         terminated = self._row == ROWS - 1
-        reward = 0.0
-        if terminated:
-            reward = 1.0 if self._ball == self._paddle else -1.0
+        reward = (1.0 if self._ball == self._paddle else -1.0) if terminated else 0.0
         return self._image(), reward, terminated, False, {}
 
     def render(self) -> np.ndarray:
@@ -78,18 +71,17 @@ class Catch(gymnasium.Env):
 
     def _image(self) -> np.ndarray:
         image = np.zeros((SIZE, SIZE, 1), np.uint8)
-        for row, column, brightness in (
-            (ROWS - 1, self._paddle, PADDLE),
-            (self._row, self._ball, BALL),
-        ):
-            left = LEFT_MARGIN + column * CELL_WIDTH
-            top = row * CELL_HEIGHT
-            image[top : top + CELL_HEIGHT, left : left + CELL_WIDTH] = brightness
+        _fill(image, ROWS - 1, self._paddle, PADDLE)
+        _fill(image, self._row, self._ball, BALL)
         return image
+
+
+def _fill(image: np.ndarray, row: int, column: int, brightness: int) -> None:
+    top, left = row * CELL_HEIGHT, LEFT_MARGIN + column * CELL_WIDTH
+    image[top : top + CELL_HEIGHT, left : left + CELL_WIDTH] = brightness
 
 
 @register_task("catch")
 def make_catch(variant: str, seed: int, settings: EnvSettings) -> gymnasium.Env:
-    """Build 'catch'."""
     refuse_variant("catch", variant)
     return limit_and_repeat(Catch(), settings)

@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium import spaces
 
 from dreamer_jax.envs.registry import EnvSettings, register_task
-from dreamer_jax.envs.wrappers import ActionRepeat
+from dreamer_jax.envs.wrappers import ActionRepeat, Reset, Step
 from dreamer_jax.errors import lookup, require
 
 SIZE = 64  # pixels, both axes
@@ -39,11 +39,8 @@ class Crafter(gymnasium.Env):
     differ between processes. Here these sets are ordered, so a seed always gives the same episodes.
 
     Args:
-        reward: whether the environment gives rewards; `info` holds the achievements in any case.
+        reward: give rewards; `info` holds the achievements in any case.
         time_limit: steps per episode.
-
-    Raises:
-        UsageError: the package is not installed.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
@@ -55,9 +52,7 @@ class Crafter(gymnasium.Env):
         self.observation_space = spaces.Box(0, 255, (SIZE, SIZE, 3), np.uint8)
         self.action_space = spaces.Discrete(len(self._env.action_names))
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Reset:
         super().reset(seed=seed)
         if seed is not None:
             self._env._seed, self._env._episode = seed, 0
@@ -65,7 +60,7 @@ class Crafter(gymnasium.Env):
         _order_chunks(self._env._world)
         return obs, {}
 
-    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def step(self, action: int) -> Step:
         obs, reward, done, info = self._env.step(action)
         dead = info["discount"] == 0.0
         return obs, reward, dead, done and not dead, info
@@ -102,10 +97,7 @@ def _order_chunks(world: Any) -> None:
 
 @register_task("crafter")
 def make_crafter(variant: str, seed: int, settings: EnvSettings) -> gymnasium.Env:
-    """Build 'crafter', or 'crafter:no_reward', which gives no rewards.
-
-    An episode is limited to 10,000 steps.
-    """
+    """Build 'crafter', or 'crafter:no_reward', which gives no rewards."""
     reward = lookup({"": True, "no_reward": False}, variant, "variant of the task 'crafter'")
     env = Crafter(reward=reward, time_limit=settings.time_limit or TIME_LIMIT)
     return ActionRepeat(env, repeat=settings.action_repeat)

@@ -11,12 +11,11 @@ from gymnasium import spaces
 
 from dreamer_jax.envs.registry import EnvSettings, limit_and_repeat, register_task
 from dreamer_jax.envs.rendering import choose_renderer, no_renderer
+from dreamer_jax.envs.wrappers import Reset, Step
 from dreamer_jax.errors import require, unknown
 
 PUBLISHED_NAMES = {"cup_catch": "ball_in_cup_catch"}  # names in the figures of Hafner et al. 2020
 CAMERAS = {"quadruped": 2}  # by domain; 0 for all others
-
-Step = tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]
 
 
 def _suite() -> ModuleType:
@@ -30,19 +29,12 @@ def _suite() -> ModuleType:
 
 
 def find_task(name: str) -> tuple[str, str]:
-    """Return the domain and the task of a name.
-
-    Args:
-        name: '<domain>_<task>' of any task of the suite, or a key of `PUBLISHED_NAMES`.
-
-    Raises:
-        UsageError: the task is unknown, or dm_control is not installed.
-    """
+    """Return domain and task of '<domain>_<task>', or of a key of `PUBLISHED_NAMES`."""
     tasks = {"_".join(pair): pair for pair in _suite().ALL_TASKS}
-    try:
-        return tasks[PUBLISHED_NAMES.get(name, name)]
-    except KeyError:
-        raise unknown("DeepMind Control task", name, [*tasks, *PUBLISHED_NAMES]) from None
+    tasks |= {published: tasks[own] for published, own in PUBLISHED_NAMES.items()}
+    if name not in tasks:
+        raise unknown("DeepMind Control task", name, tasks)
+    return tasks[name]
 
 
 class Control(gymnasium.Env):
@@ -50,7 +42,7 @@ class Control(gymnasium.Env):
 
     Observation: the task's dictionary of vectors, float64. Action: float64 [A] within the bounds
     of the task's specification, [-1, 1] in most tasks and up to 1.1 in quadruped's. An episode is
-    1000 steps and ends truncated; a task that ends one itself with discount 0 makes it terminal.
+    1000 steps and ends truncated, or terminal where the task ends it with discount 0.
 
     Args:
         task: see `find_task`.
@@ -77,9 +69,7 @@ class Control(gymnasium.Env):
             {key: spaces.Box(-np.inf, np.inf, spec.shape, np.float64) for key, spec in entries}
         )
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Reset:
         super().reset(seed=seed)
         if seed is not None and seed != self._untouched_seed:
             self._load(seed)
@@ -93,11 +83,7 @@ class Control(gymnasium.Env):
         return dict(result.observation), result.reward, terminated, truncated, {}
 
     def picture(self, size: int) -> np.ndarray:
-        """Return the view of the task's camera, uint8 [size, size, 3].
-
-        Raises:
-            UsageError: no renderer works on this machine; the message says what to install.
-        """
+        """Return the view of the task's camera, uint8 [size, size, 3]."""
         try:
             return self._env.physics.render(size, size, camera_id=CAMERAS.get(self.domain, 0))
         except Exception as error:  # OpenGL, MuJoCo and dm_control raise errors of their own
@@ -108,20 +94,13 @@ class Control(gymnasium.Env):
         return self.picture(256)
 
     def get_state(self) -> dict[str, Any]:
-        """Return everything that the future depends on, as a picklable dictionary.
-
-        It includes the complete dm_control environment with model and textures. The state of the
-        physics would not suffice: tasks change their models, and solvers are warm-started.
-        """
-        pickled = pickle.dumps(self._env)
-        return {"task": self.name, "env": zlib.compress(pickled, level=1)}
+        """Return everything that the future depends on, as a picklable dictionary."""
+        # The state of the physics would not suffice: tasks change their models, and solvers are
+        # warm-started.
+        return {"task": self.name, "env": zlib.compress(pickle.dumps(self._env), level=1)}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Resume, bit for bit, from a state that `get_state` returned.
-
-        Raises:
-            ValueError: the state is of another task.
-        """
+        """Resume exactly from a state that `get_state` returned for the same task."""
         if state["task"] != self.name:
             raise ValueError(f"a state of {state['task']!r} cannot be restored in {self.name!r}")
         self._replace(pickle.loads(zlib.decompress(state["env"])))
@@ -145,9 +124,11 @@ class Control(gymnasium.Env):
 class Pixels(gymnasium.ObservationWrapper):
     """A wrapper that adds the view of the task's camera to the observation, as entry 'image'.
 
+    Repeat actions inside this wrapper, not around it, so that only the pictures that are returned
+    are drawn.
+
     Args:
-        env: a `Control`, possibly wrapped. Repeat actions inside this wrapper, not around it, so
-            that only the pictures that are returned are drawn.
+        env: a `Control`, possibly wrapped.
         size: height and width of the image, in pixels.
 
     Raises:
@@ -162,7 +143,6 @@ class Pixels(gymnasium.ObservationWrapper):
         env.unwrapped.picture(size)
 
     def observation(self, observation: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Return the entries of the task and 'image', uint8 [size, size, 3]."""
         return observation | {"image": self.unwrapped.picture(self._size)}
 
 

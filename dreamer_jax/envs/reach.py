@@ -8,6 +8,7 @@ import numpy as np
 from gymnasium import spaces
 
 from dreamer_jax.envs.registry import EnvSettings, limit_and_repeat, refuse_variant, register_task
+from dreamer_jax.envs.wrappers import Reset, Step
 
 SIZE = 64  # pixels, both axes
 LOW, HIGH = 8, 56  # range of the dot's centre on both axes, pixels
@@ -51,21 +52,14 @@ class Reach(gymnasium.Env):
         self._background = np.full((SIZE, SIZE, 3), BACKGROUND, np.uint8)
         self._background[..., 0] = _spot(TARGET)
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Reset:
         super().reset(seed=seed)
         self._step = 0
         x, y = self.np_random.integers(LOW, HIGH + 1, size=2).tolist()
         self._dot = float(x), float(y)
         return self._image(), {}
 
-    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Move the dot.
-
-        Raises:
-            ValueError: the episode is over.
-        """
+    def step(self, action: np.ndarray) -> Step:
         if self._step == STEPS:
             raise ValueError("the episode is over: call reset() first")
         self._step += 1
@@ -106,6 +100,5 @@ def _spot(center: Point) -> np.ndarray:
 
 @register_task("reach")
 def make_reach(variant: str, seed: int, settings: EnvSettings) -> gymnasium.Env:
-    """Build 'reach'."""
     refuse_variant("reach", variant)
     return limit_and_repeat(Reach(), settings)

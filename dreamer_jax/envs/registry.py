@@ -15,11 +15,7 @@ MakeEnv = Callable[[int], gymnasium.Env]  # seed -> environment
 
 @dataclass(frozen=True)
 class EnvSettings:
-    """Settings that every task is given; a task reads those that apply to it.
-
-    Raises:
-        ValueError: a number is out of range.
-    """
+    """Settings that every task is given; a task reads those that apply to it."""
 
     size: int = 64  # height and width of images, in pixels, at least 1
     action_repeat: int = 1  # frames per step, at least 1
@@ -45,22 +41,7 @@ def register_task(name: str) -> Callable[[MakeTask], MakeTask]:
 
     A module in this package needs nothing else: it is imported with the package, so it must
     import optional dependencies inside its functions. Code outside of the package registers its
-    tasks before it trains:
-
-        import gymnasium
-        import dreamer_jax
-        from dreamer_jax.envs import EnvSettings, limit_and_repeat, register_task
-
-        @register_task("pendulum")
-        def make_pendulum(variant: str, seed: int, settings: EnvSettings) -> gymnasium.Env:
-            gravity = {"earth": 9.81, "moon": 1.62}[variant]
-            env = gymnasium.make("Pendulum-v1", g=gravity)
-            return limit_and_repeat(env, settings)
-
-        config = dreamer_jax.default_config()
-        config.task = "pendulum:moon"
-        config.update({"actor_grad": "both"})  # actions are continuous
-        dreamer_jax.train(config, "runs/pendulum")
+    tasks before it trains; docs/extending.md has an example.
 
     The environment may have any spaces that `adapt` supports. It is adapted, and its first
     `reset()` is seeded, after the maker returns it; `seed` is for randomness in its construction.
@@ -68,9 +49,6 @@ def register_task(name: str) -> Callable[[MakeTask], MakeTask]:
     Args:
         name: the part of the task's name before the first colon. The part after it, '' if there
             is none, is the maker's `variant`.
-
-    Raises:
-        ValueError: another function is registered under this name.
     """
 
     def register(make: MakeTask) -> MakeTask:
@@ -104,11 +82,7 @@ def make_env(task: str | MakeEnv, seed: int, **settings) -> gymnasium.Env:
 def env_maker(task: str | MakeEnv, **settings) -> MakeEnv:
     """Return a function from the seed to the environment of `make_env`.
 
-    The function can be pickled by cloudpickle and called in a process in which the task is not
-    registered.
-
-    Raises:
-        ValueError: an unknown task, or a number out of range.
+    It can be pickled by cloudpickle and called in a process in which the task is not registered.
     """
     if callable(task):
         make = functools.partial(_call, task)

@@ -32,7 +32,7 @@ def choose_renderer() -> None:
 
 @functools.cache
 def failure(renderer: str) -> str | None:
-    """Return one line about why a renderer does not draw, or None if it does.
+    """Return in one line why a renderer does not draw, or None if it does.
 
     It is tried in a separate process, because a process that has loaded one renderer cannot load
     another, and a broken driver may end the process.

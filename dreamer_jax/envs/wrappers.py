@@ -17,6 +17,8 @@ from gymnasium import spaces
 log = logging.getLogger(__name__)
 
 Observation = dict[str, np.ndarray]
+# What `reset` and `step` of a gymnasium environment return.
+Reset = tuple[Any, dict[str, Any]]
 Step = tuple[Any, float, bool, bool, dict[str, Any]]
 TOLERANCE = 1e-6  # amount by which an action may exceed [-1, 1]
 
@@ -28,18 +30,13 @@ class SeedFirstReset(gymnasium.Wrapper):
         super().__init__(env)
         self._seed: int | None = seed
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Reset:
         seed, self._seed = (self._seed if seed is None else seed), None
         return self.env.reset(seed=seed, options=options)
 
 
 class ActionRepeat(gymnasium.Wrapper):
-    """A wrapper that repeats an action `repeat` times or until the episode ends, and sums rewards.
-
-    Args:
-        env: any environment.
-        repeat: at least 1.
-    """
+    """A wrapper whose step is up to `repeat` steps with one action; their rewards are summed."""
 
     def __init__(self, env: gymnasium.Env, *, repeat: int) -> None:
         super().__init__(env)
@@ -71,10 +68,6 @@ def adapt(env: gymnasium.Env, *, size: int) -> gymnasium.Env:
     space begins at 0; a float Box with finite bounds becomes float32 [A] in [-1, 1] and actions are
     rescaled. Whoever uses the environment need not check its results again.
 
-    Args:
-        env: any gymnasium environment.
-        size: height and width of the images, in pixels.
-
     Raises:
         ValueError: a space is not supported; or, in a step, an observation is not as declared or
             not finite, the reward is not finite, or the action is out of range.
@@ -89,7 +82,7 @@ class _Adapt(gymnasium.Wrapper):
         self.observation_space = self._observe.space
         self.action_space, self._convert_action = _adapt_action(env.action_space)
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Reset:
         obs, info = self.env.reset(seed=seed, options=options)
         return self._observe(obs), info
 
@@ -112,17 +105,19 @@ class _Leaf(NamedTuple):
     key: str  # 'a/b', or 'image' or 'vector' if the observation is not a dictionary
     path: tuple[str, ...]  # ('a', 'b')
     space: spaces.Space
+    is_image: bool
 
 
 def _leaves(space: spaces.Space, path: tuple[str, ...] = ()) -> Iterator[_Leaf]:
-    key = "/".join(path) or ("image" if _is_image(space) else "vector")
+    is_image = _is_image(space)
+    key = "/".join(path) or ("image" if is_image else "vector")
     if isinstance(space, spaces.Dict):
         for name, entry in space.items():
             yield from _leaves(entry, (*path, name))
     elif isinstance(space, spaces.Text):
         log.info("observation %r is text and is left out", key)
     elif space.is_np_flattenable:
-        yield _Leaf(key, path, space)
+        yield _Leaf(key, path, space, is_image)
     else:
         raise ValueError(f"observation {key!r} has no fixed length: {space} is not supported")
 
@@ -134,21 +129,15 @@ def _is_image(space: spaces.Space) -> bool:
 
 
 class _Observe:
-    """A function that normalises an environment's observation or raises a ValueError."""
+    """A function that checks and normalises an environment's observations."""
 
     def __init__(self, space: spaces.Space, size: int) -> None:
         self._source, self._size = space, size
         self._leaves = tuple(_leaves(space))
-        self.space = spaces.Dict({leaf.key: self._target(leaf.space) for leaf in self._leaves})
+        self.space = spaces.Dict({leaf.key: _target(leaf, size) for leaf in self._leaves})
         if not len(self.space) == len(self._leaves) > 0:
             keys = [leaf.key for leaf in self._leaves]
             raise ValueError(f"the observation needs one or more distinct entries, not {keys}")
-
-    def _target(self, space: spaces.Space) -> spaces.Box:
-        if _is_image(space):
-            channels = (*space.shape, 1)[2]
-            return spaces.Box(0, 255, (self._size, self._size, channels), np.uint8)
-        return spaces.Box(-np.inf, np.inf, (spaces.flatdim(space),), np.float32)
 
     def __call__(self, obs: Any) -> Observation:
         _check_keys(self._source, obs, ())
@@ -159,25 +148,26 @@ class _Observe:
                 value = _check_box(leaf, value)
             elif not leaf.space.contains(value):
                 raise ValueError(f"observation {leaf.key!r} is {value!r}, outside {leaf.space}")
-            if _is_image(leaf.space):
-                result[leaf.key] = self._resized(value)
-            else:
-                result[leaf.key] = _flat(leaf, value)
+            result[leaf.key] = self._resized(value) if leaf.is_image else _flat(leaf, value)
         return result
 
     def _resized(self, image: np.ndarray) -> np.ndarray:
-        if image.shape[:2] != (self._size, self._size):
-            size = (self._size, self._size)
+        size = (self._size, self._size)
+        if image.shape[:2] != size:
             image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-            return image if image.ndim == 3 else image[..., None]
-        return image.reshape(self._size, self._size, -1)
+        return image.reshape(*size, -1)
+
+
+def _target(leaf: _Leaf, size: int) -> spaces.Box:
+    if leaf.is_image:
+        return spaces.Box(0, 255, (size, size, (*leaf.space.shape, 1)[2]), np.uint8)
+    return spaces.Box(-np.inf, np.inf, (spaces.flatdim(leaf.space),), np.float32)
 
 
 def _check_keys(space: spaces.Space, obs: Any, path: tuple[str, ...]) -> None:
     if not isinstance(space, spaces.Dict):
         return
-    name = "/".join(path)
-    label = f"observation {name!r}" if name else "the observation"
+    label = f"observation {'/'.join(path)!r}" if path else "the observation"
     if not isinstance(obs, dict):
         raise ValueError(f"{label} is a {type(obs).__name__}, not a dictionary")
     if set(obs) != set(space):
@@ -193,7 +183,7 @@ def _check_box(leaf: _Leaf, value: Any) -> np.ndarray:
             f"observation {leaf.key!r} changed shape from {space.shape} to {value.shape}"
         )
     # Many environments declare float32 and return float64; images must be as declared.
-    casting = "equiv" if _is_image(space) else "same_kind"
+    casting = "equiv" if leaf.is_image else "same_kind"
     if not np.can_cast(value.dtype, space.dtype, casting):
         raise ValueError(
             f"observation {leaf.key!r} changed dtype from {space.dtype} to {value.dtype}"

@@ -45,9 +45,7 @@ class Driver:
         """Reset the environments whose episode ended, and record their first observations.
 
         Returns:
-            The observations to act on, entries [M, E, ...], and is_first [M, E] bool. The
-            observations are views that `step` overwrites, and on a CPU JAX may read NumPy arrays in
-            place: read back the policy's actions, which waits for it, before the next step.
+            The observations to act on, entries [M, E, ...], and is_first [M, E] bool.
         """
         first = self._is_first.copy()
         obs = self._vector.reset(first) if first.any() else self._vector.observations()
@@ -57,7 +55,9 @@ class Driver:
             nothing = np.zeros(self._vector.num_envs, bool)
             no_action = self._action.none(self._shape)
             self._record(obs, no_action, np.zeros(len(first)), first, nothing, nothing, first)
-        return obs, first.reshape(self._shape)
+        # On a CPU, JAX may read NumPy arrays in place while a program runs, and where devices share
+        # a member, reading back the actions waits for one device alone. `step` overwrites `obs`.
+        return {key: value.copy() for key, value in obs.items()}, first.reshape(self._shape)
 
     def step(self, actions: np.ndarray) -> np.ndarray:
         """Step every environment and record the transitions.

@@ -44,7 +44,7 @@ def play_episodes(
         returns [M, episodes], lengths [M, episodes] in agent steps, and per member a list of
         uint8 frames (empty without `frames` or images).
     """
-    members = len(setup.seeds)
+    members, keys = len(setup.seeds), setup.obs_keys
     vector = setup.make_vector(EVAL_STREAM, episodes, on_fault)
     carry = setup.fns.init_policy(member_keys(setup.seeds, EVAL_KEY), episodes)
     rows = members * episodes
@@ -61,10 +61,10 @@ def play_episodes(
                     kept[member].append(obs[image][member * episodes].copy())
             if not running.any():
                 return returns.reshape(members, -1), lengths.reshape(members, -1), kept
-            grid = {k: obs[k].reshape(members, episodes, *obs[k].shape[1:]) for k in setup.obs_keys}
+            # Copies, because the next step may overwrite `obs` while JAX reads it, see `Driver`.
+            grid = {k: obs[k].copy().reshape(members, episodes, *obs[k].shape[1:]) for k in keys}
             first = is_first.reshape(members, episodes)
             carry, action = setup.fns.greedy_step(params, carry, grid, first)
-            # Reading the actions back waits for the policy, which may read `obs` in place.
             action = to_env_actions(np.asarray(action), setup.action.discrete)
             result = vector.step(action.reshape(rows, *action.shape[2:]))
             returns += np.where(running, result.reward, 0)

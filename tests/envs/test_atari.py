@@ -6,7 +6,7 @@ import pytest
 from env_doubles import LONG, fake_game
 
 from dreamer_jax.envs import make_env
-from dreamer_jax.envs.atari import NOOP, TIME_LIMIT, Atari, StickyActions, find_rom, games
+from dreamer_jax.envs.atari import NOOP, TIME_LIMIT, Atari, find_rom, games
 
 # Sticky actions
 
@@ -21,10 +21,14 @@ def chi_square_of_runs(lengths, probability):
 
 
 def test_sticky_actions_repeat_a_quarter_of_the_frames():
-    sticky, rng = StickyActions(0.25), np.random.default_rng(0)
+    env = fake_game(LONG, noops=0, action_repeat=1)
+    env.reset(seed=0)
     frames = 40_000
-    executed = np.array([sticky(action, rng) for action in range(1, frames + 1)])
-    repeated = executed != np.arange(1, frames + 1)
+    chosen = 1 + np.arange(frames) % 17
+    for action in chosen:
+        env.step(action)
+    executed = np.array(env.ale.acted)
+    repeated = executed != chosen
     assert repeated.mean() == pytest.approx(0.25, abs=4 * np.sqrt(0.25 * 0.75 / frames))
     # An executed action is either the chosen one or the last executed one.
     previous = np.append(NOOP, executed[:-1])
@@ -60,7 +64,7 @@ def test_no_stickiness_and_its_bounds():
 def test_the_last_action_outlives_the_episode():
     env = fake_game(LONG, noops=0, sticky=0.999)
     env.reset(seed=0)
-    env._sticky.last = 7
+    env._last_action = 7
     env.reset()
     env.step(3)
     assert env.ale.acted == [7] * 4

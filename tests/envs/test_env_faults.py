@@ -45,7 +45,7 @@ def replace_all(vector, **settings):
 def shared():
     vector = ProcessVector([puppet(row) for row in range(4)], 2, timeout=TIMEOUT)
     yield vector
-    pids = [worker.pid for worker in vector._workers]
+    pids = [worker.process.pid for worker in vector._workers]
     vector.close()
     assert all(exits(pid) for pid in pids)
 
@@ -120,7 +120,7 @@ def test_rows_that_raise_fail_alone(vector, local):
 def test_a_worker_that_ends_fails_with_all_its_rows(processes, action, what):
     reference = LocalVector([puppet(row) for row in range(4)])
     reference.reset()
-    old = processes._workers[0].pid
+    old = processes._workers[0].process.pid
     result, (fault,) = processes.step([NOTHING, action, NOTHING, NOTHING])
     assert fault == ((0, 1), f"worker 0 (environments 0 to 1) {what}")
     assert result.failed.tolist() == [True, True, False, False]
@@ -135,7 +135,7 @@ def test_a_worker_that_ends_fails_with_all_its_rows(processes, action, what):
 
 def test_rows_of_a_worker_need_not_be_replaced_together(processes):
     processes.step([EXIT, NOTHING, NOTHING, NOTHING])
-    starting = processes._workers[0].pid
+    starting = processes._workers[0].process.pid
     os.kill(starting, signal.SIGSTOP)  # calls that have nothing for it do not wait for it
     states, faults = processes.get_states()
     assert [state is None for state in states] == [True, True, False, False] and faults == []
@@ -170,7 +170,7 @@ def test_a_worker_that_hangs_takes_no_time_from_the_others(processes):
     assert fault.rows == (0, 1)
 
     vector = replace_all(vector)
-    os.kill(vector._workers[0].pid, signal.SIGSTOP)
+    os.kill(vector._workers[0].process.pid, signal.SIGSTOP)
     begin = time.monotonic()
     restored, (fault,) = vector.set_states(large)
     assert time.monotonic() - begin < TIMEOUT + 1.0

@@ -23,8 +23,8 @@ def vector():
 def test_workers_ignore_signals_to_the_group(vector):
     vector.reset()
     (worker,) = vector._workers
-    os.kill(worker.pid, signal.SIGTERM)
-    os.kill(worker.pid, signal.SIGINT)
+    os.kill(worker.process.pid, signal.SIGTERM)
+    os.kill(worker.process.pid, signal.SIGINT)
     assert not step_rows(vector, [NOTHING]).failed.any()
 
 
@@ -49,7 +49,7 @@ from dreamer_jax.envs.vector.process import ProcessVector
 if __name__ == "__main__":
     vector = ProcessVector([puppet()], 1, timeout=1000.0)
     vector.reset()
-    print(vector._workers[0].pid, flush=True)
+    print(vector._workers[0].process.pid, flush=True)
     if sys.argv[2] == "hang":
         vector.step([HANG])
     if sys.argv[2] == "wait":

@@ -296,7 +296,7 @@ def test_wrong_arguments(close):
 
 def test_closing_twice_ends_the_workers_and_frees_the_memory():
     vector = ProcessVector(catches(2), 2)
-    pids = [worker.pid for worker in vector._workers]
+    pids = [worker.process.pid for worker in vector._workers]
     name = vector._memory[0].name
     vector.reset()
     vector.close()

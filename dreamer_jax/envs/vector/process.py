@@ -49,8 +49,7 @@ class ProcessVector(Vector):
     Every worker has a contiguous range of rows. Processes are spawned, so a script that builds
     such a vector needs the guard `if __name__ == "__main__"`. A worker that dies, or does not reply
     within the timeout, is killed, and all its rows fail; a new worker waits for their new
-    environments. An error while the first environments are built is raised here with the
-    worker's traceback, as a ValueError if it was one and else as a RuntimeError.
+    environments.
 
     Args:
         env_fns: N functions that build an environment each, sent by cloudpickle.
@@ -59,8 +58,9 @@ class ProcessVector(Vector):
             build environments may always take 120.
 
     Raises:
-        ValueError: there are no environments, their spaces differ, or `workers` or `timeout` is
-            out of range.
+        ValueError: spaces differ, `workers` or `timeout` is out of range, or building an
+            environment raised a ValueError.
+        RuntimeError: building an environment raised another error, or its worker died.
     """
 
     def __init__(self, env_fns: Sequence[EnvFn], workers: int, timeout: float = 60.0) -> None:
@@ -98,11 +98,12 @@ class ProcessVector(Vector):
         for index, rows in enumerate(map(slice, ends[:-1], ends[1:])):
             name = f"worker {index} (environments {rows.start} to {rows.stop - 1})"
             self._workers.append(WorkerProcess(name, rows))
-        built = self._first_call([("build", _pickled(env_fns[w.rows])) for w in self._workers])
+        pickled = _pickled(env_fns)
+        built = self._first_call([("build", pickled[worker.rows]) for worker in self._workers])
         self._shapes = self._set_up([pair for pairs in built for pair in pairs])
         self._memory.append(Memory(create=True, size=num_bytes(self._shapes)))
         self._arrays.update(views(self._memory[0], self._shapes))
-        self._first_call([("attach", *self._attachment(w.rows)) for w in self._workers])
+        self._first_call([("attach_memory", *self._attachment(w.rows)) for w in self._workers])
 
     def _first_call(self, messages: Sequence[tuple[Any, ...]]) -> list[Any]:
         seconds = max(self._timeout, BUILD_TIMEOUT)
@@ -120,9 +121,16 @@ class ProcessVector(Vector):
         rows = list(env_fns)
         return super().replace(dict(zip(rows, _pickled(env_fns.values()), strict=True)))
 
-    def _call(self, command: str, per_row: list[Any] | None = None) -> Replies:
+    def _call(self, command: str, *per_row: list[Any]) -> Replies:
         seconds = max(self._timeout, BUILD_TIMEOUT) if command == "replace" else self._timeout
-        messages = self._messages(command, per_row)
+        messages: dict[int, tuple[Any, ...]] = {}
+        for index, worker in enumerate(self._workers):
+            parts = [entries[worker.rows] for entries in per_row]
+            failed = command != "replace" and self._arrays["failed"][worker.rows].all()
+            # A worker that has nothing to do may just have been started, which takes longer than
+            # some calls may.
+            if not failed and not any(part.count(None) == len(part) for part in parts):
+                messages[index] = (command, *parts)
         answers = exchange([self._workers[index] for index in messages], messages.values(), seconds)
         replies = Replies([None] * self.num_envs, {}, [])
         for index, answer in zip(messages, answers, strict=True):
@@ -135,22 +143,6 @@ class ProcessVector(Vector):
             replies.errors |= {worker.rows.start + row: text for row, text in errors.items()}
         return replies
 
-    def _messages(self, command: str, per_row: list[Any] | None) -> dict[int, tuple[Any, ...]]:
-        """Return the message to each worker, by its index.
-
-        A worker that has nothing to do gets none: it may just have been started, which takes longer
-        than some calls may.
-        """
-        messages: dict[int, tuple[Any, ...]] = {}
-        for index, worker in enumerate(self._workers):
-            part = None if per_row is None else per_row[worker.rows]
-            empty = command != "replace" and self._arrays["failed"][worker.rows].all()
-            if part is None and not empty:
-                messages[index] = (command,)
-            elif part is not None and not empty and any(entry is not None for entry in part):
-                messages[index] = (command, part)
-        return messages
-
     def _restart(self, index: int, seconds: float) -> Fault:
         """Replace a worker that has not replied for `seconds`."""
         old = self._workers[index]
@@ -161,39 +153,20 @@ class ProcessVector(Vector):
 
 
 class WorkerProcess:
-    """A worker process from its start to its end.
-
-    Args:
-        name: used in messages.
-        rows: the worker's rows of the vector.
-        attachment: the shared memory, if it exists already.
-    """
+    """A worker process that serves some rows of a vector, from its start to its end."""
 
     def __init__(self, name: str, rows: slice, attachment: Attachment | None = None) -> None:
         self.name, self.rows = name, rows
         self.hung_up = False  # the worker, or the system, closed the other end
         self._unsent = memoryview(b"")
         self._received = bytearray()
-        self._socket, worker_socket = socket.socketpair()
-        self._socket.setblocking(False)
-        self._process = multiprocessing.get_context("spawn").Process(
+        self.socket, worker_socket = socket.socketpair()
+        self.socket.setblocking(False)
+        self.process = multiprocessing.get_context("spawn").Process(
             target=serve, args=(worker_socket, rows.stop - rows.start, attachment), daemon=True
         )
         with worker_socket:  # while it is open here, the worker's end does not close the connection
-            self._process.start()
-
-    @property
-    def pid(self) -> int | None:
-        """The number of the process."""
-        return self._process.pid
-
-    def fileno(self) -> int:
-        """Return the socket's descriptor, for selectors."""
-        return self._socket.fileno()
-
-    def is_alive(self) -> bool:
-        """Return whether the process is running."""
-        return self._process.is_alive()
+            self.process.start()
 
     def post(self, message: tuple[Any, ...]) -> None:
         """Begin to send a command and its arguments; `advance` sends the rest."""
@@ -210,24 +183,21 @@ class WorkerProcess:
         """Send and receive without waiting, and return the reply once it is complete."""
         self._send()
         try:
-            data = self._socket.recv(CHUNK)
-            self.hung_up = not data
+            data = self.socket.recv(CHUNK)
         except BlockingIOError:
             return None
         except OSError:
-            self.hung_up = True
-            return None
+            data = b""
+        self.hung_up = not data
         self._received += data
-        if len(self._received) < HEADER.size:
-            return None
-        if len(self._received) < HEADER.size + HEADER.unpack_from(self._received)[0]:
-            return None
-        return pickle.loads(memoryview(self._received)[HEADER.size :])
+        header, reply = self._received[: HEADER.size], memoryview(self._received)[HEADER.size :]
+        complete = len(header) == HEADER.size and len(reply) >= HEADER.unpack(header)[0]
+        return pickle.loads(reply) if complete else None
 
     def _send(self) -> None:
         try:
             while self._unsent:
-                self._unsent = self._unsent[self._socket.send(self._unsent) :]
+                self._unsent = self._unsent[self.socket.send(self._unsent) :]
         except BlockingIOError:
             pass  # the socket's buffer is full
         except OSError:
@@ -236,48 +206,44 @@ class WorkerProcess:
     def give_up(self, seconds: float) -> str:
         """Kill a worker that has not replied for `seconds`, and describe its failure."""
         if self.hung_up:
-            self._process.join(PATIENCE)
-        hangs = not self.hung_up and self._process.is_alive()
-        self._process.kill()
-        self._process.join(PATIENCE)
+            self.process.join(PATIENCE)
+        hangs = not self.hung_up and self.process.is_alive()
+        self.process.kill()
+        self.process.join(PATIENCE)
         if hangs:
             return f"{self.name} hung for {seconds:g} seconds and was killed"
-        return f"{self.name} died with exit code {self._process.exitcode}"
+        return f"{self.name} died with exit code {self.process.exitcode}"
 
     def hang_up(self) -> None:
         """Ask the worker to close its environments and end."""
         try:
             # Closing is not enough: forked copies of this process may hold the socket open too.
-            self._socket.shutdown(socket.SHUT_RDWR)
+            self.socket.shutdown(socket.SHUT_RDWR)
         except OSError:
             pass  # the worker is gone
 
     def end(self, patience: float) -> None:
         """Wait for the process to end, and kill it after `patience` seconds."""
-        self._process.join(patience)
-        if self._process.is_alive():
-            self._process.kill()
-            self._process.join(PATIENCE)
-        self._socket.close()
-        if self._process.is_alive():
-            log.warning("%s, process %d, cannot be killed", self.name, self.pid)
+        self.process.join(patience)
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join(PATIENCE)
+        self.socket.close()
+        if self.process.is_alive():
+            log.warning("%s, process %d, cannot be killed", self.name, self.process.pid)
         else:
-            self._process.close()
+            self.process.close()
 
 
 def exchange(
     workers: Sequence[WorkerProcess], messages: Collection[tuple[Any, ...]], seconds: float
 ) -> list[Reply | None]:
-    """Send every worker its message and wait for all replies, at most `seconds`.
-
-    Returns:
-        The replies; None from a worker that died or took too long.
-    """
+    """Return the workers' replies to their messages, None from one that dies or is too slow."""
     replies: list[Any] = [None] * len(workers)
     with Selector() as selector:
         for index, (worker, message) in enumerate(zip(workers, messages, strict=True)):
             worker.post(message)
-            selector.register(worker, worker.events, index)
+            selector.register(worker.socket, worker.events, index)
         while selector.get_map() and seconds > 0:
             begin = time.monotonic()
             ready = selector.select(min(seconds, TICK))
@@ -285,13 +251,13 @@ def exchange(
             seconds -= min(time.monotonic() - begin, TICK)
             # Silent workers may be dead: a process that they forked can hold the connection open.
             for key in [key for key, _ in ready] or list(selector.get_map().values()):
-                worker = key.fileobj
+                worker = workers[key.data]
                 replies[key.data] = worker.advance()
-                gone = worker.hung_up or not (ready or worker.is_alive())
+                gone = worker.hung_up or not (ready or worker.process.is_alive())
                 if replies[key.data] is not None or gone:
-                    selector.unregister(worker)
+                    selector.unregister(worker.socket)
                 elif key.events != worker.events:
-                    selector.modify(worker, worker.events, key.data)
+                    selector.modify(worker.socket, worker.events, key.data)
     return replies
 
 

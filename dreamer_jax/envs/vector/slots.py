@@ -41,35 +41,23 @@ def layout(observation_space: spaces.Dict, action_space: spaces.Space, num_envs:
 class EnvSlots:
     """The environments of one process, and their rows of the arrays.
 
-    An error in one row does not keep the others from their turn. A command returns a value per
-    row, None where there is none, and the traceback of every row that raised.
-
-    Args:
-        count: number of rows, which have no environments at first.
+    An error in one row does not affect the others. A command returns a value per row, None where
+    there is none, and the traceback of every row that raised.
     """
 
     def __init__(self, count: int) -> None:
         self._env_fns: list[EnvFn | None] = [None] * count
         self._envs: list[gymnasium.Env | None] = [None] * count
-        self._exact: dict[type, bool] = {}  # type of environment -> whether it pickles exactly
+        self._exact: dict[type, bool] = {}  # types of base environments that have an exact state
         self._arrays: Arrays = {}
-        self._observations: list[dict[str, np.ndarray]] = []  # views, by row
 
     def build(self, env_fns: Sequence[EnvFn]) -> list[Spaces]:
-        """Build the first environments and return their spaces; an error in one is raised."""
+        """Build the first environments and return their spaces; raise what one of them raises."""
         return [self._build(row, env_fn) for row, env_fn in enumerate(env_fns)]
 
     def attach(self, arrays: Arrays) -> None:
         """Use these arrays, [count, ...], in all later commands."""
         self._arrays = arrays
-        self._observations = [
-            {
-                name.removeprefix(OBS): array[row, ...]
-                for name, array in arrays.items()
-                if name.startswith(OBS)
-            }
-            for row in range(len(self._envs))
-        ]
 
     def replace(self, env_fns: Sequence[EnvFn | None]) -> Outcome:
         """Build new environments for the rows that have a function, and return their spaces."""
@@ -97,7 +85,7 @@ class EnvSlots:
         """Close the environments and release the arrays."""
         while self._envs:
             self._discard(self._envs.pop())
-        self._arrays, self._observations = {}, []
+        self._arrays = {}
 
     def _each(self, rows: Iterable[int], act: Callable[[int], Any]) -> Outcome:
         values: list[Any] = [None] * len(self._envs)
@@ -138,11 +126,16 @@ class EnvSlots:
         self._arrays["is_open"][row] = not (terminated or truncated)
 
     def _get_state(self, row: int) -> bytes | None:
-        if not self._has_exact_state(row):
+        env = self._envs[row]
+        kind = type(env.unwrapped)
+        if kind not in self._exact:
+            self._exact[kind] = has_state(env) or pickles_exactly(self._env_fns[row])
+        if not self._exact[kind]:
             return None
         is_open = bool(self._arrays["is_open"][row])
-        obs = {key: view.copy() for key, view in self._observations[row].items()}
-        return pickle.dumps((snapshot(self._envs[row]), obs, is_open))
+        arrays = self._arrays.items()
+        obs = {name[len(OBS) :]: a[row].copy() for name, a in arrays if name.startswith(OBS)}
+        return pickle.dumps((snapshot(env), obs, is_open))
 
     def _set_state(self, row: int, state: bytes) -> bool:
         data, obs, is_open = pickle.loads(state)
@@ -154,17 +147,8 @@ class EnvSlots:
         self._arrays["is_open"][row] = is_open
         return True
 
-    def _has_exact_state(self, row: int) -> bool:
-        env = self._envs[row]
-        if has_state(env):
-            return True
-        kind = type(env.unwrapped)
-        if kind not in self._exact:
-            self._exact[kind] = pickles_exactly(self._env_fns[row])
-        return self._exact[kind]
-
     def _write(self, row: int, obs: Mapping[str, np.ndarray]) -> None:
         # `adapt` has checked all entries before it returned one, so a row that fails keeps its last
-        # observation. The targets are views of this row alone, whatever is assigned to them.
-        for key, target in self._observations[row].items():
-            target[...] = obs[key]
+        # observation.
+        for key, value in obs.items():
+            self._arrays[OBS + key][row] = value

@@ -5,6 +5,7 @@ If the base environment has exact methods `get_state()`, returning a picklable o
 is pickled as a whole, if `pickles_exactly` has established that this loses nothing.
 """
 
+import contextlib
 import copy
 import logging
 import pickle
@@ -27,11 +28,7 @@ def has_state(env: gymnasium.Env) -> bool:
 
 
 def snapshot(env: gymnasium.Env) -> bytes:
-    """Return the state of an environment and its wrappers, for `restore`.
-
-    Raises:
-        Exception: whatever pickling raises if a part of it cannot be pickled.
-    """
+    """Return the state of an environment and its wrappers, for `restore`."""
     if not has_state(env):
         return cloudpickle.dumps(env)
     wrappers = [(type(wrapper).__name__, _attributes(wrapper)) for wrapper in _wrappers(env)]
@@ -39,14 +36,11 @@ def snapshot(env: gymnasium.Env) -> bytes:
 
 
 def restore(env: gymnasium.Env, data: bytes) -> gymnasium.Env:
-    """Restore a snapshot into `env` if it restores its own state, else into a new environment.
+    """Return an environment in the saved state: `env`, if it restores its own state, or a new one.
 
     Args:
         env: an environment built in the same way as the saved one.
         data: what `snapshot` returned. It is unpickled: only restore what you have written.
-
-    Returns:
-        The environment to use from now on.
 
     Raises:
         ValueError: the saved environment had other wrappers.
@@ -68,28 +62,22 @@ def restore(env: gymnasium.Env, data: bytes) -> gymnasium.Env:
 def pickles_exactly(make_env: Callable[[], gymnasium.Env], *, steps: int = 20) -> bool:
     """Return whether an unpickled copy continues exactly as the environment does.
 
-    Many environments unpickle as new ones, built from their arguments, or not at all. Therefore a
-    throw-away environment and a copy made in the middle of its episode are compared over `steps`
-    steps and a reset.
+    Many environments unpickle as new ones, built from their arguments, or not at all. Therefore an
+    environment and a copy made in the middle of its episode are compared over `steps` steps and a
+    reset, and discarded.
     """
-    env = make_env()
-    twin = None
-    try:
-        env.action_space.seed(0)
-        env.reset()
-        _advance(env, [env.action_space.sample() for _ in range(3)])
-        twin = pickle.loads(cloudpickle.dumps(env))
-        actions = [env.action_space.sample() for _ in range(steps)]
-        exact = _same(
-            [_advance(env, actions), env.reset()[0]], [_advance(twin, actions), twin.reset()[0]]
-        )
-        reason = "the copy steps differently"
-    except Exception as error:  # whatever an environment's own pickling raises
-        exact, reason = False, f"{type(error).__name__}: {error}"
-    finally:
-        env.close()
-        if twin is not None:
-            twin.close()
+    with contextlib.ExitStack() as closing:
+        env = closing.enter_context(make_env())
+        try:
+            env.action_space.seed(0)
+            env.reset()
+            _advance(env, [env.action_space.sample() for _ in range(3)])
+            twin = closing.enter_context(pickle.loads(cloudpickle.dumps(env)))
+            actions = [env.action_space.sample() for _ in range(steps)]
+            results = [(_advance(each, actions), each.reset()[0]) for each in (env, twin)]
+            exact, reason = _same(*results), "the copy steps differently"
+        except Exception as error:  # whatever an environment's own pickling raises
+            exact, reason = False, f"{type(error).__name__}: {error}"
     if not exact:
         log.warning("%s cannot be saved exactly (%s)", env, reason)
     return exact
@@ -115,11 +103,7 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def _wrappers(env: gymnasium.Env) -> list[gymnasium.Wrapper]:
-    found = []
-    while isinstance(env, gymnasium.Wrapper):
-        found.append(env)
-        env = env.env
-    return found
+    return [env, *_wrappers(env.env)] if isinstance(env, gymnasium.Wrapper) else []
 
 
 def _attributes(wrapper: gymnasium.Wrapper) -> dict[str, Any]:

@@ -1,10 +1,10 @@
 """A vector that outlives its environments: those that fail are replaced, up to a limit."""
 
 import base64
-import functools
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import gymnasium
 import numpy as np
@@ -32,19 +32,14 @@ class FaultTolerantVector:
         num_envs: N.
         workers: number of processes, at most N; 0 for this process, in which an environment that
             hangs or ends the process takes the run down.
-        timeout: seconds that one call may take in the workers; see `ProcessVector`.
+        timeout: see `ProcessVector`.
         on_fault: called with the row and the traceback of each fault, in row order, before the
             row is replaced. Rows that lose their common worker are one fault, of the first of
             them. An exception raised here ends the call.
 
-    Attributes:
-        num_envs: N.
-        observation_space: one environment's, a Dict of Box.
-        action_space: one environment's, Discrete from 0 or a Box in [-1, 1].
-
     Raises:
-        ValueError: there are no environments, their spaces differ, or `workers` or `timeout` is
-            out of range. Every call that replaces an environment raises it if spaces differ.
+        ValueError: see `LocalVector` and `ProcessVector`. Every call that replaces an environment
+            raises it if spaces differ.
     """
 
     def __init__(
@@ -57,29 +52,21 @@ class FaultTolerantVector:
         on_fault: OnFault,
     ) -> None:
         self._make_env, self._on_fault = make_env, on_fault
-        self._generations = np.zeros(num_envs, np.int64)
+        self.generations = np.zeros(num_envs, np.int64)  # replacements of each row's environment
         self._lost = np.zeros(num_envs, bool)  # failed and replaced, but not yet reported
-        env_fns = [functools.partial(make_env, row, 0) for row in range(num_envs)]
+        env_fns = [partial(make_env, row, 0) for row in range(num_envs)]
         self._vector: Vector = (
             ProcessVector(env_fns, workers, timeout) if workers else LocalVector(env_fns)
         )
+        # As in `Vector`:
         self.num_envs: int = num_envs
         self.observation_space: spaces.Dict = self._vector.observation_space
         self.action_space: spaces.Discrete | spaces.Box = self._vector.action_space
 
-    @property
-    def generations(self) -> np.ndarray:
-        """Number of times that each row's environment was replaced, int64 [N]."""
-        return self._generations.copy()
-
     def reset(self, mask: Mask | None = None) -> dict[str, np.ndarray]:
-        """Begin a new episode in some rows, in new environments where the old ones fail.
+        """Begin a new episode in the rows of a mask, or in all, and return all observations.
 
-        Args:
-            mask: [N] bool, the rows to reset; None for all.
-
-        Returns:
-            The observations of all rows, as `observations` returns them.
+        Environments that fail are replaced until that succeeds.
         """
         mask = self._vector.row_mask(mask)
         while mask.any():
@@ -92,14 +79,11 @@ class FaultTolerantVector:
         """Step every row.
 
         Args:
-            actions: integers [N] for a Discrete action space, floats [N, A] for a Box.
+            actions: see `Vector.step`, which may raise.
 
         Returns:
             The results. Rows in `failed` lost their episode and have a new environment; like those
             in `is_last`, they must be reset.
-
-        Raises:
-            ValueError: actions have a wrong shape or dtype, or a row must be reset first.
         """
         lost = self._lost.copy()
         result, faults = self._vector.step(actions, ~lost)
@@ -109,43 +93,28 @@ class FaultTolerantVector:
         return result
 
     def observations(self) -> dict[str, np.ndarray]:
-        """Return the last observation of every row.
-
-        Returns:
-            Images [N, size, size, C] uint8 and vectors [N, V] float32, as read-only views of
-            memory that `reset`, `step` and `restore` overwrite.
-        """
+        """Return the last observation of every row, see `Vector.observations`."""
         return self._vector.observations()
 
     def state(self) -> list[dict]:
-        """Return N records for `restore`, one per row, as JSON data.
+        """Return N JSON records for `restore`, one per row.
 
-        Each holds `environment`, base64 or None where there is no exact state (see
-        `Vector.get_states`), and `generation`.
+        Each holds `environment`, in base64, or None as in `Vector.get_states`, and `generation`.
         """
         states, faults = self._vector.get_states()
         self._recover(faults)
         return [
-            {
-                "environment": state and base64.b64encode(state).decode(),
-                "generation": int(generation),
-            }
-            for state, generation in zip(states, self._generations, strict=True)
+            {"environment": state and base64.b64encode(state).decode(), "generation": generation}
+            for state, generation in zip(states, self.generations.tolist(), strict=True)
         ]
 
     def restore(self, rows: Sequence[Mapping]) -> np.ndarray:
-        """Resume from the N records that `state` returned.
-
-        Args:
-            rows: one record per row.
+        """Resume from the records that `state` returned.
 
         Returns:
             bool [N], the rows that were restored. The others have environments of the next
             generation, so that they do not repeat the random numbers of the run's start, and
             must be reset.
-
-        Raises:
-            ValueError: there are not N records, or a generation is below 0.
         """
         if len(rows) != self.num_envs:
             raise ValueError(f"{len(rows)} saved environments; this vector has {self.num_envs}")
@@ -153,7 +122,7 @@ class FaultTolerantVector:
         if min(generations) < 0:
             raise ValueError(f"generations must be at least 0, not {generations}")
         states = [row["environment"] and base64.b64decode(row["environment"]) for row in rows]
-        self._generations[:] = generations
+        self.generations[:] = generations
         self._lost[:] = False
         restored, faults = self._vector.set_states(states)
         self._recover(faults)
@@ -177,12 +146,10 @@ class FaultTolerantVector:
             faults = self._replace(rows)
 
     def _replace(self, rows: Sequence[int]) -> list[Fault]:
-        self._generations[rows] += 1
+        self.generations[rows] += 1
+        generations = self.generations.tolist()
         return self._vector.replace(
-            {
-                int(row): functools.partial(self._make_env, int(row), int(self._generations[row]))
-                for row in rows
-            }
+            {row: partial(self._make_env, row, generations[row]) for row in map(int, rows)}
         )
 
 
@@ -197,16 +164,10 @@ class FaultLimit:
         per_hour: number of faults that may happen within an hour; at least 0.
         log: called with the row and the traceback of each fault.
         clock: returns monotonic seconds.
-
-    Raises:
-        ValueError: `per_hour` is out of range.
     """
 
     def __init__(
-        self,
-        per_hour: int,
-        log: OnFault,
-        clock: Callable[[], float] = time.monotonic,
+        self, per_hour: int, log: OnFault, clock: Callable[[], float] = time.monotonic
     ) -> None:
         if per_hour < 0:
             raise ValueError(f"per_hour must be at least 0, not {per_hour}")
@@ -214,11 +175,7 @@ class FaultLimit:
         self._times: deque[float] = deque()  # of the faults within the last hour
 
     def __call__(self, row: int, text: str) -> None:
-        """Count a fault.
-
-        Raises:
-            TooManyFaults: more than `per_hour` faults happened within the last hour.
-        """
+        """Count a fault, and raise TooManyFaults if the last hour had more than `per_hour`."""
         self._log(row, text)
         now = self._clock()
         self._times.append(now)

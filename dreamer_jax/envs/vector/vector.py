@@ -66,17 +66,12 @@ class Vector(abc.ABC):
     step with each other: the vector can only be closed, and further calls raise a ValueError.
 
     The environments are made by `adapt`, which checks actions, observations and rewards. Here
-    they are only copied, between an array per entry and one row of it.
-
-    Attributes:
-        num_envs: N.
-        observation_space: one environment's, a `spaces.Dict` of Box.
-        action_space: one environment's, `spaces.Discrete` from 0 or a `spaces.Box` in [-1, 1].
+    they are only copied between an environment and its row of the arrays.
     """
 
-    num_envs: int
-    observation_space: spaces.Dict
-    action_space: spaces.Discrete | spaces.Box
+    num_envs: int  # N
+    observation_space: spaces.Dict  # one environment's, of Box entries
+    action_space: spaces.Discrete | spaces.Box  # one environment's, from 0 or in [-1, 1]
     _arrays: Arrays
     _unusable = ""  # the reason, if the vector is unusable
 
@@ -85,27 +80,19 @@ class Vector(abc.ABC):
         self.num_envs = len(spaces_of)
         self.observation_space, self.action_space = spaces_of[0]
         boxes = self.observation_space
-        if not isinstance(boxes, spaces.Dict) or not all(
-            isinstance(box, spaces.Box) for box in boxes.values()
-        ):
+        if not isinstance(boxes, spaces.Dict) or {*map(type, boxes.values())} != {spaces.Box}:
             raise ValueError(f"the observation space must be a Dict of Box, not {boxes}: see adapt")
         for row, given in enumerate(spaces_of):
             self._check_spaces(row, given)
         return layout(boxes, self.action_space, self.num_envs)
 
     def reset(self, mask: Mask | None = None) -> list[Fault]:
-        """Begin a new episode in some rows; the others keep their last observation.
-
-        Args:
-            mask: [N] bool, the rows to reset; None for all.
+        """Begin a new episode in the rows of a mask, or in all.
 
         Raises:
             ValueError: the mask is wrong, or a row failed before and was not replaced.
         """
-        self._check_usable()
-        mask = self.row_mask(mask)
-        self._refuse(mask & self._arrays["failed"], "failed: replace them first")
-        self._arrays["mask"][:] = mask
+        self._select(mask)
         faults = self._run("reset").faults
         self._fail(rows_of(faults))
         return faults
@@ -122,27 +109,23 @@ class Vector(abc.ABC):
             ValueError: actions or mask have a wrong shape or dtype, or a row is at the end of its
                 episode, was never reset, or failed before. No row was stepped.
         """
-        self._check_usable()
-        mask = self.row_mask(mask)
-        self._refuse(mask & self._arrays["failed"], "failed: replace them first")
+        mask = self._select(mask)
         closed = mask & ~self._arrays["is_open"]
-        self._refuse(closed, "are at the end of an episode: reset them first")
+        _refuse(closed, "are at the end of an episode: reset them first")
         self._put_actions(np.asarray(actions))
-        self._arrays["mask"][:] = mask
         faults = self._run("step").faults
         failed = self._fail(rows_of(faults))
-        flags = {
+        results = {
             name: np.where(mask & ~failed, self._arrays[name], False)
             for name in ("reward", "is_last", "is_terminal")
         }
-        return StepResult(obs=self.observations(), failed=failed, **flags), faults
+        return StepResult(obs=self.observations(), failed=failed, **results), faults
 
     def observations(self) -> dict[str, np.ndarray]:
-        """Return the last observation of every row.
+        """Return the last observation of every row, images and vectors as `adapt` describes them.
 
         Returns:
-            Images [N, size, size, C] uint8 and vectors [N, V] float32, as read-only views of
-            memory that `reset`, `step` and `set_states` overwrite.
+            Entries [N, ...], read-only views of memory that later calls overwrite.
         """
         self._check_usable()
         views = {key: self._arrays[OBS + key].view() for key in self.observation_space}
@@ -151,10 +134,10 @@ class Vector(abc.ABC):
         return views
 
     def replace(self, env_fns: Mapping[int, EnvFn]) -> list[Fault]:
-        """Close the environments of some rows and build others, which must then be reset.
+        """Replace the environments of some rows by new ones, which must then be reset.
 
         Args:
-            env_fns: row -> function that builds the new environment.
+            env_fns: functions that build the new environments, by row.
 
         Raises:
             ValueError: a row is out of range, or an environment has other spaces; that
@@ -174,9 +157,8 @@ class Vector(abc.ABC):
     def get_states(self) -> tuple[list[bytes | None], list[Fault]]:
         """Return the state of every row, including its last observation, and lost workers.
 
-        Returns:
-            N states. A state is None for an environment that has no exact state, that raised when
-            it was asked for it, which is logged, or that has failed.
+        A state is None for an environment that has no exact one, that raised when it was asked for
+        it, which is logged, or that has failed.
         """
         replies = self._run("get_states")
         _warn("could not be saved", replies.errors)
@@ -207,12 +189,20 @@ class Vector(abc.ABC):
         self._close()
 
     def row_mask(self, mask: Mask | None) -> np.ndarray:
-        """Return a mask as a new bool [N], all True for None; raise a ValueError if it is wrong."""
+        """Return a checked copy of a mask, all True for None."""
         mask = np.ones(self.num_envs, bool) if mask is None else np.array(mask)
         if mask.shape != (self.num_envs,) or mask.dtype != bool:
             raise ValueError(
                 f"mask must be bool [{self.num_envs}], not {mask.dtype} {list(mask.shape)}"
             )
+        return mask
+
+    def _select(self, mask: Mask | None) -> np.ndarray:
+        """Choose the rows of the next command, and return them as bool [N]."""
+        self._check_usable()
+        mask = self.row_mask(mask)
+        _refuse(mask & self._arrays["failed"], "failed: replace them first")
+        self._arrays["mask"][:] = mask
         return mask
 
     def _put_actions(self, actions: np.ndarray) -> None:
@@ -231,10 +221,6 @@ class Vector(abc.ABC):
         if given != expected:
             raise ValueError(f"environment {row} has the spaces {given}, environment 0 {expected}")
 
-    def _refuse(self, rows: np.ndarray, why: str) -> None:
-        if rows.any():
-            raise ValueError(f"environments {np.flatnonzero(rows).tolist()} {why}")
-
     def _fail(self, rows: Sequence[int]) -> np.ndarray:
         """Mark rows as failed, and return them as bool [N]."""
         failed = np.zeros(self.num_envs, bool)
@@ -247,20 +233,20 @@ class Vector(abc.ABC):
         if self._unusable:
             raise ValueError(f"this vector {self._unusable}: build a new one")
 
-    def _run(self, command: str, per_row: list[Any] | None = None) -> Replies:
+    def _run(self, command: str, *per_row: list[Any]) -> Replies:
         self._check_usable()
         self._unusable = "failed or was interrupted in an earlier call"
-        replies = self._call(command, per_row)
+        replies = self._call(command, *per_row)
         self._unusable = ""
         return replies
 
     @abc.abstractmethod
     def _close(self) -> None:
-        """Release the environments, if that has not been done."""
+        """Release the environments, also if that has been done before."""
 
     @abc.abstractmethod
-    def _call(self, command: str, per_row: list[Any] | None = None) -> Replies:
-        """Have all `EnvSlots` execute one of their commands on their part of `per_row`."""
+    def _call(self, command: str, *per_row: list[Any]) -> Replies:
+        """Execute a command of `EnvSlots`, whose arguments have an entry per row."""
 
 
 class LocalVector(Vector):
@@ -290,9 +276,13 @@ class LocalVector(Vector):
     def _close(self) -> None:
         self._slots.close()
 
-    def _call(self, command: str, per_row: list[Any] | None = None) -> Replies:
-        arguments = () if per_row is None else (per_row,)
-        return Replies(*getattr(self._slots, command)(*arguments), lost=[])
+    def _call(self, command: str, *per_row: list[Any]) -> Replies:
+        return Replies(*getattr(self._slots, command)(*per_row), lost=[])
+
+
+def _refuse(rows: np.ndarray, why: str) -> None:
+    if rows.any():
+        raise ValueError(f"environments {np.flatnonzero(rows).tolist()} {why}")
 
 
 def _warn(what: str, errors: Mapping[int, str]) -> None:

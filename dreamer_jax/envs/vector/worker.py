@@ -65,12 +65,9 @@ def build_pickled(env_fn: bytes) -> gymnasium.Env:
 
 
 def serve(connection: socket.socket, count: int, attachment: Attachment | None) -> None:
-    """Execute commands until the parent closes the connection or dies.
+    """Execute commands for `count` rows until the parent closes the connection or dies.
 
-    Args:
-        connection: brings pickled tuples of a command and its arguments, and takes the replies.
-        count: number of rows of this worker.
-        attachment: the shared memory, if it exists already.
+    A command is a pickled tuple of the name of a method of the slots and its arguments.
     """
     # Both signals are sent to the whole process group, and the parent decides what to do. SIGTERM
     # gets a handler, because programs that an environment starts would inherit SIG_IGN and could
@@ -80,17 +77,17 @@ def serve(connection: socket.socket, count: int, attachment: Attachment | None) 
     threading.Thread(target=_end_with_parent, daemon=True).start()
     cv2.setNumThreads(0)
     connection.set_inheritable(False)
-    worker = _Worker(count)
+    slots = _SharedSlots(count)
     if attachment is not None:
-        worker.attach(*attachment)
+        slots.attach_memory(*attachment)
     with connection, connection.makefile("rb") as stream:
         try:
             while True:
-                reply = worker.reply(*pickle.load(stream))
+                reply = _reply(slots, *pickle.load(stream))
                 connection.sendall(HEADER.pack(len(reply)) + reply)
         except (EOFError, OSError, pickle.UnpicklingError):
             pass  # the parent has closed the connection
-        worker.close()
+        slots.close()
 
 
 def _end_with_parent() -> None:
@@ -100,25 +97,16 @@ def _end_with_parent() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-class _Worker:
-    def __init__(self, count: int) -> None:
-        self._slots = EnvSlots(count)
-        self._memory: Memory | None = None
-
-    def attach(self, name: str, shapes: Layout, rows: slice) -> None:
+class _SharedSlots(EnvSlots):
+    def attach_memory(self, name: str, shapes: Layout, rows: slice) -> None:
         self._memory = Memory(name)
-        self._slots.attach(views(self._memory, shapes, rows))
+        self.attach(views(self._memory, shapes, rows))
 
-    def reply(self, command: str, *arguments: Any) -> bytes:
-        """Return, pickled, None and the result, or the kind of error to raise and the traceback."""
-        target = self if command == "attach" else self._slots
-        try:
-            return pickle.dumps((None, getattr(target, command)(*arguments)))
-        except Exception as error:
-            kind = ValueError if isinstance(error, ValueError) else RuntimeError
-            return pickle.dumps((kind, traceback.format_exc()))
 
-    def close(self) -> None:
-        self._slots.close()
-        if self._memory is not None:
-            self._memory.close()
+def _reply(slots: _SharedSlots, command: str, *arguments: Any) -> bytes:
+    """Return, pickled, None and the result, or the kind of error to raise and the traceback."""
+    try:
+        return pickle.dumps((None, getattr(slots, command)(*arguments)))
+    except Exception as error:
+        kind = ValueError if isinstance(error, ValueError) else RuntimeError
+        return pickle.dumps((kind, traceback.format_exc()))
