@@ -24,13 +24,14 @@ class Layout:
     entries: dict[str, tuple[tuple[int, ...], np.dtype]]  # shape and dtype of one record, by key
 
     @property
+    def step_nbytes(self) -> int:
+        """The size of one record of all entries in bytes."""
+        return sum(map(self.record_nbytes, self.entries))
+
+    @property
     def nbytes(self) -> int:
         """The size of all arrays in bytes once every slot has been written."""
-        return self.envs * self.slots * sum(self.record_nbytes(key) for key in self.entries)
-
-    def shape(self, key: str) -> tuple[int, ...]:
-        """Return the shape [E, slots, *record] of an entry's array."""
-        return (self.envs, self.slots, *self.entries[key][0])
+        return self.envs * self.slots * self.step_nbytes
 
     def record_nbytes(self, key: str) -> int:
         """Return the size of one record of an entry in bytes."""
@@ -38,7 +39,6 @@ class Layout:
         return math.prod(shape) * dtype.itemsize
 
     def to_json(self) -> str:
-        """Return the layout as JSON text."""
         return json.dumps(self._fields(), indent=1)
 
     @classmethod
@@ -64,12 +64,11 @@ class Layout:
             key: {"shape": list(shape), "dtype": dtype.str}
             for key, (shape, dtype) in self.entries.items()
         }
-        sizes = {"envs": self.envs, "capacity": self.capacity, "slots": self.slots}
-        return sizes | {"entries": entries}
+        return {**vars(self), "entries": entries}
 
 
 def make_layout(*, spec: Spec, num_envs: int, capacity: int, slack: int, length: int) -> Layout:
-    """Check every number and return the layout of one member's replay.
+    """Check the arguments and return the layout of one member's replay.
 
     Args:
         spec: shape and dtype of one record, per key.
@@ -77,9 +76,6 @@ def make_layout(*, spec: Spec, num_envs: int, capacity: int, slack: int, length:
         capacity: records kept per member, shared evenly by its environments.
         slack: records per stream that may be written between two checkpoints, at least 1.
         length: records in a sequence; only checked against the capacity.
-
-    Raises:
-        ValueError: a number is out of range, or the spec lacks an entry.
     """
     _check_spec(spec)
     for name, value in (("capacity", capacity), ("num_envs", num_envs), ("length", length)):
