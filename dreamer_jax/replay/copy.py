@@ -117,12 +117,11 @@ def _copy_entry(member: MemberReplay, key: str, target: Path) -> None:
         for env, slots in enumerate(member.slots.tolist()):
             old.seek(env * stream)
             new.seek(env * stream)
-            remaining = slots * record
-            while remaining:
-                chunk = old.read(min(remaining, CHUNK))
+            stop = env * stream + slots * record
+            while (start := old.tell()) < stop:
+                chunk = old.read(min(CHUNK, stop - start))
                 if not chunk:
                     raise UsageError(f"{source} is damaged: it ends before its last record")
                 new.write(chunk)
-                remaining -= len(chunk)
         new.flush()
         os.fsync(new.fileno())

@@ -78,7 +78,8 @@ def make_layout(*, spec: Spec, num_envs: int, capacity: int, slack: int, length:
         length: records in a sequence; only checked against the capacity.
     """
     _check_spec(spec)
-    for name, value in (("capacity", capacity), ("num_envs", num_envs), ("length", length)):
+    numbers = {"capacity": capacity, "num_envs": num_envs, "length": length, "slack": slack}
+    for name, value in numbers.items():
         if value < 1:
             raise ValueError(f"replay {name} must be at least 1, got {value}")
     kept = int(capacity // num_envs)
@@ -87,8 +88,6 @@ def make_layout(*, spec: Spec, num_envs: int, capacity: int, slack: int, length:
             f"replay capacity {capacity} over {num_envs} environments keeps {kept} steps per "
             f"environment, fewer than the sequence length {length}"
         )
-    if slack < 1:
-        raise ValueError(f"replay slack must be at least 1 step, got {slack}")
     entries = {
         key: (tuple(int(size) for size in shape), np.dtype(dtype))
         for key, (shape, dtype) in sorted(spec.items())

@@ -74,6 +74,7 @@ class Replay:
         if not seeds:
             raise ValueError("replay needs at least 1 member, got 0")
         self.num_members = len(seeds)
+        self.slack = slack  # records per stream that may be added between two calls of `pin`
         self._generators = [replay_generator(seed) for seed in seeds]
         self._sampler = lookup(SAMPLERS, sampling, "replay sampling")
         self._layout = make_layout(
@@ -109,11 +110,6 @@ class Replay:
     def ready(self) -> bool:
         """True if `draw` can serve every member."""
         return bool(self.sampleable.all())
-
-    @property
-    def slack(self) -> int:
-        """Records per stream that may be added between two calls of `pin`."""
-        return self._layout.slots - self._layout.capacity
 
     @property
     def remaining_slack(self) -> int:

@@ -50,7 +50,7 @@ class Ring:
         return np.array(self._high_water)
 
     def preallocate(self, records: int) -> None:
-        """Reserve disk space for the first `records` slots of every stream; OSError if it is full."""
+        """Reserve the disk space of the first `records` slots of every stream, or raise OSError."""
         layout = self._layout
         records = min(records, layout.slots)
         if records <= self._reserved:
@@ -204,7 +204,7 @@ def check_version(directory: Path) -> None:
 
 
 def _check_existing(layout: Layout, directory: Path) -> bool:
-    """Return whether a directory holds a ring; UsageError if it has another layout or is damaged."""
+    """Return whether a directory holds a ring; UsageError if of another layout or damaged."""
     file = directory / LAYOUT_FILE
     if not file.exists():
         return False

@@ -1,20 +1,17 @@
 """Draw curves.png: the rows of metrics.jsonl, a panel per metric and a line per member."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dreamer_jax.errors import lookup
 from dreamer_jax.files import replacing
 from dreamer_jax.metrics import HYPER, PLOTTED
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-X_LABELS = {"frame": "frames", "env_step": "env steps", "update": "updates"}
 
 # Okabe and Ito's colours, distinguishable with any colour vision; without their yellow and black.
 FEW_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -27,10 +24,9 @@ Line = tuple[np.ndarray, np.ndarray]  # x [T] ascending, y [T] finite
 
 
 def draw_curves(
-    rows: Iterable[Mapping[str, Any]],
-    path: str | Path,
+    rows: Sequence[Mapping[str, Any]],
+    path: Path,
     *,
-    x: str = "frame",
     keys: Sequence[str] | None = None,
     title: str = "",
 ) -> None:
@@ -41,21 +37,16 @@ def draw_curves(
 
     Args:
         rows: as from `read_metrics`; a key that is missing or None in a row gives no point.
-        path: the PNG; its directory must exist.
-        x: "frame", "env_step" or "update".
         keys: one panel each; None for those of `metrics.PLOTTED` that the rows have.
-        title: drawn above the panels.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    x_label = lookup(X_LABELS, x, "x")
-    rows = list(rows)
     seeds = {row["member"]: row["seed"] for row in sorted(rows, key=lambda row: row["member"])}
     settings = {row["member"]: _setting(row) for row in rows}
-    panels = {key: _lines(rows, x, key) for key in (PLOTTED if keys is None else keys)}
-    if keys is None:
+    panels = {key: _lines(rows, key) for key in keys or PLOTTED}
+    if not keys:
         panels = {key: lines for key, lines in panels.items() if lines}
-    figure = _figure(panels, seeds, settings, x_label, title)
+    figure = _figure(panels, seeds, settings, title)
     FigureCanvasAgg(figure)
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png")
@@ -64,8 +55,7 @@ def draw_curves(
 def mean_line(lines: Sequence[Line]) -> Line | None:
     """Return the mean of lines over their common x range; None if they have none.
 
-    Lines are interpolated linearly, so that members which finish episodes at different times can be
-    averaged, and not extrapolated.
+    Lines are interpolated linearly, because members finish episodes at different times.
     """
     low = max(xs[0] for xs, _ in lines)
     high = min(xs[-1] for xs, _ in lines)
@@ -76,13 +66,13 @@ def mean_line(lines: Sequence[Line]) -> Line | None:
     return grid, np.mean([np.interp(grid, xs, ys) for xs, ys in lines], axis=0)
 
 
-def _lines(rows: Sequence[Mapping[str, Any]], x: str, key: str) -> dict[int, Line]:
+def _lines(rows: Sequence[Mapping[str, Any]], key: str) -> dict[int, Line]:
     """Return the line of each member that has a point."""
     points: dict[int, dict[float, float]] = {}
     for row in rows:
         value = row.get(key)
         if isinstance(value, int | float) and np.isfinite(value):
-            points.setdefault(row["member"], {})[row[x]] = value
+            points.setdefault(row["member"], {})[row["frame"]] = value
     return {
         member: tuple(np.array(sorted(line.items()), dtype=float).T)
         for member, line in sorted(points.items())
@@ -99,7 +89,6 @@ def _figure(
     panels: Mapping[str, Mapping[int, Line]],  # lines by metric and member
     seeds: Mapping[int, int],  # by member
     settings: Mapping[int, str],  # by member
-    x_label: str,
     title: str,
 ) -> "Figure":
     from matplotlib.figure import Figure
@@ -121,7 +110,7 @@ def _figure(
     right = max([1.0, *(xs[-1] for members in panels.values() for xs, _ in members.values())])
     for index, (key, members) in enumerate(panels.items()):
         axes = figure.add_subplot(lines, columns, index + 1)
-        _style(axes, key, x_label if index + columns >= len(panels) else "")
+        _style(axes, key, "frames" if index + columns >= len(panels) else "")
         # All panels share the range, so that they can be compared.
         axes.set_xlim(0, 1.02 * right)
         _draw(axes, members, {m: colours[name] for m, name in names.items()}, settings)

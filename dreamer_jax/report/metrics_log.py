@@ -130,15 +130,11 @@ class MetricsLog:
         Raises:
             ValueError: the file is shorter, or `offset` is not the end of a line.
         """
-        if not 0 <= offset <= self.offset:
+        inside = 0 < offset <= self.offset
+        if offset and not (inside and os.pread(self._file.fileno(), 1, offset - 1) == b"\n"):
             raise ValueError(
-                f"{self._path}: cannot go back to byte {offset}, the file holds {self.offset} "
-                "bytes of complete lines; it was changed since the checkpoint was written"
-            )
-        if offset and os.pread(self._file.fileno(), 1, offset - 1) != b"\n":
-            raise ValueError(
-                f"{self._path}: byte {offset} is not the end of a line; the file was changed "
-                "since the checkpoint was written"
+                f"{self._path}: byte {offset} of {self.offset} is not the end of a line; the file "
+                "was changed since the checkpoint was written"
             )
         self._file.truncate(offset)
         self.offset, self._torn = offset, False

@@ -21,7 +21,7 @@ TEXT = (225, 225, 225)
 BORDER = 2  # pixels
 GAP = 6  # pixels between cells
 MARGIN = 18  # pixels left and above, for labels
-MAX_FPS = 50  # viewers slow a GIF of less than 20 ms per frame down to 100 ms
+OPEN_LOOP_MS, EPISODE_MS = 120, 70  # per frame; a GIF counts hundredths of a second
 
 
 class OpenLoopVideo(NamedTuple):
@@ -54,7 +54,6 @@ def open_loop_gif(
     path: str | Path,
     *,
     context: int,
-    fps: float = 8,
     scale: int = 2,
 ) -> None:
     """Write a looping GIF with three rows: the truth, the prediction and the error.
@@ -68,7 +67,6 @@ def open_loop_gif(
             ones are black.
         path: the GIF, replaced atomically; its directory must exist.
         context: the number of initial frames, 0..T, that are reconstructions.
-        fps: frames per second, 1..50.
         scale: a whole number; each pixel becomes scale x scale pixels.
 
     Raises:
@@ -84,7 +82,6 @@ def open_loop_gif(
         raise ValueError(f"context must be in 0..{length}, the length of truth, got {context}")
     if scale < 1 or scale != int(scale):
         raise ValueError(f"scale must be a whole number of at least 1, got {scale}")
-    duration = _frame_ms(fps)
     truth = _unit("truth", truth)
     # Tolerates the rounding of a shift to [-0.5, 0.5] and back; negated so that NaN fails too.
     if not (truth.min() >= -1e-3 and truth.max() <= 1 + 1e-3):
@@ -96,28 +93,18 @@ def open_loop_gif(
         f"context {t + 1}/{context}" if t < context else f"open loop +{t + 1 - context}"
         for t in range(length)
     ]
-    _save(_label(_grids(rows, context), captions), path, duration)
+    _save(_label(_grids(rows, context), captions), path, OPEN_LOOP_MS)
 
 
-def episode_gif(frames: np.ndarray, path: str | Path, fps: float = 15) -> None:
-    """Write the frames of an episode as a looping GIF.
-
-    Args:
-        frames: uint8 [T, H, W, C], C 1 or 3.
-        path: the GIF, replaced atomically; its directory must exist.
-        fps: frames per second, 1..50.
-
-    Raises:
-        ValueError: an argument has another shape, type or range.
-    """
+def episode_gif(frames: np.ndarray, path: str | Path) -> None:
+    """Write the frames of an episode, uint8 [T, H, W, C] with C 1 or 3, as a looping GIF."""
     from PIL import Image
 
     _check_images("frames", frames, "THWC")
     if frames.dtype != np.uint8:
         raise ValueError(f"frames must be uint8, not {frames.dtype}")
-    duration = _frame_ms(fps)
     frames = np.ascontiguousarray(np.broadcast_to(frames, (*frames.shape[:-1], 3)))
-    _save([Image.fromarray(frame) for frame in frames], path, duration)
+    _save([Image.fromarray(frame) for frame in frames], path, EPISODE_MS)
 
 
 def _check_images(name: str, images: np.ndarray, axes: str) -> None:
@@ -133,13 +120,6 @@ def _unit(name: str, images: np.ndarray) -> np.ndarray:
     if not np.issubdtype(images.dtype, np.floating):
         raise ValueError(f"{name} must be uint8 or float, not {images.dtype}")
     return images.astype(np.float32)
-
-
-def _frame_ms(fps: float) -> int:
-    if not 1 <= fps <= MAX_FPS:
-        raise ValueError(f"fps must be in 1..{MAX_FPS}, got {fps}")
-    # A GIF counts hundredths of a second.
-    return 10 * round(100 / fps)
 
 
 def _grids(rows: np.ndarray, context: int) -> np.ndarray:

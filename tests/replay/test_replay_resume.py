@@ -192,7 +192,7 @@ def test_reopening_another_layout_names_the_difference(tmp_path):
             dict(sampling="episode"),
             "'episode'; choose one of: episodes, episodes_uniform, time. Did you mean 'episodes'",
         ),
-        (dict(slack=0), "slack must be at least 1 step, got 0"),
+        (dict(slack=0), "slack must be at least 1, got 0"),
         (dict(batch=0), "batch must be at least 1, got 0"),
         (dict(length=0), "length must be at least 1, got 0"),
         (dict(num_envs=0), "num_envs must be at least 1, got 0"),
