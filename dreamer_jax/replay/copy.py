@@ -71,10 +71,9 @@ def open_member(directory: Path, replay: Mapping, prefetch: Mapping | None) -> M
 
 def check_alike(members: Sequence[MemberReplay]) -> None:
     """Raise UsageError unless all members' replays have the same layout."""
-    first = members[0]
-    for other in members[1:]:
-        differences = first.layout.differences(other.layout)
-        if differences:
+    first, *others = members
+    for other in others:
+        if differences := first.layout.differences(other.layout):
             raise UsageError(
                 f"the replays in {first.directory} and {other.directory} have different layouts: "
                 f"{'; '.join(differences)}"

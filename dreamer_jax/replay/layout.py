@@ -77,7 +77,7 @@ def make_layout(*, spec: Spec, num_envs: int, capacity: int, slack: int, length:
         slack: records per stream that may be written between two checkpoints, at least 1.
         length: records in a sequence; only checked against the capacity.
     """
-    _check_spec(spec)
+    entries = _checked_entries(spec)
     numbers = {"capacity": capacity, "num_envs": num_envs, "length": length, "slack": slack}
     for name, value in numbers.items():
         if value < 1:
@@ -88,27 +88,24 @@ def make_layout(*, spec: Spec, num_envs: int, capacity: int, slack: int, length:
             f"replay capacity {capacity} over {num_envs} environments keeps {kept} steps per "
             f"environment, fewer than the sequence length {length}"
         )
-    entries = {
-        key: (tuple(int(size) for size in shape), np.dtype(dtype))
-        for key, (shape, dtype) in sorted(spec.items())
-    }
     return Layout(envs=int(num_envs), capacity=kept, slots=kept + int(slack), entries=entries)
 
 
-def _check_spec(spec: Spec) -> None:
-    """Raise ValueError unless `spec` has a scalar reward, scalar flags, and no empty entry."""
+def _checked_entries(spec: Spec) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    """Return a spec sorted by key, with a scalar reward, scalar flags, and no empty entry."""
     missing = [key for key in SCALARS if key not in spec]
     if missing:
         raise ValueError(f"replay spec lacks {missing}, it has {sorted(spec)}")
-    for key, (shape, dtype) in spec.items():
-        if any(int(size) < 1 for size in shape) or np.dtype(dtype).hasobject:
+    entries = {}
+    for key, (shape, dtype) in sorted(spec.items()):
+        entries[key] = shape, dtype = tuple(int(size) for size in shape), np.dtype(dtype)
+        if any(size < 1 for size in shape) or dtype.hasobject:
             raise ValueError(
-                f"replay entry {key!r} has shape {tuple(shape)} and dtype {np.dtype(dtype)}: "
-                "every axis must be at least 1 and the dtype of fixed size"
+                f"replay entry {key!r} has shape {shape} and dtype {dtype}: every axis must be at "
+                "least 1 and the dtype of fixed size"
             )
-    for key in SCALARS:
-        if tuple(spec[key][0]) != ():
-            raise ValueError(f"replay entry {key!r} must be a scalar, got shape {spec[key][0]}")
-    for key in FLAGS:
-        if np.dtype(spec[key][1]) != np.bool_:
-            raise ValueError(f"replay entry {key!r} must be bool, got {np.dtype(spec[key][1])}")
+        if key in SCALARS and shape:
+            raise ValueError(f"replay entry {key!r} must be a scalar, got shape {shape}")
+        if key in FLAGS and dtype != np.bool_:
+            raise ValueError(f"replay entry {key!r} must be bool, got {dtype}")
+    return entries

@@ -308,12 +308,12 @@ class Replay:
 
     def _check_order(self, streams: tuple[np.ndarray, np.ndarray], is_first: np.ndarray) -> None:
         """Raise ValueError if an episode begins inside another, or without `is_first`."""
-        wrong = is_first != (self._episode_start[streams] < 0)
-        if np.any(wrong):
-            member, env = (int(part[wrong][0]) for part in streams)
+        wrong = np.flatnonzero(is_first != (self._episode_start[streams] < 0))
+        if wrong.size:
+            member, env = (index[wrong[0]] for index in streams)
             problem = (
                 "starts an episode inside another, call close_open first"
-                if is_first[wrong][0]
+                if is_first[wrong[0]]
                 else "continues without is_first although no episode is in progress"
             )
             raise ValueError(f"replay stream of member {member}, environment {env} {problem}")

@@ -208,8 +208,7 @@ def _check_existing(layout: Layout, directory: Path) -> bool:
     file = directory / LAYOUT_FILE
     if not file.exists():
         return False
-    differences = Layout.from_json(file.read_text()).differences(layout)
-    if differences:
+    if differences := Layout.from_json(file.read_text()).differences(layout):
         raise UsageError(
             f"the replay in {directory} has another layout (there -> asked for): "
             f"{'; '.join(differences)}. Use the settings it was made with, or another directory"
@@ -258,7 +257,7 @@ def _check_disk(layout: Layout, members: Sequence[Path]) -> None:
 
 
 def _allow_open_files(count: int) -> None:
-    """Raise the process's limit of open files, as far as it may: every memory map holds one."""
+    """Raise the limit of open files as far as the process may: every memory map holds one."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = count + OTHER_FILES
     if hard != resource.RLIM_INFINITY:

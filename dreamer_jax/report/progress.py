@@ -52,7 +52,7 @@ class Progress:
 
         Args:
             total_steps: env steps per member at the end of the run, at least 1.
-            seeds: [M], at least one.
+            seeds: [M].
             enabled: True for the live display, False for plain lines, None for the one that suits
                 `stream`.
             settings: [M], the hyperparameters of each member in words; empty if members differ
@@ -62,10 +62,6 @@ class Progress:
             window: seconds over which frames/s and updates/s are averaged.
             clock: returns seconds; not wall time, which jumps.
         """
-        if total_steps < 1:
-            raise ValueError(f"total_steps must be at least 1, got {total_steps}")
-        if not seeds:
-            raise ValueError("seeds is empty; there is one per member")
         self._stream = sys.stdout if stream is None else stream
         self._console = Console(file=self._stream, force_terminal=enabled or None)
         if enabled is None:
@@ -75,7 +71,6 @@ class Progress:
         self._plain_every, self._window, self._clock = plain_every, window, clock
         self._points: deque[_Point] = deque()
         self._now = _Point(0.0, 0, 0, 0)
-        self._note = ""
         self._train: list[Latest] = [None] * len(seeds)
         self._eval: list[Latest] = [None] * len(seeds)
         self._last_plain = -math.inf
@@ -102,7 +97,6 @@ class Progress:
         frame: int,
         update: int,
         returns: Sequence[float | None],
-        note: str = "",
         *,
         eval_returns: Sequence[float | None] = (),
     ) -> None:
@@ -112,11 +106,10 @@ class Progress:
             env_step, frame, update: counts per member so far. Rates count from the first call, so
                 that a resumed run shows its own speed.
             returns: [M], the train_return of each member; None keeps the last one and its step.
-            note: a few words after the counters, such as the current activity.
             eval_returns: [M], likewise for eval_return; or empty.
         """
         self._now = _Point(self._clock(), env_step, frame, update)
-        self._note, self._unshown = note, True
+        self._unshown = True
         self._keep("returns", self._train, returns)
         if eval_returns:
             self._keep("eval_returns", self._eval, eval_returns)
@@ -157,7 +150,7 @@ class Progress:
         if rates:
             each = f"{members} members x " if members > 1 else ""
             parts += [f"{each}{_rate(rates.frame)} frames/s", f"{_rate(rates.update)} updates/s"]
-        return parts + [self._note] * bool(self._note)
+        return parts
 
     def _share(self) -> str:
         """Return '12.5%  01:23:45 left'; without the time while there is no rate."""
