@@ -54,19 +54,17 @@ class Replay:
             spec: shape and dtype of one record, per key; has `reward` and bool `is_first`,
                 `is_last`, `is_terminal`, all scalars, and any other entries to keep.
             seeds: [M], not negative; may repeat.
-            num_envs: E, environments per member.
+            num_envs: E.
             capacity: agent steps kept per member; each stream keeps capacity // E.
             slack: steps per stream that may be added between two calls of `pin`.
-            batch: B, sequences per draw and member.
-            length: L, records per sequence.
+            batch, length: a draw gives each member B sequences of L records.
             sampling: a key of `SAMPLERS`: `episodes` (uniform over complete episodes of at least L
                 records, ends favoured), `episodes_uniform` (the same, all starts in an episode
                 equally likely) or `time` (uniform over all live windows of L records).
             directory: for the memory-mapped files; None keeps everything in memory.
 
         Raises:
-            ValueError: an argument is out of range, or `directory` holds a replay of another layout
-                or a damaged one.
+            ValueError: an argument is out of range, or the files are damaged or of another layout.
             OSError: the disk has less space than the full replay needs.
         """
         if batch < 1:

@@ -35,7 +35,8 @@ class Ring:
         """Allocate a ring lazily in memory, or open the files that `open_rings` made."""
         self._layout, self._directory = layout, directory
         self._maps: list[np.memmap] = []  # of the files
-        self._high_water = self._array(HIGH_WATER_FILE, np.dtype(np.int64), (layout.envs,))
+        # The largest number of records ever written per stream, [E].
+        self.high_water = self._array(HIGH_WATER_FILE, np.dtype(np.int64), (layout.envs,))
         self._rows = {
             key: self._array(entry_name(key), dtype, (layout.envs * layout.slots, *record))
             for key, (record, dtype) in layout.entries.items()
@@ -43,11 +44,6 @@ class Ring:
         # Where the system cannot reserve space, a full disk still kills the process.
         reserves = directory is not None and hasattr(os, "posix_fallocate")
         self._reserved = 0 if reserves else layout.slots
-
-    @property
-    def high_water(self) -> np.ndarray:
-        """The largest number of records ever written per stream, [E] int64."""
-        return np.array(self._high_water)
 
     def preallocate(self, records: int) -> None:
         """Reserve the disk space of the first `records` slots of every stream, or raise OSError."""
@@ -76,8 +72,8 @@ class Ring:
         """Write the record `step[key][index]` to a stream, in slots that are preallocated."""
         # Before the data, so that neither a gather in another thread nor a later process ever
         # trusts a slot that is half written.
-        if record >= self._high_water[env]:
-            self._high_water[env] = record + 1
+        if record >= self.high_water[env]:
+            self.high_water[env] = record + 1
         row = self._row(env, record)
         for key, rows in self._rows.items():
             rows[row] = step[key][index]
@@ -104,12 +100,12 @@ class Ring:
             # The default mode, "raise", copies twice.
             rows.take(row, axis=0, out=out[key], mode="clip")
         # After the copy, to notice records that were overwritten meanwhile.
-        if not intact(self._layout, self._high_water, env, start):
+        if not intact(self._layout, self.high_water, env, start):
             raise RuntimeError("replay indices are too old: their records have been overwritten")
 
     def clear(self) -> None:
         """Forget everything written before."""
-        self._high_water[:] = 0
+        self.high_water[:] = 0
 
     def flush(self) -> None:
         """Write the files to disk; may run in another thread."""
@@ -122,7 +118,7 @@ class Ring:
         """Flush and release the arrays; no record can be read or written afterwards."""
         self.flush()
         self._maps, self._rows = [], {}
-        self._high_water = np.array(self._high_water)
+        self.high_water = np.array(self.high_water)
 
     def _array(self, name: str, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
         if self._directory is None:

@@ -86,9 +86,9 @@ def _setting(row: Mapping[str, Any]) -> str:
 
 
 def _figure(
-    panels: Mapping[str, Mapping[int, Line]],  # lines by metric and member
-    seeds: Mapping[int, int],  # by member
-    settings: Mapping[int, str],  # by member
+    panels: Mapping[str, Mapping[int, Line]],  # by metric and member
+    seeds: Mapping[int, int],  # by member, as are settings
+    settings: Mapping[int, str],
     title: str,
 ) -> "Figure":
     from matplotlib.figure import Figure

@@ -72,14 +72,12 @@ class MetricsLog:
         """Open or create the file, and remove a torn last line.
 
         Args:
-            path: the file; its directory must exist.
             warn: called with a message when writing begins to fail, when lines begin to be dropped,
                 and when writing works again.
             pending_limit: bytes of pending lines to hold; beyond it the oldest are dropped.
         """
         self._path, self._warn, self._pending_limit = path, warn, pending_limit
         self._pending: deque[bytes] = deque()
-        self._pending_bytes = 0
         self._dropped = 0
         self._error: OSError | None = None  # of the last write, if it failed
         # Unbuffered: a buffer would hide how much of a failed write reached the file.
@@ -104,9 +102,7 @@ class MetricsLog:
         Raises:
             ValueError: a row lacks a key or holds another value; none is written then.
         """
-        lines = [encode_row(row) for row in rows]
-        self._pending.extend(lines)
-        self._pending_bytes += sum(map(len, lines))
+        self._pending += [encode_row(row) for row in rows]
         self._drain()
 
     def flush(self) -> bool:
@@ -139,7 +135,6 @@ class MetricsLog:
         self._file.truncate(offset)
         self.offset, self._torn = offset, False
         self._pending = deque(line.encode() for line in pending)
-        self._pending_bytes = sum(map(len, self._pending))
 
     def close(self) -> None:
         """Retry the pending lines a last time, and close the file.
@@ -162,7 +157,7 @@ class MetricsLog:
         try:
             while self._pending:
                 self._append(self._pending[0])
-                self._pending_bytes -= len(self._pending.popleft())
+                self._pending.popleft()
         except OSError as error:
             self._fail(error)
             return False
@@ -195,9 +190,9 @@ class MetricsLog:
         with contextlib.suppress(OSError):
             self._file.truncate(self.offset)
             self._torn = False
-        before = self._dropped
-        while self._pending_bytes > self._pending_limit:
-            self._pending_bytes -= len(self._pending.popleft())
+        before, size = self._dropped, sum(map(len, self._pending))
+        while size > self._pending_limit:
+            size -= len(self._pending.popleft())
             self._dropped += 1
         if self._dropped and not before:
             self._warn(

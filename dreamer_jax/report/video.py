@@ -65,9 +65,9 @@ def open_loop_gif(
         truth: [N, T, H, W, C], N examples side by side, C 1 or 3; uint8, or float in [0, 1].
         prediction: of the same shape; uint8 or float. Floats are clipped to [0, 1], and non-finite
             ones are black.
-        path: the GIF, replaced atomically; its directory must exist.
+        path: the GIF, replaced atomically.
         context: the number of initial frames, 0..T, that are reconstructions.
-        scale: a whole number; each pixel becomes scale x scale pixels.
+        scale: each pixel becomes scale x scale pixels.
 
     Raises:
         ValueError: an argument has another shape, type or range.

@@ -104,15 +104,14 @@ class WandbProcess:
             return
         self._process.stdin.close()
         try:
-            if self._process.wait(timeout) == 0:
-                self._show_warnings()
-                self._release()
-            else:
-                self.check()
+            status = self._process.wait(timeout)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
             self._end(f"not finished within {timeout:g} s")
+        else:
+            self._show_warnings()
+            self._end(self._reason(status) if status else "")
 
     def _show_warnings(self) -> None:
         # `pread`: the reader's process shares the file's position.
@@ -132,16 +131,15 @@ class WandbProcess:
         lines = tail.decode(errors="replace").strip("\n")
         return lines.rpartition("\n")[2] or f"exit status {status}"
 
-    def _end(self, reason: str) -> None:
-        self._release()
-        self._warn(
-            f"{WARNING}{reason.rstrip('.')}. Reporting has ended, training continues; the next "
-            "start sends what is missing"
-        )
-
-    def _release(self) -> None:
+    def _end(self, failure: str) -> None:
+        """Release the pipes of the reader; warn unless `failure` is empty."""
         if self._output is not None:
             self._output.close()
         if self._process is not None:
             self._process.stdin.close()
             self._process = None
+        if failure:
+            self._warn(
+                f"{WARNING}{failure.rstrip('.')}. Reporting has ended, training continues; the "
+                "next start sends what is missing"
+            )

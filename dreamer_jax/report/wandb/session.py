@@ -3,9 +3,9 @@
 import collections
 import contextlib
 import sys
-import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,11 @@ class WandbSession:
                 program=self._info.command[0],
                 silent=True,
                 save_code=False,
-                stop_fn=partial(self._refuse_stop, name),
+                # One member's stop button would have to stop all members.
+                stop_fn=partial(
+                    self._warn,
+                    f"a stop of {name} was requested and is ignored; stop the training process",
+                ),
                 x_disable_stats=job_type == "member",  # the aggregate has the load of the machine
                 x_transaction_log_flush_interval=FLUSH_SECONDS,
             ),
@@ -80,10 +84,6 @@ class WandbSession:
         run.define_metric("frame")
         run.define_metric("*", step_metric="frame")
         return run
-
-    def _refuse_stop(self, name: str) -> None:
-        # One member's stop button would have to stop all members.
-        self._warn(f"a stop of {name} was requested and is ignored; stop the training process")
 
     def send_rows(self) -> bool:
         """Send the groups of rows that have been completed; return whether there were any."""
@@ -111,21 +111,9 @@ class WandbSession:
 
     def finish(self) -> None:
         """Finish the runs, all at once: each waits for its own upload."""
-        errors = []
-
-        def finish(run):
-            try:
-                run.finish()
-            except Exception as error:
-                errors.append(error)
-
-        threads = [threading.Thread(target=finish, args=(r,), daemon=True) for r in self._runs]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        if errors:
-            raise errors[0]
+        with ThreadPoolExecutor(len(self._runs)) as pool:
+            for finished in [pool.submit(run.finish) for run in self._runs]:
+                finished.result()
 
     def _send(self, group: Group) -> None:
         """Send a history row to every member of a group and to the aggregate."""
