@@ -15,7 +15,7 @@ from conftest import SHALLOW, make_tiny_config
 from dreamer_jax import config as config_lib
 from dreamer_jax import train
 from dreamer_jax.replay.layout import Layout
-from dreamer_jax.replay.ring import HIGH_WATER_FILE, LAYOUT_FILE, entry_file
+from dreamer_jax.replay.ring import HIGH_WATER_FILE, LAYOUT_FILE, entry_name
 from dreamer_jax.report.metrics_log import read_metrics
 from dreamer_jax.run.load import read_checkpoint
 from dreamer_jax.run.setup import build
@@ -141,8 +141,9 @@ def live_records(workdir, host):
     for number, member in enumerate(host["members"]):
         directory = WorkDir(workdir).replay / str(number)
         layout = Layout.from_json((directory / LAYOUT_FILE).read_text())
-        for key, (_, dtype) in layout.entries.items():
-            array = np.memmap(entry_file(directory, key), dtype, "r", shape=layout.shape(key))
+        for key, (record, dtype) in layout.entries.items():
+            shape = (layout.envs, layout.slots, *record)
+            array = np.memmap(directory / entry_name(key), dtype, "r", shape=shape)
             for env, written in enumerate(member["replay"]["written"]):
                 live = np.arange(max(0, written - layout.capacity), written)
                 found[key, number, env] = np.array(array[env, live % layout.slots])

@@ -13,7 +13,7 @@ from dreamer_jax.replay.ring import (
     HIGH_WATER_FILE,
     LAYOUT_FILE,
     check_version,
-    entry_file,
+    entry_name,
     intact,
     live_intact,
     member_directories,
@@ -26,8 +26,8 @@ CHUNK = 16 * 2**20  # bytes read at a time
 class MemberReplay:
     """The files of one member's replay as of a checkpoint.
 
-    The run may still be writing; records that the checkpoint needs stay intact until its slack is
-    used up.
+    The run may still be writing: the records that the checkpoint needs stay intact until the slack
+    is used up.
     """
 
     directory: Path
@@ -43,8 +43,7 @@ class MemberReplay:
     @property
     def nbytes(self) -> int:
         """The size of a copy in bytes."""
-        records = sum(self.layout.record_nbytes(key) for key in self.layout.entries)
-        return records * int(self.slots.sum())
+        return self.layout.step_nbytes * int(self.slots.sum())
 
 
 def open_member(directory: Path, replay: Mapping, prefetch: Mapping | None) -> MemberReplay:
@@ -64,20 +63,17 @@ def open_member(directory: Path, replay: Mapping, prefetch: Mapping | None) -> M
             raise UsageError(f"{file} is missing; the run cannot be resumed without its replay")
     layout = Layout.from_json((directory / LAYOUT_FILE).read_text())
     for key in layout.entries:
-        if not entry_file(directory, key).is_file():
-            raise UsageError(f"{entry_file(directory, key)} is missing; the replay is damaged")
-    drawn = None
-    if prefetch is not None:
-        drawn = (np.array(prefetch["env"], np.int64), np.array(prefetch["start"], np.int64))
-    return MemberReplay(directory, layout, np.array(replay["written"], np.int64), drawn)
+        if not (directory / entry_name(key)).is_file():
+            raise UsageError(f"{directory / entry_name(key)} is missing; the replay is damaged")
+    drawn = prefetch and (np.array(prefetch["env"]), np.array(prefetch["start"]))
+    return MemberReplay(directory, layout, np.array(replay["written"]), drawn)
 
 
 def check_alike(members: Sequence[MemberReplay]) -> None:
     """Raise UsageError unless all members' replays have the same layout."""
-    first = members[0]
-    for other in members[1:]:
-        differences = first.layout.differences(other.layout)
-        if differences:
+    first, *others = members
+    for other in others:
+        if differences := first.layout.differences(other.layout):
             raise UsageError(
                 f"the replays in {first.directory} and {other.directory} have different layouts: "
                 f"{'; '.join(differences)}"
@@ -97,39 +93,34 @@ def copy_members(members: Sequence[MemberReplay], target: Path) -> None:
     for member, directory in zip(members, member_directories(target, len(members)), strict=True):
         directory.mkdir()
         for key in member.layout.entries:
-            _copy_entry(member, key, entry_file(directory, key))
+            _copy_entry(member, key, directory)
         # Read after the data, so that it covers every record written meanwhile.
         high_water = np.fromfile(member.directory / HIGH_WATER_FILE, np.int64)
-        _check_intact(member, high_water)
+        if not (
+            live_intact(member.layout, high_water, member.written)
+            and (member.drawn is None or intact(member.layout, high_water, *member.drawn))
+        ):
+            raise UsageError(
+                f"the replay in {member.directory} has moved on too far since the checkpoint: "
+                "records that it needs are overwritten; try again once there is a newer checkpoint"
+            )
         high_water.tofile(directory / HIGH_WATER_FILE)
         (directory / LAYOUT_FILE).write_text(member.layout.to_json())
 
 
 def _copy_entry(member: MemberReplay, key: str, target: Path) -> None:
-    source, record = entry_file(member.directory, key), member.layout.record_nbytes(key)
+    source, record = member.directory / entry_name(key), member.layout.record_nbytes(key)
     stream = member.layout.slots * record
-    with open(source, "rb") as old, open(target, "wb") as new:
+    with open(source, "rb") as old, open(target / source.name, "wb") as new:
         new.truncate(member.layout.envs * stream)
         for env, slots in enumerate(member.slots.tolist()):
             old.seek(env * stream)
             new.seek(env * stream)
-            remaining = slots * record
-            while remaining:
-                chunk = old.read(min(remaining, CHUNK))
+            stop = env * stream + slots * record
+            while (start := old.tell()) < stop:
+                chunk = old.read(min(CHUNK, stop - start))
                 if not chunk:
                     raise UsageError(f"{source} is damaged: it ends before its last record")
                 new.write(chunk)
-                remaining -= len(chunk)
         new.flush()
         os.fsync(new.fileno())
-
-
-def _check_intact(member: MemberReplay, high_water: np.ndarray) -> None:
-    complete = live_intact(member.layout, high_water, member.written)
-    if member.drawn is not None:
-        complete = complete and intact(member.layout, high_water, *member.drawn)
-    if not complete:
-        raise UsageError(
-            f"the replay in {member.directory} has moved on too far since the checkpoint: records "
-            "that it needs are overwritten; try again once there is a newer checkpoint"
-        )

@@ -24,13 +24,14 @@ class Layout:
     entries: dict[str, tuple[tuple[int, ...], np.dtype]]  # shape and dtype of one record, by key
 
     @property
+    def step_nbytes(self) -> int:
+        """The size of one record of all entries in bytes."""
+        return sum(map(self.record_nbytes, self.entries))
+
+    @property
     def nbytes(self) -> int:
         """The size of all arrays in bytes once every slot has been written."""
-        return self.envs * self.slots * sum(self.record_nbytes(key) for key in self.entries)
-
-    def shape(self, key: str) -> tuple[int, ...]:
-        """Return the shape [E, slots, *record] of an entry's array."""
-        return (self.envs, self.slots, *self.entries[key][0])
+        return self.envs * self.slots * self.step_nbytes
 
     def record_nbytes(self, key: str) -> int:
         """Return the size of one record of an entry in bytes."""
@@ -38,7 +39,6 @@ class Layout:
         return math.prod(shape) * dtype.itemsize
 
     def to_json(self) -> str:
-        """Return the layout as JSON text."""
         return json.dumps(self._fields(), indent=1)
 
     @classmethod
@@ -64,12 +64,11 @@ class Layout:
             key: {"shape": list(shape), "dtype": dtype.str}
             for key, (shape, dtype) in self.entries.items()
         }
-        sizes = {"envs": self.envs, "capacity": self.capacity, "slots": self.slots}
-        return sizes | {"entries": entries}
+        return {**vars(self), "entries": entries}
 
 
 def make_layout(*, spec: Spec, num_envs: int, capacity: int, slack: int, length: int) -> Layout:
-    """Check every number and return the layout of one member's replay.
+    """Check the arguments and return the layout of one member's replay.
 
     Args:
         spec: shape and dtype of one record, per key.
@@ -77,12 +76,10 @@ def make_layout(*, spec: Spec, num_envs: int, capacity: int, slack: int, length:
         capacity: records kept per member, shared evenly by its environments.
         slack: records per stream that may be written between two checkpoints, at least 1.
         length: records in a sequence; only checked against the capacity.
-
-    Raises:
-        ValueError: a number is out of range, or the spec lacks an entry.
     """
-    _check_spec(spec)
-    for name, value in (("capacity", capacity), ("num_envs", num_envs), ("length", length)):
+    entries = _checked_entries(spec)
+    numbers = {"capacity": capacity, "num_envs": num_envs, "length": length, "slack": slack}
+    for name, value in numbers.items():
         if value < 1:
             raise ValueError(f"replay {name} must be at least 1, got {value}")
     kept = int(capacity // num_envs)
@@ -91,29 +88,24 @@ def make_layout(*, spec: Spec, num_envs: int, capacity: int, slack: int, length:
             f"replay capacity {capacity} over {num_envs} environments keeps {kept} steps per "
             f"environment, fewer than the sequence length {length}"
         )
-    if slack < 1:
-        raise ValueError(f"replay slack must be at least 1 step, got {slack}")
-    entries = {
-        key: (tuple(int(size) for size in shape), np.dtype(dtype))
-        for key, (shape, dtype) in sorted(spec.items())
-    }
     return Layout(envs=int(num_envs), capacity=kept, slots=kept + int(slack), entries=entries)
 
 
-def _check_spec(spec: Spec) -> None:
-    """Raise ValueError unless `spec` has a scalar reward, scalar flags, and no empty entry."""
+def _checked_entries(spec: Spec) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    """Return a spec sorted by key, with a scalar reward, scalar flags, and no empty entry."""
     missing = [key for key in SCALARS if key not in spec]
     if missing:
         raise ValueError(f"replay spec lacks {missing}, it has {sorted(spec)}")
-    for key, (shape, dtype) in spec.items():
-        if any(int(size) < 1 for size in shape) or np.dtype(dtype).hasobject:
+    entries = {}
+    for key, (shape, dtype) in sorted(spec.items()):
+        entries[key] = shape, dtype = tuple(int(size) for size in shape), np.dtype(dtype)
+        if any(size < 1 for size in shape) or dtype.hasobject:
             raise ValueError(
-                f"replay entry {key!r} has shape {tuple(shape)} and dtype {np.dtype(dtype)}: "
-                "every axis must be at least 1 and the dtype of fixed size"
+                f"replay entry {key!r} has shape {shape} and dtype {dtype}: every axis must be at "
+                "least 1 and the dtype of fixed size"
             )
-    for key in SCALARS:
-        if tuple(spec[key][0]) != ():
-            raise ValueError(f"replay entry {key!r} must be a scalar, got shape {spec[key][0]}")
-    for key in FLAGS:
-        if np.dtype(spec[key][1]) != np.bool_:
-            raise ValueError(f"replay entry {key!r} must be bool, got {np.dtype(spec[key][1])}")
+        if key in SCALARS and shape:
+            raise ValueError(f"replay entry {key!r} must be a scalar, got shape {shape}")
+        if key in FLAGS and dtype != np.bool_:
+            raise ValueError(f"replay entry {key!r} must be bool, got {dtype}")
+    return entries

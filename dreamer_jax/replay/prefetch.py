@@ -16,23 +16,14 @@ class Prefetcher:
     """A queue of one batch in flight. Draws depend on the replay alone, never on timing."""
 
     def __init__(self, replay: Replay, sharding: Sharding):
-        """Start the thread that copies batches.
-
-        Args:
-            replay: the source of the batches.
-            sharding: of batches on the device.
-        """
+        """Start the thread that copies batches to the device, with the given sharding."""
         self._replay, self._sharding = replay, sharding
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
         self._indices: Indices | None = None
         self._future: Future[Batch] | None = None
 
     def next(self) -> Batch:
-        """Return a batch [M, B, T, ...] on the device, and draw the following one.
-
-        Raises:
-            RuntimeError: the replay has nothing to draw.
-        """
+        """Return a batch [M, B, T, ...] on the device, and draw the following one."""
         batch = self.peek()
         self._submit(self._replay.draw())
         return batch
@@ -49,7 +40,7 @@ class Prefetcher:
             self._future.result()
 
     def state(self) -> list[dict] | list[None]:
-        """Return the indices in flight, JSON data per member; `restore` gathers the same batch.
+        """Return the indices of the batch in flight as JSON data, for `restore`.
 
         Returns:
             M records `{"env": [B], "start": [B]}`, or M times None before the first draw.
@@ -62,11 +53,8 @@ class Prefetcher:
     def restore(self, records: Sequence[Mapping] | Sequence[None]) -> None:
         """Gather the batch that was in flight at a `state`."""
         if None not in records:
-            env, start = (
-                np.array([record[name] for record in records], np.int64)
-                for name in ("env", "start")
-            )
-            self._submit(Indices(env=env, start=start))
+            env, start = (np.array([r[key] for r in records]) for key in ("env", "start"))
+            self._submit(Indices(env, start))
 
     def close(self) -> None:
         """End the thread."""

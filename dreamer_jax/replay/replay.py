@@ -53,57 +53,41 @@ class Replay:
         Args:
             spec: shape and dtype of one record, per key; has `reward` and bool `is_first`,
                 `is_last`, `is_terminal`, all scalars, and any other entries to keep.
-            seeds: one per member, not negative; may repeat.
-            num_envs: E, environments per member.
+            seeds: [M], not negative; may repeat.
+            num_envs: E.
             capacity: agent steps kept per member; each stream keeps capacity // E.
             slack: steps per stream that may be added between two calls of `pin`.
-            batch: B, sequences per draw and member.
-            length: L, records per sequence.
+            batch, length: a draw gives each member B sequences of L records.
             sampling: a key of `SAMPLERS`: `episodes` (uniform over complete episodes of at least L
                 records, ends favoured), `episodes_uniform` (the same, all starts in an episode
                 equally likely) or `time` (uniform over all live windows of L records).
             directory: for the memory-mapped files; None keeps everything in memory.
 
         Raises:
-            ValueError: an argument is out of range, or `directory` holds another layout.
+            ValueError: an argument is out of range, or the files are damaged or of another layout.
             OSError: the disk has less space than the full replay needs.
         """
         if batch < 1:
             raise ValueError(f"replay batch must be at least 1, got {batch}")
         if not seeds:
             raise ValueError("replay needs at least 1 member, got 0")
+        self.num_members = len(seeds)
+        self.slack = slack  # records per stream that may be added between two calls of `pin`
         self._generators = [replay_generator(seed) for seed in seeds]
         self._sampler = lookup(SAMPLERS, sampling, "replay sampling")
         self._layout = make_layout(
             spec=spec, num_envs=num_envs, capacity=capacity, slack=slack, length=length
         )
         self._batch, self._length = int(batch), int(length)
-        self._shape = (len(seeds), num_envs)
+        self._shape = (self.num_members, num_envs)
         self._written = np.zeros(self._shape, np.int64)
         self._pinned = np.zeros(self._shape, np.int64)
         # First record of the stream's episode in progress, -1 between episodes.
         self._episode_start = np.full(self._shape, -1, np.int64)
-        self._episodes = Episodes(
-            num_members=len(seeds),
-            num_envs=num_envs,
-            capacity=self._layout.capacity,
-            length=self._length,
-        )
-        self._rings = open_rings(
-            self._layout, len(seeds), None if directory is None else Path(directory)
-        )
+        self._episodes = Episodes(self._shape, self._layout.capacity, self._length)
+        self._rings = open_rings(self._layout, self.num_members, directory)
         self._closed = False
         self._step_fits = False  # the first step was checked; shapes and dtypes do not change
-
-    @property
-    def num_members(self) -> int:
-        """M."""
-        return len(self._generators)
-
-    @property
-    def nbytes(self) -> int:
-        """The size of all records in bytes once every slot has been written."""
-        return self.num_members * self._layout.nbytes
 
     @property
     def written(self) -> np.ndarray:
@@ -126,11 +110,6 @@ class Replay:
         return bool(self.sampleable.all())
 
     @property
-    def slack(self) -> int:
-        """Records per stream that may be added between two calls of `pin`."""
-        return self._layout.slots - self._layout.capacity
-
-    @property
     def remaining_slack(self) -> int:
         """Records that every stream can still take before the next call of `pin`."""
         return int((self._pinned + self.slack - self._written).min())
@@ -144,8 +123,8 @@ class Replay:
             mask: the streams to append to, [M, E] bool; entries of others are ignored.
 
         Raises:
-            ValueError: keys, shapes or dtypes differ from the spec, or `is_first` is not set
-                exactly at a stream's start and after `is_last` or `close_open`.
+            ValueError: `step` does not fit the spec, or `is_first` is not set exactly at a stream's
+                start and after `is_last` or `close_open`.
             RuntimeError: the slack is used up: a live record of the pinned checkpoint would be
                 overwritten.
             OSError: the disk is full.
@@ -184,11 +163,7 @@ class Replay:
         self._complete(member, env)
 
     def draw(self) -> Indices:
-        """Draw B sequences per member from the members' own random streams.
-
-        Raises:
-            RuntimeError: a member has nothing to draw from, see `sampleable`.
-        """
+        """Draw B sequences per member from the members' own random streams, if `ready`."""
         sampleable = self.sampleable
         if not sampleable.all():
             raise RuntimeError(
@@ -198,7 +173,7 @@ class Replay:
         return draw_indices(self._sampler, self._streams(), self._generators, self._batch)
 
     def gather(self, indices: Indices) -> dict[str, np.ndarray]:
-        """Copy the drawn sequences, each with `is_first` set at its beginning.
+        """Return the drawn sequences, each with `is_first` set at its beginning.
 
         May run in another thread while `add` is called: up to `slack` records per stream added
         since the draw go to slots that were not live then.
@@ -224,8 +199,7 @@ class Replay:
         """Keep one checkpoint restorable: allow `slack` records per stream to be added after it.
 
         Args:
-            records: its `state()`, for example of a checkpoint that has just been stored safely;
-                None for the present.
+            records: the checkpoint's `state()`; None for the present.
         """
         self._pinned = self._written.copy() if records is None else self._cursors(records)[0]
 
@@ -240,12 +214,12 @@ class Replay:
     def restore(self, records: Sequence[Mapping]) -> None:
         """Return to a `state` of this replay and pin it.
 
-        Records added after it are forgotten. Subsequent draws repeat exactly, if at most `slack`
-        records per stream were added since.
+        Records added after it are forgotten. Subsequent draws repeat exactly.
 
         Raises:
             ValueError: the state has another number of members or environments, or records that
-                were live in it have been overwritten; nothing has changed then.
+                were live in it have been overwritten, as they may be after `slack` more per stream;
+                nothing has changed then.
         """
         written, episode_start = self._cursors(records)
         if not all(
@@ -260,8 +234,14 @@ class Replay:
         for rng, record in zip(self._generators, records, strict=True):
             rng.bit_generator.state = record["generator"]
         self._episodes.clear()
-        for member, env in np.argwhere(written).tolist():
-            self._restore_stream(member, env)
+        for m, e in np.argwhere(written).tolist():
+            ring, stop = self._rings[m], written[m, e]
+            # close_open may have changed the last record after the state was taken.
+            ring.set_last(e, stop - 1, episode_start[m, e] < 0)
+            live = np.arange(oldest_live(self._layout, stop), stop)
+            is_first, is_last = (ring.read(key, e, live) for key in ("is_first", "is_last"))
+            for episode in zip(*find_episodes(live, is_first, is_last), strict=True):
+                self._episodes.add(m, e, *episode)
 
     def clear(self) -> None:
         """Start empty, whatever the files hold from before."""
@@ -291,28 +271,18 @@ class Replay:
             episodes.add(m, e, self._episode_start[m, e], self._written[m, e])
         self._episode_start[member, env] = -1
 
-    def _restore_stream(self, member: int, env: int) -> None:
-        ring, written = self._rings[member], self._written[member, env]
-        # close_open may have changed the last record after the state was taken.
-        ring.set_last(env, written - 1, self._episode_start[member, env] < 0)
-        live = np.arange(oldest_live(self._layout, written), written)
-        is_first, is_last = (ring.read(key, env, live) for key in ("is_first", "is_last"))
-        for start, stop in zip(*find_episodes(live, is_first, is_last), strict=True):
-            self._episodes.add(member, env, start, stop)
-
     def _cursors(self, records: Sequence[Mapping]) -> tuple[np.ndarray, np.ndarray]:
         """Return `written` and `episode_start` of a state, [M, E] each."""
-        cursors = tuple(
+        written, start = (
             np.array([record[name] for record in records], np.int64)
             for name in ("written", "episode_start")
         )
-        for array in cursors:
-            if array.shape != self._shape:
-                raise ValueError(
-                    f"replay state is of members and environments {array.shape}, "
-                    f"expected {self._shape}"
-                )
-        return cursors
+        if written.shape != self._shape:
+            raise ValueError(
+                f"replay state is of members and environments {written.shape}, "
+                f"expected {self._shape}"
+            )
+        return written, start
 
     def _check_open(self) -> None:
         if self._closed:
@@ -336,12 +306,12 @@ class Replay:
 
     def _check_order(self, streams: tuple[np.ndarray, np.ndarray], is_first: np.ndarray) -> None:
         """Raise ValueError if an episode begins inside another, or without `is_first`."""
-        wrong = is_first != (self._episode_start[streams] < 0)
-        if np.any(wrong):
-            member, env = (int(part[wrong][0]) for part in streams)
+        wrong = np.flatnonzero(is_first != (self._episode_start[streams] < 0))
+        if wrong.size:
+            member, env = (index[wrong[0]] for index in streams)
             problem = (
                 "starts an episode inside another, call close_open first"
-                if is_first[wrong][0]
+                if is_first[wrong[0]]
                 else "continues without is_first although no episode is in progress"
             )
             raise ValueError(f"replay stream of member {member}, environment {env} {problem}")

@@ -35,39 +35,18 @@ class Ring:
         """Allocate a ring lazily in memory, or open the files that `open_rings` made."""
         self._layout, self._directory = layout, directory
         self._maps: list[np.memmap] = []  # of the files
-        if directory is None:
-            arrays = {
-                key: np.zeros(layout.shape(key), dtype)
-                for key, (_, dtype) in layout.entries.items()
-            }
-            high_water = np.zeros(layout.envs, np.int64)
-        else:
-            arrays = {
-                key: np.memmap(entry_file(directory, key), dtype, "r+", shape=layout.shape(key))
-                for key, (_, dtype) in layout.entries.items()
-            }
-            high_water = np.memmap(directory / HIGH_WATER_FILE, np.int64, "r+", shape=layout.envs)
-            self._maps = [*arrays.values(), high_water]
-        # Plain arrays, because indexing a memory map makes another map, slowly.
-        self._high_water = np.asarray(high_water)
-        self._rows = {  # [E * slots, *record]
-            key: np.asarray(array).reshape(-1, *array.shape[2:]) for key, array in arrays.items()
+        # The largest number of records ever written per stream, [E].
+        self.high_water = self._array(HIGH_WATER_FILE, np.dtype(np.int64), (layout.envs,))
+        self._rows = {
+            key: self._array(entry_name(key), dtype, (layout.envs * layout.slots, *record))
+            for key, (record, dtype) in layout.entries.items()
         }
         # Where the system cannot reserve space, a full disk still kills the process.
         reserves = directory is not None and hasattr(os, "posix_fallocate")
         self._reserved = 0 if reserves else layout.slots
 
-    @property
-    def high_water(self) -> np.ndarray:
-        """The largest number of records ever written per stream, [E] int64."""
-        return np.array(self._high_water)
-
     def preallocate(self, records: int) -> None:
-        """Make sure that the first `records` slots of every stream can be written.
-
-        Raises:
-            OSError: the disk is full; nothing is lost.
-        """
+        """Reserve the disk space of the first `records` slots of every stream, or raise OSError."""
         layout = self._layout
         records = min(records, layout.slots)
         if records <= self._reserved:
@@ -75,7 +54,7 @@ class Ring:
         chunk = max(1, CHUNK * layout.slots // layout.nbytes)
         stop = min(layout.slots, max(records, self._reserved + chunk))
         for key in layout.entries:
-            record, path = layout.record_nbytes(key), entry_file(self._directory, key)
+            record, path = layout.record_nbytes(key), self._directory / entry_name(key)
             size = (stop - self._reserved) * record
             with open(path, "r+b") as file:
                 for env in range(layout.envs):
@@ -93,8 +72,8 @@ class Ring:
         """Write the record `step[key][index]` to a stream, in slots that are preallocated."""
         # Before the data, so that neither a gather in another thread nor a later process ever
         # trusts a slot that is half written.
-        if record >= self._high_water[env]:
-            self._high_water[env] = record + 1
+        if record >= self.high_water[env]:
+            self.high_water[env] = record + 1
         row = self._row(env, record)
         for key, rows in self._rows.items():
             rows[row] = step[key][index]
@@ -108,15 +87,12 @@ class Ring:
         self._rows["is_last"][self._row(env, record)] = is_last
 
     def gather(self, env: np.ndarray, start: np.ndarray, out: Mapping[str, np.ndarray]) -> None:
-        """Copy sequences; another thread may call `write` meanwhile.
+        """Copy sequences that start at records `start` [B] of streams `env` [B].
+
+        Another thread may call `write` meanwhile.
 
         Args:
-            env: streams of the sequences, [B].
-            start: their first records, [B].
             out: an array [B, L, *record] per key to copy to.
-
-        Raises:
-            RuntimeError: a record has been overwritten.
         """
         length = next(iter(out.values())).shape[1]
         row = self._row(env[:, None], start[:, None] + np.arange(length))
@@ -124,12 +100,12 @@ class Ring:
             # The default mode, "raise", copies twice.
             rows.take(row, axis=0, out=out[key], mode="clip")
         # After the copy, to notice records that were overwritten meanwhile.
-        if not intact(self._layout, self._high_water, env, start):
+        if not intact(self._layout, self.high_water, env, start):
             raise RuntimeError("replay indices are too old: their records have been overwritten")
 
     def clear(self) -> None:
         """Forget everything written before."""
-        self._high_water[:] = 0
+        self.high_water[:] = 0
 
     def flush(self) -> None:
         """Write the files to disk; may run in another thread."""
@@ -142,7 +118,14 @@ class Ring:
         """Flush and release the arrays; no record can be read or written afterwards."""
         self.flush()
         self._maps, self._rows = [], {}
-        self._high_water = np.array(self._high_water)
+        self.high_water = np.array(self.high_water)
+
+    def _array(self, name: str, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+        if self._directory is None:
+            return np.zeros(shape, dtype)
+        self._maps.append(np.memmap(self._directory / name, dtype, "r+", shape=shape))
+        # A plain array, because indexing a memory map makes another map, slowly.
+        return np.asarray(self._maps[-1])
 
     def _row(self, env, record):
         return env * self._layout.slots + record % self._layout.slots
@@ -154,15 +137,11 @@ def oldest_live(layout: Layout, written: np.ndarray) -> np.ndarray:
 
 
 def intact(layout: Layout, high_water: np.ndarray, env: np.ndarray, start: np.ndarray) -> bool:
-    """Return whether streams still hold their records from given ones on.
+    """Return whether streams `env` [K] still hold all their records from `start` [K] on.
 
-    Args:
-        high_water: of the ring, [E].
-        env: numbers of streams, [K].
-        start: the first record needed of each, [K].
+    `high_water` is that of their ring, [E].
     """
-    oldest_intact = high_water - layout.slots
-    return bool(np.all(start >= oldest_intact[env]))
+    return bool(np.all(start >= high_water[env] - layout.slots))
 
 
 def live_intact(layout: Layout, high_water: np.ndarray, written: np.ndarray) -> bool:
@@ -172,9 +151,9 @@ def live_intact(layout: Layout, high_water: np.ndarray, written: np.ndarray) -> 
     return live and bool(np.all(written <= high_water))
 
 
-def entry_file(directory: Path, key: str) -> Path:
-    """Return the file of one entry's array."""
-    return directory / (urllib.parse.quote(key, safe="") + ".bin")
+def entry_name(key: str) -> str:
+    """Return the name of the file of one entry's array."""
+    return urllib.parse.quote(key, safe="") + ".bin"
 
 
 def member_directories(directory: Path, num_members: int) -> list[Path]:
@@ -182,20 +161,14 @@ def member_directories(directory: Path, num_members: int) -> list[Path]:
     return [directory / str(member) for member in range(num_members)]
 
 
-def open_rings(layout: Layout, num_members: int, directory: Path | None) -> list[Ring]:
+def open_rings(layout: Layout, num_members: int, directory: str | Path | None) -> list[Ring]:
     """Make the rings of M members, or open those that `directory` holds.
 
     Files and memory are lazy: space is taken as slots are first written.
 
     Args:
-        layout: of every member's ring.
-        num_members: M.
         directory: has or gets one directory per member, named 0 to M - 1; None keeps the rings in
             memory.
-
-    Raises:
-        UsageError: `directory` holds a replay of another layout, or a damaged one.
-        OSError: the disk has less space than full rings need.
     """
     if directory is None:
         return [Ring(layout, None) for _ in range(num_members)]
@@ -209,12 +182,11 @@ def open_rings(layout: Layout, num_members: int, directory: Path | None) -> list
             f"the replay in {directory} has {found} members, asked for {num_members}; use the "
             "settings it was made with, or another directory"
         )
-    exists = [_check_existing(layout, path) for path in members]
+    missing = [path for path in members if not _check_existing(layout, path)]
     _check_disk(layout, members)
     _allow_open_files(num_members * (len(layout.entries) + 1))
-    for path, complete in zip(members, exists, strict=True):
-        if not complete:
-            _create(layout, path)
+    for path in missing:
+        _create(layout, path)
     return [Ring(layout, path) for path in members]
 
 
@@ -228,12 +200,11 @@ def check_version(directory: Path) -> None:
 
 
 def _check_existing(layout: Layout, directory: Path) -> bool:
-    """Return whether `directory` holds a ring. Raise UsageError if it is not of this layout."""
+    """Return whether a directory holds a ring; UsageError if of another layout or damaged."""
     file = directory / LAYOUT_FILE
     if not file.exists():
         return False
-    differences = Layout.from_json(file.read_text()).differences(layout)
-    if differences:
+    if differences := Layout.from_json(file.read_text()).differences(layout):
         raise UsageError(
             f"the replay in {directory} has another layout (there -> asked for): "
             f"{'; '.join(differences)}. Use the settings it was made with, or another directory"
@@ -257,15 +228,15 @@ def _create(layout: Layout, directory: Path) -> None:
 
 def _file_sizes(layout: Layout, directory: Path) -> dict[Path, int]:
     """Return the size in bytes of each of a ring's files."""
-    streams = layout.envs * layout.slots
+    rows = layout.envs * layout.slots
     sizes = {
-        entry_file(directory, key): streams * layout.record_nbytes(key) for key in layout.entries
+        directory / entry_name(key): rows * layout.record_nbytes(key) for key in layout.entries
     }
     return sizes | {directory / HIGH_WATER_FILE: layout.envs * 8}
 
 
 def _check_disk(layout: Layout, members: Sequence[Path]) -> None:
-    files = [entry_file(path, key) for path in members for key in layout.entries]
+    files = [path / entry_name(key) for path in members for key in layout.entries]
     # 512 is the unit of st_blocks whatever the file system's own block size.
     taken = sum(file.stat().st_blocks * 512 for file in files if file.exists())
     needed = max(0, len(members) * layout.nbytes - taken)
@@ -282,7 +253,7 @@ def _check_disk(layout: Layout, members: Sequence[Path]) -> None:
 
 
 def _allow_open_files(count: int) -> None:
-    """Raise the process's limit of open files, as far as it may: every memory map holds one."""
+    """Raise the limit of open files as far as the process may: every memory map holds one."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = count + OTHER_FILES
     if hard != resource.RLIM_INFINITY:

@@ -5,7 +5,6 @@ Record numbers are absolute: a stream's record t has number t for the whole run,
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
@@ -25,48 +24,41 @@ class Episodes:
     enough: live episodes are disjoint, and each takes at least `length` records.
     """
 
-    def __init__(self, *, num_members: int, num_envs: int, capacity: int, length: int):
+    def __init__(self, shape: tuple[int, int], capacity: int, length: int):
+        """Start without episodes for streams [M, E] of `capacity` live records."""
         self._length = length
         self._size = capacity // length
-        shape = (num_members, num_envs)
+        self.count = np.zeros(shape, np.int64)  # of episodes per stream
         self._head = np.zeros(shape, np.int64)
-        self._count = np.zeros(shape, np.int64)
         self._start = np.zeros((*shape, self._size), np.int64)
         self._stop = np.zeros((*shape, self._size), np.int64)
-
-    @property
-    def count(self) -> np.ndarray:
-        """The number of episodes per stream, [M, E] int64."""
-        return self._count
 
     def evict(self, oldest: np.ndarray) -> None:
         """Remove the episodes with records before `oldest` [M, E], the first live ones."""
         while True:
             first = np.take_along_axis(self._start, self._head[..., None], axis=-1)[..., 0]
-            evicted = (self._count > 0) & (first < oldest)
+            evicted = (self.count > 0) & (first < oldest)
             if not evicted.any():
                 return
             self._head = (self._head + evicted) % self._size
-            self._count = self._count - evicted
+            self.count = self.count - evicted
 
     def add(self, member: int, env: int, start: int, stop: int) -> None:
         """Add the episode [start, stop) as the newest of its stream; call `evict` before."""
         if stop - start >= self._length:
-            place = (self._head[member, env] + self._count[member, env]) % self._size
+            place = (self._head[member, env] + self.count[member, env]) % self._size
             self._start[member, env, place] = start
             self._stop[member, env, place] = stop
-            self._count[member, env] += 1
+            self.count[member, env] += 1
 
-    def get(
-        self, member: int, env: np.ndarray, number: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def get(self, member: int, env: np.ndarray, number: np.ndarray) -> tuple[np.ndarray, ...]:
         """Return start and stop of episodes, [B] each; number 0 is the oldest of its stream."""
         place = (self._head[member, env] + number) % self._size
         return self._start[member, env, place], self._stop[member, env, place]
 
     def clear(self) -> None:
         """Remove all episodes."""
-        self._count[:] = 0
+        self.count[:] = 0
 
 
 @dataclass(frozen=True)
@@ -79,11 +71,12 @@ class Streams:
     length: int  # records of a sequence
 
 
-class Sampler(Protocol):
-    """A rule for the starts of sequences; it numbers the choices of every stream from 0."""
+class WindowSampler:
+    """All windows of live records are equally likely, across episode boundaries."""
 
     def num_starts(self, streams: Streams) -> np.ndarray:
         """Return the number of equally likely choices per stream, [M, E] int64."""
+        return np.maximum(0, streams.written - streams.oldest - streams.length + 1)
 
     def start_of(
         self,
@@ -94,20 +87,7 @@ class Sampler(Protocol):
         choice: np.ndarray,
     ) -> np.ndarray:
         """Return the first record [B] of a sequence for each choice [B] in a stream `env` [B]."""
-
-
-class WindowSampler:
-    """All windows of live records are equally likely, across episode boundaries."""
-
-    def num_starts(self, streams: Streams) -> np.ndarray:
-        return np.maximum(0, streams.written - streams.oldest - streams.length + 1)
-
-    def start_of(self, rng, streams, member, env, choice) -> np.ndarray:
         return streams.oldest[member, env] + choice
-
-
-# (random stream, records of each episode [B], records of a sequence) -> offsets of starts [B]
-OffsetFn = Callable[[np.random.Generator, np.ndarray, int], np.ndarray]
 
 
 def uniform_offsets(rng: np.random.Generator, total: np.ndarray, length: int) -> np.ndarray:
@@ -127,7 +107,8 @@ def offsets_near_ends(rng: np.random.Generator, total: np.ndarray, length: int) 
 class EpisodeSampler:
     """All complete episodes are equally likely; `offsets` draws the start within one."""
 
-    offsets: OffsetFn
+    # (random stream, records of each episode [B], records of a sequence) -> offsets of starts [B]
+    offsets: Callable[[np.random.Generator, np.ndarray, int], np.ndarray]
 
     def num_starts(self, streams: Streams) -> np.ndarray:
         return streams.episodes.count
@@ -136,6 +117,8 @@ class EpisodeSampler:
         start, stop = streams.episodes.get(member, env, choice)
         return start + self.offsets(rng, stop - start, streams.length)
 
+
+Sampler = WindowSampler | EpisodeSampler  # or another class with these two methods
 
 # The choices of `config.replay.sampling`; add a sampler here to make it one.
 SAMPLERS: dict[str, Sampler] = {
@@ -150,14 +133,7 @@ def draw_indices(
 ) -> Indices:
     """Draw `batch` sequences per member, each uniformly over all choices of its streams.
 
-    Args:
-        sampler: the rule; must have a choice for every member.
-        streams: what it chooses from.
-        generators: the members' random streams, [M].
-        batch: B.
-
-    Returns:
-        Indices of [M, B].
+    Every member needs a choice, and draws from its own generator.
     """
     envs, starts = [], []
     num_starts = sampler.num_starts(streams)
@@ -177,9 +153,8 @@ def find_episodes(
     """Find the episodes that lie completely in consecutive records of one stream.
 
     Args:
-        records: record numbers, [K] int64.
-        is_first: flags of these records, [K] bool.
-        is_last: flags of these records, [K] bool.
+        records: record numbers, [K].
+        is_first, is_last: flags of these records, [K] bool.
 
     Returns:
         The first record of each episode, and the record after its last one, in time order.

@@ -1,7 +1,7 @@
 """Statistics over the members of a sweep, and the config that they share."""
 
-import math
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from dreamer_jax.metrics import HYPER
@@ -21,15 +21,10 @@ def interquartile_mean(values: Sequence[float]) -> float:
     if not values:
         raise ValueError("the interquartile mean of no values is not defined")
     cut = len(values) // 4
-    return mean(sorted(values)[cut : len(values) - cut])
+    return fmean(sorted(values)[cut : len(values) - cut])
 
 
-def mean(values: Sequence[float]) -> float:
-    """Return the mean of at least one value."""
-    return math.fsum(values) / len(values)
-
-
-STATISTICS = {"mean": mean, "iqm": interquartile_mean, "min": min, "max": max}
+STATISTICS = {"mean": fmean, "iqm": interquartile_mean, "min": min, "max": max}
 
 
 def aggregate(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -40,39 +35,29 @@ def aggregate(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
     Returns:
         `env_step`, `frame` and `update`; for each metric that is a number in some row
-        `<metric>/mean`, `/iqm`, `/min` and `/max` over the members that have it; and
-        `members_frozen`, the number of frozen members, if rows have `frozen`. The statistics
-        include frozen members.
+        `<metric>/mean`, `/iqm`, `/min` and `/max` over the members that have it, frozen ones
+        included; and `members_frozen`, the number of frozen members, if rows have `frozen`.
     """
-    time = {key: rows[0][key] for key in ("env_step", "frame", "update")}
+    record = {key: rows[0][key] for key in ("env_step", "frame", "update")}
     metrics = dict.fromkeys(key for row in rows for key in row)
-    record = {}
     for metric in metrics:
-        values = [row[metric] for row in rows if _is_number(row.get(metric))]
+        values = [row[metric] for row in rows if type(row.get(metric)) in (int, float)]
         if metric not in ROW_KEYS and not metric.startswith(HYPER) and values:
             record |= {f"{metric}/{name}": fn(values) for name, fn in STATISTICS.items()}
     if FROZEN in metrics:
         record["members_frozen"] = sum(bool(row.get(FROZEN)) for row in rows)
-    return time | record
+    return record
 
 
 def common_values(configs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the entries on which all nested dicts agree, without empty dicts."""
-    first, *others = configs
     common = {}
-    for key, value in first.items():
-        values = [value, *(other.get(key, _ABSENT) for other in others)]
-        if all(isinstance(value, Mapping) for value in values):
-            value = common_values(values)
-            if value:
-                common[key] = value
-        elif all(other == value for other in values):
-            common[key] = value
+    for key in configs[0]:
+        first, *others = values = [config[key] for config in configs if key in config]
+        if len(values) == len(configs):
+            if all(isinstance(value, Mapping) for value in values):
+                if nested := common_values(values):
+                    common[key] = nested
+            elif all(other == first for other in others):
+                common[key] = first
     return common
-
-
-_ABSENT = object()
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,20 +1,17 @@
 """Draw curves.png: the rows of metrics.jsonl, a panel per metric and a line per member."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dreamer_jax.errors import lookup
 from dreamer_jax.files import replacing
 from dreamer_jax.metrics import HYPER, PLOTTED
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-X_LABELS = {"frame": "frames", "env_step": "env steps", "update": "updates"}
 
 # Okabe and Ito's colours, distinguishable with any colour vision; without their yellow and black.
 FEW_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -27,10 +24,9 @@ Line = tuple[np.ndarray, np.ndarray]  # x [T] ascending, y [T] finite
 
 
 def draw_curves(
-    rows: Iterable[Mapping[str, Any]],
-    path: str | Path,
+    rows: Sequence[Mapping[str, Any]],
+    path: Path,
     *,
-    x: str = "frame",
     keys: Sequence[str] | None = None,
     title: str = "",
 ) -> None:
@@ -41,24 +37,16 @@ def draw_curves(
 
     Args:
         rows: as from `read_metrics`; a key that is missing or None in a row gives no point.
-        path: the PNG; its directory must exist.
-        x: "frame", "env_step" or "update".
         keys: one panel each; None for those of `metrics.PLOTTED` that the rows have.
-        title: drawn above the panels.
-
-    Raises:
-        ValueError: `x` is not one of the three.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    x_label = lookup(X_LABELS, x, "x")
-    rows = list(rows)
     seeds = {row["member"]: row["seed"] for row in sorted(rows, key=lambda row: row["member"])}
     settings = {row["member"]: _setting(row) for row in rows}
-    panels = {key: _lines(rows, x, key) for key in (PLOTTED if keys is None else keys)}
-    if keys is None:
+    panels = {key: _lines(rows, key) for key in keys or PLOTTED}
+    if not keys:
         panels = {key: lines for key, lines in panels.items() if lines}
-    figure = _figure(panels, seeds, settings, x_label, title)
+    figure = _figure(panels, seeds, settings, title)
     FigureCanvasAgg(figure)
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png")
@@ -67,8 +55,7 @@ def draw_curves(
 def mean_line(lines: Sequence[Line]) -> Line | None:
     """Return the mean of lines over their common x range; None if they have none.
 
-    Lines are interpolated linearly, so that members which finish episodes at different times can be
-    averaged, and not extrapolated.
+    Lines are interpolated linearly, because members finish episodes at different times.
     """
     low = max(xs[0] for xs, _ in lines)
     high = min(xs[-1] for xs, _ in lines)
@@ -79,13 +66,13 @@ def mean_line(lines: Sequence[Line]) -> Line | None:
     return grid, np.mean([np.interp(grid, xs, ys) for xs, ys in lines], axis=0)
 
 
-def _lines(rows: Sequence[Mapping[str, Any]], x: str, key: str) -> dict[int, Line]:
+def _lines(rows: Sequence[Mapping[str, Any]], key: str) -> dict[int, Line]:
     """Return the line of each member that has a point."""
     points: dict[int, dict[float, float]] = {}
     for row in rows:
         value = row.get(key)
         if isinstance(value, int | float) and np.isfinite(value):
-            points.setdefault(row["member"], {})[row[x]] = value
+            points.setdefault(row["member"], {})[row["frame"]] = value
     return {
         member: tuple(np.array(sorted(line.items()), dtype=float).T)
         for member, line in sorted(points.items())
@@ -94,15 +81,14 @@ def _lines(rows: Sequence[Mapping[str, Any]], x: str, key: str) -> dict[int, Lin
 
 def _setting(row: Mapping[str, Any]) -> str:
     """Return a member's own hyperparameters in words; empty if members differ only in the seed."""
-    named = {key.removeprefix(HYPER): v for key, v in row.items() if key.startswith(HYPER)}
-    return ", ".join(f"{name} {value}" for name, value in named.items())
+    named = [(key.removeprefix(HYPER), v) for key, v in row.items() if key.startswith(HYPER)]
+    return ", ".join(f"{name} {value}" for name, value in named)
 
 
 def _figure(
-    panels: Mapping[str, Mapping[int, Line]],
-    seeds: Mapping[int, int],
+    panels: Mapping[str, Mapping[int, Line]],  # by metric and member
+    seeds: Mapping[int, int],  # by member, as are settings
     settings: Mapping[int, str],
-    x_label: str,
     title: str,
 ) -> "Figure":
     from matplotlib.figure import Figure
@@ -121,14 +107,15 @@ def _figure(
     several = len(set(settings.values())) > 1
     names = {m: settings[m] for m in seeds} if several else _seed_names(seeds)
     colours = _colours(list(dict.fromkeys(names.values())))
-    ends = [xs[-1] for members in panels.values() for xs, _ in members.values()]
+    right = max([1.0, *(xs[-1] for members in panels.values() for xs, _ in members.values())])
     for index, (key, members) in enumerate(panels.items()):
         axes = figure.add_subplot(lines, columns, index + 1)
-        _style(axes, key, x_label if index + columns >= len(panels) else "")
+        _style(axes, key, "frames" if index + columns >= len(panels) else "")
         # All panels share the range, so that they can be compared.
-        axes.set_xlim(0, 1.02 * max([1.0, *ends]))
+        axes.set_xlim(0, 1.02 * right)
         _draw(axes, members, {m: colours[name] for m, name in names.items()}, settings)
-    _legend(figure, colours, mean="" if several or len(seeds) == 1 else "mean")
+    if seeds:
+        _legend(figure, colours, mean=len(seeds) > 1 and not several)
     return figure
 
 
@@ -160,14 +147,8 @@ def _draw(
     settings: Mapping[int, str],
 ) -> None:
     if not members:
-        axes.text(
-            *(0.5, 0.5, "no data yet"),
-            ha="center",
-            va="center",
-            fontsize=11,
-            color="#777777",
-            transform=axes.transAxes,
-        )
+        style = {"ha": "center", "va": "center", "fontsize": 11, "color": "#777777"}
+        axes.text(0.5, 0.5, "no data yet", transform=axes.transAxes, **style)
         axes.set_yticks([])
         return
     width, alpha = (1.6, 1.0) if len(colours) == 1 else (0.9, 0.65)
@@ -176,42 +157,33 @@ def _draw(
     for member, (xs, ys) in members.items():
         marker = {"marker": "o", "markersize": 3} if len(xs) < SPARSE else {}
         axes.plot(xs, ys, color=colours[member], linewidth=width, alpha=alpha, **marker)
+    several = len(set(settings.values())) > 1
     for setting in dict.fromkeys(settings.values()):
         group = [member for member in members if settings[member] == setting]
         mean = mean_line([members[member] for member in group]) if len(group) > 1 else None
         if mean is not None:
-            single = len(set(settings.values())) == 1
-            axes.plot(*mean, color=INK if single else colours[group[0]], linewidth=2.2)
+            axes.plot(*mean, color=colours[group[0]] if several else INK, linewidth=2.2)
 
 
-def _legend(figure: "Figure", colours: Mapping[str, Any], mean: str) -> None:
+def _legend(figure: "Figure", colours: Mapping[str, Any], mean: bool) -> None:
     from matplotlib.lines import Line2D
 
-    names = list(colours)
-    if len(names) > MAX_LEGEND:
-        names = names[:3] + names[-3:]
-    handles = [Line2D([], [], color=colours[name], label=name) for name in names]
-    if len(colours) > len(names):
-        handles.insert(3, Line2D([], [], color="none", label="..."))
+    handles = [Line2D([], [], color=colour, label=name) for name, colour in colours.items()]
+    if len(handles) > MAX_LEGEND:
+        handles[3:-3] = [Line2D([], [], color="none", label="...")]
     if mean:
-        handles.append(Line2D([], [], color=INK, linewidth=2.2, label=mean))
-    inches = 0.5 + 0.07 * max((len(name) for name in names), default=0)
-    columns = max(1, int(figure.get_figwidth() / inches))
-    figure.legend(
-        handles=handles,
-        loc="outside lower center",
-        ncols=min(columns, len(handles)),
-        frameon=False,
-        fontsize=9,
-        handlelength=1.4,
-    )
+        handles.append(Line2D([], [], color=INK, linewidth=2.2, label="mean"))
+    inches = 0.5 + 0.07 * max(len(handle.get_label()) for handle in handles)
+    columns = min(len(handles), max(1, int(figure.get_figwidth() / inches)))
+    style = {"frameon": False, "fontsize": 9, "handlelength": 1.4}
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, **style)
 
 
 def _colours(names: Sequence[str]) -> dict[str, Any]:
-    if len(names) <= len(FEW_COLOURS):
-        return dict(zip(names, FEW_COLOURS, strict=False))
     from matplotlib import colormaps
 
-    # Without its end: that yellow is too pale for a thin line on white.
-    ramp = colormaps["viridis"](np.linspace(0.0, 0.9, len(names)))
-    return dict(zip(names, map(tuple, ramp), strict=True))
+    colours = FEW_COLOURS
+    if len(names) > len(colours):
+        # Without its end: that yellow is too pale for a thin line on white.
+        colours = map(tuple, colormaps["viridis"](np.linspace(0.0, 0.9, len(names))))
+    return dict(zip(names, colours, strict=False))

@@ -1,10 +1,13 @@
 """Read and write metrics.jsonl: a JSON object per line, intact after crashes and full disks."""
 
+import contextlib
 import json
 import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from io import FileIO
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +15,15 @@ ROW_KEYS = ("member", "seed", "env_step", "frame", "update")
 
 
 def encode_row(row: Mapping[str, Any]) -> bytes:
-    """Return a row as a line of metrics.jsonl: strict JSON, `ROW_KEYS` first, a final newline.
-
-    Raises:
-        ValueError: a key of `ROW_KEYS` is missing or not a whole number, or a value is not a
-            scalar, a string or None.
-    """
+    """Return a row as a line of metrics.jsonl: strict JSON, `ROW_KEYS` first, a final newline."""
     missing = [key for key in ROW_KEYS if key not in row]
     if missing:
         raise ValueError(f"metrics row lacks {missing}; it has {list(row)}")
-    head = {key: _scalar(key, row[key]) for key in ROW_KEYS}
-    for key, value in head.items():
-        if type(value) is not int:
+    scalars = {key: _scalar(key, row[key]) for key in dict.fromkeys((*ROW_KEYS, *row))}
+    for key in ROW_KEYS:
+        if type(scalars[key]) is not int:
             raise ValueError(f"metrics row: {key!r} must be a whole number, not {row[key]!r}")
-    tail = {key: _scalar(key, value) for key, value in row.items() if key not in head}
-    return (json.dumps(head | tail, allow_nan=False) + "\n").encode()
+    return (json.dumps(scalars, allow_nan=False) + "\n").encode()
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
@@ -70,37 +67,25 @@ class MetricsLog:
     """
 
     def __init__(
-        self,
-        path: str | Path,
-        *,
-        warn: Callable[[str], None] = print,
-        pending_limit: int = 64 * 2**20,
+        self, path: Path, *, warn: Callable[[str], None] = print, pending_limit: int = 64 * 2**20
     ):
         """Open or create the file, and remove a torn last line.
 
         Args:
-            path: the file; its directory must exist.
-            warn: called with a message when writing begins to fail, one when lines begin to be
-                dropped, and one when writing works again.
+            warn: called with a message when writing begins to fail, when lines begin to be dropped,
+                and when writing works again.
             pending_limit: bytes of pending lines to hold; beyond it the oldest are dropped.
         """
-        self._path = Path(path)
-        self._warn = warn
-        self._pending_limit = pending_limit
+        self._path, self._warn, self._pending_limit = path, warn, pending_limit
         self._pending: deque[bytes] = deque()
-        self._pending_bytes = 0
         self._dropped = 0
-        self._error: OSError | None = None
+        self._error: OSError | None = None  # of the last write, if it failed
         # Unbuffered: a buffer would hide how much of a failed write reached the file.
         self._file = open(self._path, "a+b", buffering=0)
-        self._offset = _end_of_last_line(self._file)
-        self._file.truncate(self._offset)
+        # Bytes of complete lines in the file, without the pending ones.
+        self.offset = _end_of_last_line(self._file)
+        self._file.truncate(self.offset)
         self._torn = False
-
-    @property
-    def offset(self) -> int:
-        """Bytes of complete lines in the file, pending lines excluded."""
-        return self._offset
 
     @property
     def pending(self) -> list[str]:
@@ -115,11 +100,9 @@ class MetricsLog:
                 Non-finite numbers are written as null.
 
         Raises:
-            ValueError: a row lacks a key or holds another value; no row is taken then.
+            ValueError: a row lacks a key or holds another value; none is written then.
         """
-        lines = [encode_row(row) for row in rows]
-        self._pending.extend(lines)
-        self._pending_bytes += sum(map(len, lines))
+        self._pending += [encode_row(row) for row in rows]
         self._drain()
 
     def flush(self) -> bool:
@@ -137,26 +120,21 @@ class MetricsLog:
         """Return to the state of a checkpoint.
 
         Args:
-            offset: `self.offset` at the checkpoint; later bytes are removed.
-            pending: `self.pending` at the checkpoint; the next write retries them.
+            offset: `self.offset` then; later bytes are removed.
+            pending: `self.pending` then; the next write retries them.
 
         Raises:
             ValueError: the file is shorter, or `offset` is not the end of a line.
         """
-        if not 0 <= offset <= self._offset:
+        inside = 0 < offset <= self.offset
+        if offset and not (inside and os.pread(self._file.fileno(), 1, offset - 1) == b"\n"):
             raise ValueError(
-                f"{self._path}: cannot go back to byte {offset}, the file holds {self._offset} "
-                "bytes of complete lines; it was changed since the checkpoint was written"
-            )
-        if offset and os.pread(self._file.fileno(), 1, offset - 1) != b"\n":
-            raise ValueError(
-                f"{self._path}: byte {offset} is not the end of a line; the file was changed "
-                "since the checkpoint was written"
+                f"{self._path}: byte {offset} of {self.offset} is not the end of a line; the file "
+                "was changed since the checkpoint was written"
             )
         self._file.truncate(offset)
-        self._offset, self._torn = offset, False
+        self.offset, self._torn = offset, False
         self._pending = deque(line.encode() for line in pending)
-        self._pending_bytes = sum(map(len, self._pending))
 
     def close(self) -> None:
         """Retry the pending lines a last time, and close the file.
@@ -166,9 +144,9 @@ class MetricsLog:
         """
         if self._file.closed:
             return
-        complete = self._drain()
+        drained = self._drain()
         self._file.close()
-        if not complete:
+        if not drained:
             lost, error = len(self._pending) + self._dropped, self._error
             message = f"{lost} lines are lost: {error.strerror or error}"
             raise OSError(error.errno, message, str(self._path)) from error
@@ -179,7 +157,7 @@ class MetricsLog:
         try:
             while self._pending:
                 self._append(self._pending[0])
-                self._pending_bytes -= len(self._pending.popleft())
+                self._pending.popleft()
         except OSError as error:
             self._fail(error)
             return False
@@ -193,13 +171,13 @@ class MetricsLog:
 
     def _append(self, line: bytes) -> None:
         if self._torn:
-            self._file.truncate(self._offset)
+            self._file.truncate(self.offset)
         self._torn = True
         rest = memoryview(line)
         while rest:
             rest = rest[self._file.write(rest) :]
         self._torn = False
-        self._offset += len(line)
+        self.offset += len(line)
 
     def _fail(self, error: OSError) -> None:
         if self._error is None:
@@ -208,18 +186,13 @@ class MetricsLog:
                 f"{len(self._pending)} lines are pending and retried at every write"
             )
         self._error = error
-        try:
-            self._file.truncate(self._offset)
+        # If this fails, the next append removes the partial line before it writes.
+        with contextlib.suppress(OSError):
+            self._file.truncate(self.offset)
             self._torn = False
-        except OSError:
-            # Still marked torn: the next append removes the partial line before it writes.
-            pass
-        self._bound()
-
-    def _bound(self) -> None:
-        before = self._dropped
-        while self._pending_bytes > self._pending_limit:
-            self._pending_bytes -= len(self._pending.popleft())
+        before, size = self._dropped, sum(map(len, self._pending))
+        while size > self._pending_limit:
+            size -= len(self._pending.popleft())
             self._dropped += 1
         if self._dropped and not before:
             self._warn(
@@ -228,13 +201,9 @@ class MetricsLog:
             )
 
 
-def _end_of_last_line(file: Any, chunk: int = 65536) -> int:
-    """Return the offset after the last newline of a file open for reading; 0 if it has none."""
-    end = os.fstat(file.fileno()).st_size
-    while end:
-        start = max(0, end - chunk)
-        newline = os.pread(file.fileno(), end - start, start).rfind(b"\n")
-        if newline >= 0:
-            return start + newline + 1
-        end = start
-    return 0
+def _end_of_last_line(file: FileIO) -> int:
+    """Return the offset after the last newline; 0 if there is none."""
+    if not os.fstat(file.fileno()).st_size:
+        return 0  # cannot be mapped
+    with mmap(file.fileno(), 0, access=ACCESS_READ) as content:
+        return content.rfind(b"\n") + 1

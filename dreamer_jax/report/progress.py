@@ -17,6 +17,9 @@ from rich.text import Text
 REFRESH_HZ = 4
 MAX_ROWS = 12  # members shown one by one; beyond it the first FEW_ROWS and the spread
 FEW_ROWS = 5
+STATISTICS = {"min": min, "median": statistics.median, "max": max}
+
+Latest = tuple[float, int] | None  # the last return of a member and its env step
 
 
 class _Point(NamedTuple):
@@ -29,8 +32,8 @@ class _Point(NamedTuple):
 class Progress:
     """A context manager that shows the progress of a run.
 
-    `update` only stores its arguments; a thread of the live display renders them 4 times per
-    second, so the training loop never waits for the terminal.
+    `update` only stores its arguments; a thread of the live display renders them `REFRESH_HZ` times
+    per second, so the training loop never waits for the terminal.
     """
 
     def __init__(
@@ -48,24 +51,17 @@ class Progress:
         """Prepare the display; the `with` block shows it.
 
         Args:
-            total_steps: env steps per member at the end of the run.
-            seeds: [M], the seed of each member.
+            total_steps: env steps per member at the end of the run, at least 1.
+            seeds: [M].
             enabled: True for the live display, False for plain lines, None for the one that suits
                 `stream`.
             settings: [M], the hyperparameters of each member in words; empty if members differ
                 only in the seed.
-            stream: where to print; None for standard output.
+            stream: None for standard output.
             plain_every: seconds between plain lines.
             window: seconds over which frames/s and updates/s are averaged.
             clock: returns seconds; not wall time, which jumps.
-
-        Raises:
-            ValueError: `total_steps` is less than 1, or `seeds` is empty.
         """
-        if total_steps < 1:
-            raise ValueError(f"total_steps must be at least 1, got {total_steps}")
-        if not seeds:
-            raise ValueError("seeds is empty; there is one per member")
         self._stream = sys.stdout if stream is None else stream
         self._console = Console(file=self._stream, force_terminal=enabled or None)
         if enabled is None:
@@ -75,9 +71,8 @@ class Progress:
         self._plain_every, self._window, self._clock = plain_every, window, clock
         self._points: deque[_Point] = deque()
         self._now = _Point(0.0, 0, 0, 0)
-        self._note = ""
-        self._train: list[tuple[float, int] | None] = [None] * len(seeds)
-        self._eval: list[tuple[float, int] | None] = [None] * len(seeds)
+        self._train: list[Latest] = [None] * len(seeds)
+        self._eval: list[Latest] = [None] * len(seeds)
         self._last_plain = -math.inf
         self._unshown = False
         # Last: it renders once while it is built.
@@ -102,31 +97,28 @@ class Progress:
         frame: int,
         update: int,
         returns: Sequence[float | None],
-        note: str = "",
         *,
         eval_returns: Sequence[float | None] = (),
     ) -> None:
         """Store the place of the run. Costs microseconds; may be called at every step.
 
         Args:
-            env_step: env steps per member so far. Rates count from the first call, so that a
-                resumed run shows its own speed.
-            frame: frames per member so far.
-            update: updates per member so far.
+            env_step, frame, update: counts per member so far. Rates count from the first call, so
+                that a resumed run shows its own speed.
             returns: [M], the train_return of each member; None keeps the last one and its step.
-            note: a few words after the counters, such as the current activity.
             eval_returns: [M], likewise for eval_return; or empty.
-
-        Raises:
-            ValueError: `returns` or `eval_returns` has another length.
         """
         self._now = _Point(self._clock(), env_step, frame, update)
-        self._note, self._unshown = note, True
+        self._unshown = True
         self._keep("returns", self._train, returns)
         if eval_returns:
             self._keep("eval_returns", self._eval, eval_returns)
         if not self._points or self._now.time - self._points[-1].time >= 1 / REFRESH_HZ:
-            self._slide()
+            # A new deque: a concurrent render keeps reading the old one.
+            points = deque([*self._points, self._now])
+            while len(points) > 2 and points[1].time <= self._now.time - self._window:
+                points.popleft()
+            self._points = points
         if not self._live and self._now.time - self._last_plain >= self._plain_every:
             self._print_line()
 
@@ -144,48 +136,37 @@ class Progress:
             if value is not None:
                 latest[member] = (float(value), self._now.env_step)
 
-    def _slide(self) -> None:
-        # A concurrent render keeps reading the old deque.
-        points = deque(self._points)
-        points.append(self._now)
-        while len(points) > 2 and points[1].time <= self._now.time - self._window:
-            points.popleft()
-        self._points = points
-
     def _rates(self) -> _Point | None:
         """Return the rates per second over the window; None before time has passed."""
-        first, last = (self._points[0], self._now) if self._points else (self._now, self._now)
-        elapsed = last.time - first.time
+        now, first = self._now, self._points[0] if self._points else self._now
+        elapsed = now.time - first.time
         if elapsed <= 0:
             return None
-        per_second = [(b - a) / elapsed for a, b in zip(first, last, strict=True)]
-        return _Point(*per_second)
+        return _Point(*((b - a) / elapsed for a, b in zip(first, now, strict=True)))
 
     def _counters(self) -> list[str]:
-        now, rates, members = self._now, self._rates(), len(self._seeds)
-        parts = [f"{now.env_step:,} / {self._total:,} env steps"]
+        rates, members = self._rates(), len(self._seeds)
+        parts = [f"{self._now.env_step:,} / {self._total:,} env steps"]
         if rates:
             each = f"{members} members x " if members > 1 else ""
-            parts.append(f"{each}{_rate(rates.frame)} frames/s")
-            parts.append(f"{_rate(rates.update)} updates/s")
-        return parts + [self._note] * bool(self._note)
+            parts += [f"{each}{_rate(rates.frame)} frames/s", f"{_rate(rates.update)} updates/s"]
+        return parts
 
     def _share(self) -> str:
         """Return '12.5%  01:23:45 left'; without the time while there is no rate."""
-        share, rates = min(1.0, self._now.env_step / self._total), self._rates()
-        left = ""
-        if rates and rates.env_step > 0:
-            left = f"  {_duration((self._total - self._now.env_step) / rates.env_step)} left"
-        return f"{share:.1%}{left}"
+        share, rates = f"{min(1.0, self._now.env_step / self._total):.1%}", self._rates()
+        if not rates or rates.env_step <= 0:
+            return share
+        return f"{share}  {_duration((self._total - self._now.env_step) / rates.env_step)} left"
 
     def _print_line(self) -> None:
         self._last_plain, self._unshown = self._clock(), False
-        spreads = [
-            f"{name} {_spread(latest)}"
-            for name, latest in (("train_return", self._train), ("eval_return", self._eval))
-            if any(latest)
-        ]
-        self.print(" | ".join([self._share(), *self._counters(), *spreads]))
+        parts = [self._share(), *self._counters()]
+        for name, latest in (("train_return", self._train), ("eval_return", self._eval)):
+            if any(latest):
+                low, middle, high = (_statistic(fn, latest) for fn in STATISTICS.values())
+                parts.append(f"{name} {middle}" + f" ({low} .. {high})" * (len(latest) > 1))
+        self.print(" | ".join(parts))
 
     def _render(self) -> Group:
         bar = Table.grid(padding=(0, 1), expand=True)
@@ -193,8 +174,7 @@ class Progress:
         bar.add_column(justify="right")
         done = ProgressBar(self._total, self._now.env_step, complete_style="cyan")
         bar.add_row(done, self._share())
-        counters = Text("  ".join(self._counters()), style="dim")
-        return Group(bar, counters, self._table())
+        return Group(bar, Text("  ".join(self._counters()), style="dim"), self._table())
 
     def _table(self) -> Table:
         members = len(self._seeds)
@@ -208,26 +188,19 @@ class Progress:
             table.add_row(str(self._seeds[member]), *cells, *self._settings[member : member + 1])
         if members > MAX_ROWS:
             table.add_row(f"... {members - FEW_ROWS} more", style="dim")
-            for name in ("min", "median", "max"):
-                train, evaluation = _statistic(name, self._train), _statistic(name, self._eval)
+            for name, fn in STATISTICS.items():
+                train, evaluation = _statistic(fn, self._train), _statistic(fn, self._eval)
                 table.add_row(f"{name} of {members}", train, "", evaluation, "", style="bold")
         return table
 
 
-def _cells(latest: tuple[float, int] | None) -> tuple[str, str]:
+def _cells(latest: Latest) -> tuple[str, str]:
     return ("-", "-") if latest is None else (f"{latest[0]:,.1f}", f"{latest[1]:,}")
 
 
-def _statistic(name: str, latest: Sequence[tuple[float, int] | None]) -> str:
+def _statistic(fn: Callable, latest: Sequence[Latest]) -> str:
     values = [entry[0] for entry in latest if entry is not None]
-    fn = {"min": min, "median": statistics.median, "max": max}[name]
     return f"{fn(values):,.1f}" if values else "-"
-
-
-def _spread(latest: Sequence[tuple[float, int] | None]) -> str:
-    """Return the value of a single member, or the median of several with minimum and maximum."""
-    low, middle, high = (_statistic(name, latest) for name in ("min", "median", "max"))
-    return middle if len(latest) == 1 else f"{middle} ({low} .. {high})"
 
 
 def _rate(value: float) -> str:

@@ -1,7 +1,7 @@
 """Write GIFs: open-loop predictions beside the truth, and episodes."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,7 +21,7 @@ TEXT = (225, 225, 225)
 BORDER = 2  # pixels
 GAP = 6  # pixels between cells
 MARGIN = 18  # pixels left and above, for labels
-MAX_FPS = 50  # viewers slow a GIF of less than 20 ms per frame down to 100 ms
+OPEN_LOOP_MS, EPISODE_MS = 120, 70  # per frame; a GIF counts hundredths of a second
 
 
 class OpenLoopVideo(NamedTuple):
@@ -54,7 +54,6 @@ def open_loop_gif(
     path: str | Path,
     *,
     context: int,
-    fps: float = 8,
     scale: int = 2,
 ) -> None:
     """Write a looping GIF with three rows: the truth, the prediction and the error.
@@ -66,59 +65,46 @@ def open_loop_gif(
         truth: [N, T, H, W, C], N examples side by side, C 1 or 3; uint8, or float in [0, 1].
         prediction: of the same shape; uint8 or float. Floats are clipped to [0, 1], and non-finite
             ones are black.
-        path: the GIF, replaced atomically; its directory must exist.
+        path: the GIF, replaced atomically.
         context: the number of initial frames, 0..T, that are reconstructions.
-        fps: frames per second, 1..50.
-        scale: a whole number; each pixel becomes scale x scale pixels.
+        scale: each pixel becomes scale x scale pixels.
 
     Raises:
-        ValueError: a shape, type or range is another.
+        ValueError: an argument has another shape, type or range.
     """
     if np.shape(prediction) != np.shape(truth):
         raise ValueError(
             f"prediction has shape {np.shape(prediction)}, truth has {np.shape(truth)}"
         )
     _check_images("truth", truth, "NTHWC")
-    _check_images("prediction", prediction, "NTHWC")
     length = truth.shape[1]
     if not 0 <= context <= length:
         raise ValueError(f"context must be in 0..{length}, the length of truth, got {context}")
     if scale < 1 or scale != int(scale):
         raise ValueError(f"scale must be a whole number of at least 1, got {scale}")
-    duration = _frame_ms(fps)
     truth = _unit("truth", truth)
     # Tolerates the rounding of a shift to [-0.5, 0.5] and back; negated so that NaN fails too.
     if not (truth.min() >= -1e-3 and truth.max() <= 1 + 1e-3):
         raise ValueError(f"truth must be in [0, 1], got [{truth.min():g}, {truth.max():g}]")
     prediction = np.clip(np.nan_to_num(_unit("prediction", prediction), posinf=0, neginf=0), 0, 1)
-    grids = _grids(_rows(truth, prediction, int(scale)), int(context))
-    label = _labeller(grids[0].shape)
+    rows = np.stack([truth, prediction, (prediction - truth + 1) / 2])
+    rows = np.round(255 * rows).astype(np.uint8).repeat(int(scale), 3).repeat(int(scale), 4)
     captions = [
         f"context {t + 1}/{context}" if t < context else f"open loop +{t + 1 - context}"
         for t in range(length)
     ]
-    _save([label(*pair) for pair in zip(grids, captions, strict=True)], path, duration)
+    _save(_label(_grids(rows, context), captions), path, OPEN_LOOP_MS)
 
 
-def episode_gif(frames: np.ndarray, path: str | Path, fps: float = 15) -> None:
-    """Write the frames of an episode as a looping GIF.
+def episode_gif(frames: np.ndarray, path: str | Path) -> None:
+    """Write the frames of an episode, uint8 [T, H, W, C] with C 1 or 3, as a looping GIF."""
+    from PIL import Image
 
-    Args:
-        frames: uint8 [T, H, W, C], C 1 or 3.
-        path: the GIF, replaced atomically; its directory must exist.
-        fps: frames per second, 1..50.
-
-    Raises:
-        ValueError: a shape, type or range is another.
-    """
     _check_images("frames", frames, "THWC")
     if frames.dtype != np.uint8:
         raise ValueError(f"frames must be uint8, not {frames.dtype}")
-    from PIL import Image
-
-    duration = _frame_ms(fps)
-    frames = np.broadcast_to(frames, (*frames.shape[:-1], 3))
-    _save([Image.fromarray(frame) for frame in np.ascontiguousarray(frames)], path, duration)
+    frames = np.ascontiguousarray(np.broadcast_to(frames, (*frames.shape[:-1], 3)))
+    _save([Image.fromarray(frame) for frame in frames], path, EPISODE_MS)
 
 
 def _check_images(name: str, images: np.ndarray, axes: str) -> None:
@@ -136,88 +122,48 @@ def _unit(name: str, images: np.ndarray) -> np.ndarray:
     return images.astype(np.float32)
 
 
-def _frame_ms(fps: float) -> int:
-    if not 1 <= fps <= MAX_FPS:
-        raise ValueError(f"fps must be in 1..{MAX_FPS}, got {fps}")
-    # A GIF counts hundredths of a second.
-    return 10 * round(100 / fps)
+def _grids(rows: np.ndarray, context: int) -> np.ndarray:
+    """Return T pictures uint8 [T, height, width, 3] of rows [3, N, T, H, W, C] in framed cells."""
+    _, number, length, height, width, _ = rows.shape
+    height, width = height + 2 * BORDER + GAP, width + 2 * BORDER + GAP
+    cells = np.full((length, 3, height, number, width, 3), BACKGROUND, np.uint8)
+    framed = cells[:, :, :-GAP, :, :-GAP]
+    framed[:context, 1] = CONTEXT
+    framed[context:, 1] = OPEN_LOOP
+    framed[:, :, BORDER:-BORDER, :, BORDER:-BORDER] = rows.transpose(2, 0, 3, 1, 4, 5)
+    return cells.reshape(length, 3 * height, number * width, 3)
 
 
-def _rows(truth: np.ndarray, prediction: np.ndarray, scale: int) -> np.ndarray:
-    """Return truth, prediction and error as uint8 [3, N, T, H * scale, W * scale, 3]."""
-    rows = np.stack([truth, prediction, (prediction - truth + 1) / 2])
-    rows = np.round(255 * rows).astype(np.uint8).repeat(scale, axis=3).repeat(scale, axis=4)
-    return np.broadcast_to(rows, (*rows.shape[:-1], 3))
+def _label(grids: np.ndarray, captions: Iterable[str]) -> "list[Image]":
+    """Return pictures of grids with their captions above and the names of the rows on the left.
 
-
-def _grids(rows: np.ndarray, context: int) -> list[np.ndarray]:
-    """Return T pictures uint8 [height, width, 3] of three rows of N framed cells."""
-    grids = []
-    for t in range(rows.shape[2]):
-        frame = CONTEXT if t < context else OPEN_LOOP
-        colours = (BACKGROUND, frame, BACKGROUND)
-        lines = [_line(rows[row, :, t], colours[row]) for row in range(3)]
-        grids.append(np.concatenate(lines, axis=0))
-    return grids
-
-
-def _line(images: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
-    """Return N images side by side, each with a border, and a gap to its right and below."""
-    number, height, width, _ = images.shape
-    framed_height, framed_width = height + 2 * BORDER, width + 2 * BORDER
-    cells = np.full((number, framed_height + GAP, framed_width + GAP, 3), BACKGROUND, np.uint8)
-    cells[:, :framed_height, :framed_width] = colour
-    cells[:, BORDER : BORDER + height, BORDER : BORDER + width] = images
-    return np.concatenate(list(cells), axis=1)
-
-
-def _labeller(shape: tuple[int, ...]) -> "Callable[[np.ndarray, str], Image]":
-    """Return a function that makes a picture of a grid and a caption.
-
-    The picture has the names of the rows on the left and the caption above, unless the cells are
-    too small for them.
+    Both are omitted where the cells are too small for them.
     """
     from PIL import Image, ImageDraw, ImageFont
 
-    height, width = shape[0] // len(LABELS), shape[1]
+    height, width = grids.shape[1] // len(LABELS), grids.shape[2]
     fits = height >= 48 and width >= 110
-    left, top = (MARGIN, MARGIN) if fits else (GAP, GAP)
-    blank = Image.new("RGB", (width + left, shape[0] + top), BACKGROUND)
-    if not fits:
-        return lambda grid, caption: _pasted(blank, grid, left, top)
+    margin = MARGIN if fits else GAP
+    blank = Image.new("RGB", (width + margin, grids.shape[1] + margin), BACKGROUND)
     font = ImageFont.load_default(size=11)
-    for row, name in enumerate(LABELS):
+    for row, name in enumerate(LABELS if fits else ()):
         text = Image.new("RGB", (height - GAP, MARGIN), BACKGROUND)
-        ImageDraw.Draw(text).text(
-            (text.width / 2, MARGIN / 2), name, fill=TEXT, font=font, anchor="mm"
-        )
-        blank.paste(text.rotate(90, expand=True), (0, top + row * height))
-
-    def label(grid: np.ndarray, caption: str) -> "Image":
-        picture = _pasted(blank, grid, left, top)
-        place = (left, MARGIN / 2)
-        ImageDraw.Draw(picture).text(place, caption, fill=TEXT, font=font, anchor="lm")
-        return picture
-
-    return label
-
-
-def _pasted(blank: "Image", grid: np.ndarray, left: int, top: int) -> "Image":
-    from PIL import Image
-
-    picture = blank.copy()
-    picture.paste(Image.fromarray(grid), (left, top))
-    return picture
+        center = (text.width / 2, MARGIN / 2)
+        ImageDraw.Draw(text).text(center, name, fill=TEXT, font=font, anchor="mm")
+        blank.paste(text.rotate(90, expand=True), (0, margin + row * height))
+    pictures = []
+    for grid, caption in zip(grids, captions, strict=True):
+        picture = blank.copy()
+        picture.paste(Image.fromarray(grid), (margin, margin))
+        if fits:
+            place = (margin, MARGIN / 2)
+            ImageDraw.Draw(picture).text(place, caption, fill=TEXT, font=font, anchor="lm")
+        pictures.append(picture)
+    return pictures
 
 
 def _save(frames: "Sequence[Image]", path: str | Path, duration: int) -> None:
     """Write a GIF of `duration` ms per frame. Equal neighbours become one longer frame."""
+    options = {"save_all": True, "append_images": frames[1:], "duration": duration, "loop": 0}
     with replacing(path) as temporary:
-        frames[0].save(
-            temporary,
-            format="GIF",
-            save_all=True,
-            append_images=frames[1:],
-            duration=duration,
-            loop=0,
-        )
+        frames[0].save(temporary, format="GIF", **options)

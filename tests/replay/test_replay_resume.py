@@ -192,7 +192,7 @@ def test_reopening_another_layout_names_the_difference(tmp_path):
             dict(sampling="episode"),
             "'episode'; choose one of: episodes, episodes_uniform, time. Did you mean 'episodes'",
         ),
-        (dict(slack=0), "slack must be at least 1 step, got 0"),
+        (dict(slack=0), "slack must be at least 1, got 0"),
         (dict(batch=0), "batch must be at least 1, got 0"),
         (dict(length=0), "length must be at least 1, got 0"),
         (dict(num_envs=0), "num_envs must be at least 1, got 0"),
@@ -241,7 +241,6 @@ def test_full_disk_is_refused_with_numbers(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="126 more bytes .* but 100 "):
         make_replay(directory=tmp_path / "ring")
     assert not (tmp_path / "ring").exists()
-    assert make_replay().nbytes == 126
 
 
 def test_a_large_ring_starts_sparse(tmp_path):

@@ -216,9 +216,9 @@ def test_resume_keeps_rows_that_were_pending_at_the_checkpoint(log, open_log, pa
 
 def test_cut_refuses_a_changed_file(log, path):
     log.write([row(1), row(2)])
-    with pytest.raises(ValueError, match=f"byte 9999, the file holds {log.offset} bytes"):
+    with pytest.raises(ValueError, match=f"byte 9999 of {log.offset} is not the end of a line"):
         log.cut(9999)
-    with pytest.raises(ValueError, match="byte 5 is not the end of a line"):
+    with pytest.raises(ValueError, match="byte 5 of .* is not the end of a line"):
         log.cut(5)
     with pytest.raises(ValueError, match="byte -1"):
         log.cut(-1)

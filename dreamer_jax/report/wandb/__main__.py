@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TextIO
 
 from dreamer_jax.report.wandb.process import CLOSE_SECONDS, WARNING, RunInfo
 
@@ -29,11 +30,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m dreamer_jax.report.wandb", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("workdir", type=Path, help="work directory of the run")
-    parser.add_argument(
-        "--follow",
-        action="store_true",
-        help="send rows as they are written, until standard input is closed",
-    )
+    text = "send rows as they are written, until standard input is closed"
+    parser.add_argument("--follow", action="store_true", help=text)
     arguments = parser.parse_args()
     ended = threading.Event()
     if arguments.follow:
@@ -43,7 +41,7 @@ def main() -> None:
     try:
         info = RunInfo.load(arguments.workdir)
         with claim(arguments.workdir):
-            send(arguments.workdir, info, ended, warn=_print_warning)
+            send(arguments.workdir, info, ended, warn=lambda text: _print(WARNING + text))
     except Exception as error:
         _exit(" ".join(f"{type(error).__name__}: {error}".split()))
 
@@ -51,14 +49,10 @@ def main() -> None:
 def send(workdir: Path, info: RunInfo, ended: threading.Event, warn: Callable[[str], None]) -> None:
     """Send the rows and videos of a run as they are written.
 
-    Args:
-        workdir: the work directory of the run.
-        info: what its trainer says of it.
-        ended: set when the run writes no more; the rest is sent then, and the W&B runs finished.
-        warn: called with each warning.
+    Once `ended` is set, the run writes no more: the rest is sent, and the W&B runs are finished.
     """
-    # W&B reports its own errors to its server, offline too, and where that does not answer, the
-    # exit of the process waits 10 s for it.
+    # W&B reports its own errors to its server, even offline; the process waits 10 s for an answer
+    # before it exits.
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     # Imports wandb, which reads the environment.
     from dreamer_jax.report.wandb.session import WandbSession
@@ -75,7 +69,7 @@ def send(workdir: Path, info: RunInfo, ended: threading.Event, warn: Callable[[s
 
 @contextlib.contextmanager
 def claim(workdir: Path) -> Iterator[None]:
-    """Wait until no other reader is at work in a directory; keep others waiting in the block."""
+    """Be the only reader of a work directory during the block; wait for another one to end."""
     with open(workdir / "wandb" / "lock", "a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -94,16 +88,15 @@ def _watch_input(ended: threading.Event) -> None:
     _exit(f"not finished within {END_SECONDS:g} s")
 
 
-def _print_warning(text: str) -> None:
-    with contextlib.suppress(OSError):
-        print(WARNING + text, flush=True)
-
-
 def _exit(reason: str) -> None:
     """End the process with its last line; exit hooks of W&B would wait, or print more."""
-    with contextlib.suppress(OSError):
-        print(reason, file=sys.stderr, flush=True)
+    _print(reason, file=sys.stderr)
     os._exit(1)
+
+
+def _print(text: str, file: TextIO | None = None) -> None:
+    with contextlib.suppress(OSError):  # a full disk or a closed terminal
+        print(text, file=file, flush=True)
 
 
 if __name__ == "__main__":

@@ -24,11 +24,6 @@ class SyncState:
     lines: int = 0  # rows sent that have this env step
     videos: Mapping[str, int] = dataclasses.field(default_factory=dict)  # the last env step of each
 
-    @property
-    def place(self) -> tuple[int, int]:
-        """The place up to which rows have been sent: an env step, and the lines of it."""
-        return self.env_step, self.lines
-
     def with_rows(self, env_step: int, lines: int) -> "SyncState":
         """Return the state after every run has received another history row."""
         steps = tuple(step + 1 for step in self.steps)
@@ -40,17 +35,12 @@ class SyncState:
         return dataclasses.replace(self, steps=steps, videos={**self.videos, key: env_step})
 
     def save(self, path: Path) -> None:
-        """Write the state to a file."""
         with replacing(path) as temporary:
             temporary.write_text(json.dumps(dataclasses.asdict(self)))
 
     @classmethod
     def load(cls, path: Path) -> "SyncState | None":
-        """Read the state from a file; None if there is none.
-
-        Raises:
-            ValueError: the file is damaged.
-        """
+        """Return the state that `save` wrote; None if there is no file."""
         if not path.exists():
             return None
         try:
@@ -64,7 +54,7 @@ class SyncState:
 
 
 class Group(NamedTuple):
-    """Rows of different members that were written together."""
+    """Rows that members wrote together."""
 
     rows: list[dict[str, Any]]
     env_step: int
@@ -75,15 +65,8 @@ class PendingRows:
     """The rows of a growing metrics.jsonl that have not been sent, a group at a time."""
 
     def __init__(self, path: Path, *, num_members: int, place: tuple[int, int]):
-        """Begin at a place; the file is opened by `read`.
-
-        Args:
-            path: metrics.jsonl.
-            num_members: the number of rows in a complete group.
-            place: `SyncState.place`; rows up to there are skipped.
-        """
-        self._path, self._num_members = path, num_members
-        self._sent = place
+        """Skip the rows up to a place: an env step, and the number of lines that have it."""
+        self._path, self._num_members, self._sent = path, num_members, place
         self._rewind()
 
     def read(self) -> Iterator[Group]:
@@ -91,10 +74,6 @@ class PendingRows:
 
         An incomplete group at the end of the file waits for its other rows. It is yielded as it is
         when later rows show that they are lost.
-
-        Raises:
-            OSError: the file cannot be read.
-            ValueError: a line is not a row.
         """
         with open(self._path, "rb") as file:
             file.seek(self._offset - len(self._last_line))
@@ -114,10 +93,10 @@ class PendingRows:
 
     def _take(self, row: dict[str, Any]) -> Iterator[Group]:
         env_step = row["env_step"]
-        members = [other["member"] for other in self._rows]
-        if env_step != self._place[0] or row["member"] in members:
+        same_step = env_step == self._place[0]
+        if not same_step or row["member"] in [other["member"] for other in self._rows]:
             yield from self._close_group()
-        self._place = (env_step, self._place[1] + 1 if env_step == self._place[0] else 1)
+        self._place = (env_step, self._place[1] + 1 if same_step else 1)
         if self._place > self._sent:
             self._rows.append(row)
         if len(self._rows) == self._num_members:

@@ -31,7 +31,6 @@ class RunInfo:
     command: Sequence[str]  # the trainer's program and arguments
 
     def save(self, workdir: Path) -> None:
-        """Write the file in a work directory."""
         path = workdir / "wandb" / "run.json"
         path.parent.mkdir(exist_ok=True)
         with replacing(path) as temporary:
@@ -39,7 +38,7 @@ class RunInfo:
 
     @classmethod
     def load(cls, workdir: Path) -> "RunInfo":
-        """Read the file of a work directory.
+        """Return the run that `save` described.
 
         Raises:
             FileNotFoundError: no run in this directory has reported to W&B.
@@ -47,8 +46,7 @@ class RunInfo:
         path = workdir / "wandb" / "run.json"
         if not path.is_file():
             raise FileNotFoundError(
-                f"{path} does not exist; it is written by a run with config.wandb.mode 'online' "
-                "or 'offline'"
+                f"{path} does not exist; runs with config.wandb.mode 'online' or 'offline' write it"
             )
         return cls(**json.loads(path.read_text()))
 
@@ -61,12 +59,12 @@ class WandbProcess:
     """
 
     def __init__(self, workdir: Path, info: RunInfo, warn: Callable[[str], None]):
-        """Start the reader; return without waiting for it.
+        """Start the reader without waiting for it.
 
         Args:
-            workdir: the work directory; it has a metrics.jsonl.
-            info: what the reader needs to know of the run.
-            warn: called with each warning, from `check` and `close`.
+            workdir: has a metrics.jsonl.
+            info: saved for the reader.
+            warn: called with each warning, by `check` and `close` too.
         """
         self._warn = warn
         self._process: subprocess.Popen | None = None
@@ -85,8 +83,7 @@ class WandbProcess:
                 stdin=subprocess.PIPE,  # its end tells the reader to finish
                 stdout=self._output,
                 stderr=subprocess.STDOUT,
-                # Ctrl-C signals the whole process group; the reader must outlive it to send the
-                # last rows.
+                # Ctrl-C signals the process group; the reader outlives it to send the last rows.
                 start_new_session=True,
             )
         except OSError as error:
@@ -112,12 +109,9 @@ class WandbProcess:
             self._process.kill()
             self._process.wait()
             self._end(f"not finished within {timeout:g} s")
-            return
-        self._show_warnings()
-        if status:
-            self._end(self._reason(status))
         else:
-            self._release()
+            self._show_warnings()
+            self._end(self._reason(status) if status else "")
 
     def _show_warnings(self) -> None:
         # `pread`: the reader's process shares the file's position.
@@ -134,19 +128,18 @@ class WandbProcess:
             return f"its process was ended by {signal.Signals(-status).name}"
         size = os.fstat(self._output.fileno()).st_size
         tail = os.pread(self._output.fileno(), 2**12, max(0, size - 2**12))
-        lines = tail.decode(errors="replace").split("\n")
-        return next((line for line in reversed(lines) if line), f"exit status {status}")
+        lines = tail.decode(errors="replace").strip("\n")
+        return lines.rpartition("\n")[2] or f"exit status {status}"
 
-    def _end(self, reason: str) -> None:
-        self._release()
-        self._warn(
-            f"{WARNING}{reason.rstrip('.')}. Reporting has ended, training continues; the next "
-            "start sends what is missing"
-        )
-
-    def _release(self) -> None:
+    def _end(self, failure: str) -> None:
+        """Release the pipes of the reader; warn unless `failure` is empty."""
         if self._output is not None:
             self._output.close()
         if self._process is not None:
             self._process.stdin.close()
             self._process = None
+        if failure:
+            self._warn(
+                f"{WARNING}{failure.rstrip('.')}. Reporting has ended, training continues; the "
+                "next start sends what is missing"
+            )

@@ -3,9 +3,9 @@
 import collections
 import contextlib
 import sys
-import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import wandb
 
 from dreamer_jax.metrics import HYPER
 from dreamer_jax.report.aggregates import FROZEN, aggregate, common_values
-from dreamer_jax.report.video import OpenLoopVideo, open_loop_videos
+from dreamer_jax.report.video import open_loop_videos
 from dreamer_jax.report.wandb.outbox import Group, PendingRows, SyncState
 from dreamer_jax.report.wandb.process import RunInfo
 
@@ -36,45 +36,32 @@ class WandbSession:
     """
 
     def __init__(self, workdir: Path, info: RunInfo, warn: Callable[[str], None]):
-        """Open the W&B runs: those of `wandb.json` if entity, project and group are the same.
-
-        Args:
-            workdir: the work directory of the run.
-            info: what its trainer says of it.
-            warn: called with each warning.
-        """
+        """Open the W&B runs: those of `wandb.json` if entity, project and group are the same."""
         self._info, self._warn = info, warn
         self._videos, self._state_file = workdir / "videos", workdir / "wandb.json"
         target = {"entity": info.entity, "project": info.project, "group": info.group}
         num_members = len(info.members)
         self._sent = _load_state(self._state_file, target, num_members + 1)
-        self._pending = PendingRows(
-            workdir / "metrics.jsonl", num_members=num_members, place=self._sent.place
-        )
+        place = (self._sent.env_step, self._sent.lines)
+        self._pending = PendingRows(workdir / "metrics.jsonl", num_members=num_members, place=place)
         self._frozen: set[int] = set()
         sys.argv = list(info.command)  # W&B shows it as the command of its runs
         names = _run_names(info.group, [config["seed"] for config in info.members])
         configs = [*info.members, common_values(info.members)]
+        types = ["member"] * num_members + ["aggregate"]
+        shared = {"mode": info.mode, "tags": tuple(info.tags), "dir": str(workdir), **target}
         self._runs = [
-            self._open_run(
-                index,
-                name=names[index],
-                config=dict(config),
-                is_member=index < num_members,
-                mode=info.mode,
-                tags=tuple(info.tags),
-                dir=str(workdir),
-                **target,
+            self._open_run(id=run_id, name=name, config=config, job_type=job_type, **shared)
+            for run_id, name, config, job_type in zip(
+                self._sent.ids, names, configs, types, strict=True
             )
-            for index, config in enumerate(configs)
         ]
 
-    def _open_run(self, index: int, *, name: str, is_member: bool, **arguments) -> Any:
+    def _open_run(self, *, name: str, job_type: str, **arguments) -> Any:
         run = wandb.init(
             **arguments,
-            id=self._sent.ids[index],
             name=name,
-            job_type="member" if is_member else "aggregate",
+            job_type=job_type,
             allow_val_change=True,
             resume="allow",
             reinit="create_new",
@@ -85,8 +72,12 @@ class WandbSession:
                 program=self._info.command[0],
                 silent=True,
                 save_code=False,
-                stop_fn=partial(self._refuse_stop, name),
-                x_disable_stats=is_member,
+                # One member's stop button would have to stop all members.
+                stop_fn=partial(
+                    self._warn,
+                    f"a stop of {name} was requested and is ignored; stop the training process",
+                ),
+                x_disable_stats=job_type == "member",  # the aggregate has the load of the machine
                 x_transaction_log_flush_interval=FLUSH_SECONDS,
             ),
         )
@@ -94,16 +85,8 @@ class WandbSession:
         run.define_metric("*", step_metric="frame")
         return run
 
-    def _refuse_stop(self, name: str) -> None:
-        # One member's stop button would have to stop all members.
-        self._warn(f"a stop of {name} was requested and is ignored; stop the training process")
-
     def send_rows(self) -> bool:
-        """Send the complete groups of rows that metrics.jsonl has gained.
-
-        Returns:
-            Whether there were any.
-        """
+        """Send the groups of rows that have been completed; return whether there were any."""
         found = False
         for group in self._pending.read():
             found = True
@@ -113,27 +96,24 @@ class WandbSession:
     def send_videos(self) -> None:
         """Send the open-loop videos that are newer than the last one of their name."""
         for video in open_loop_videos(self._videos):
-            key = f"{video.member}/{_panel(video)}"
-            if video.env_step > self._sent.videos.get(key, -1):
-                self._send_video(key, video)
+            panel = f"open_loop/{video.key}"  # in W&B, where a later video is its next step
+            key = f"{video.member}/{panel}"
+            if video.env_step <= self._sent.videos.get(key, -1):
+                continue
+            values = {
+                panel: wandb.Video(str(video.path)),
+                "env_step": video.env_step,
+                "frame": video.env_step * self._info.action_repeat,
+            }
+            state = self._sent.with_video(video.member, key, video.env_step)
+            with self._recorded(state) as steps:
+                self._runs[video.member].log(values, step=steps[video.member], commit=True)
 
     def finish(self) -> None:
         """Finish the runs, all at once: each waits for its own upload."""
-        errors = []
-
-        def finish(run):
-            try:
-                run.finish()
-            except Exception as error:
-                errors.append(error)
-
-        threads = [threading.Thread(target=finish, args=(r,), daemon=True) for r in self._runs]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        if errors:
-            raise errors[0]
+        with ThreadPoolExecutor(len(self._runs)) as pool:
+            for finished in [pool.submit(run.finish) for run in self._runs]:
+                finished.result()
 
     def _send(self, group: Group) -> None:
         """Send a history row to every member of a group and to the aggregate."""
@@ -141,27 +121,19 @@ class WandbSession:
             for row in group.rows:
                 member = row["member"]
                 self._runs[member].log(history_values(row), step=steps[member], commit=True)
-                if row.get(FROZEN):
-                    self._mark_frozen(member)
+                if row.get(FROZEN) and member not in self._frozen:
+                    self._frozen.add(member)
+                    run = self._runs[member]
+                    run.summary[FROZEN] = True
+                    run.tags = (*run.tags, FROZEN)
             self._runs[-1].log(aggregate(group.rows), step=steps[-1], commit=True)
-
-    def _send_video(self, key: str, video: OpenLoopVideo) -> None:
-        values = {
-            _panel(video): wandb.Video(str(video.path)),
-            "env_step": video.env_step,
-            "frame": video.env_step * self._info.action_repeat,
-        }
-        state = self._sent.with_video(video.member, key, video.env_step)
-        with self._recorded(state) as steps:
-            self._runs[video.member].log(values, step=steps[video.member], commit=True)
 
     @contextlib.contextmanager
     def _recorded(self, after: SyncState) -> Iterator[tuple[int, ...]]:
         """Record a state while the block sends what leads to it; take it back if that fails.
 
-        Yields:
-            The number of each run's next history row. W&B's own count would start at 0 again in a
-            process that resumes offline.
+        Yields the number of each run's next history row: W&B's own count would start at 0 again in
+        a process that resumes offline.
         """
         before, self._sent = self._sent, after
         after.save(self._state_file)
@@ -173,13 +145,6 @@ class WandbSession:
         except Exception:
             before.save(self._state_file)
             raise
-
-    def _mark_frozen(self, member: int) -> None:
-        if member not in self._frozen:
-            self._frozen.add(member)
-            run = self._runs[member]
-            run.summary[FROZEN] = True
-            run.tags = (*run.tags, FROZEN)
 
 
 def history_values(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -211,8 +176,3 @@ def _run_names(group: str, seeds: Sequence[int]) -> list[str]:
         for member, seed in enumerate(seeds)
     ]
     return [*names, f"{group}/aggregate"]
-
-
-def _panel(video: OpenLoopVideo) -> str:
-    """Return the name under which W&B shows a video; a later one is its next step."""
-    return f"open_loop/{video.key}"
