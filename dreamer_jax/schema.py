@@ -34,7 +34,7 @@ T = TypeVar("T", bound=Callable)
 class Kind(NamedTuple):
     """A set of allowed values."""
 
-    description: str  # in words, but for the choices
+    description: str  # in words, without the choices
     check: Callable[[Any], bool]
     choices: Collection[str] = ()  # may grow
 
@@ -63,7 +63,7 @@ def declare(keys: Mapping[str, Key]) -> None:
     """
     for name, key in keys.items():
         if KEYS.get(name, key) is not key:
-            raise ValueError(f"the config key {name!r} has been declared before: {KEYS[name]}")
+            raise ValueError(f"the config key {name!r} is declared already: {KEYS[name]}")
         if not key.kind.check(key.default):
             raise ValueError(
                 f"the default of the config key {name!r} is {key.default!r}; "
@@ -99,7 +99,7 @@ class Registry(dict[str, T]):
             known = self.get(name, piece)
             # A notebook cell that is run again defines the same piece again.
             if (known.__module__, known.__qualname__) != (piece.__module__, piece.__qualname__):
-                raise ValueError(f"the name {name!r} has been registered before: {known}")
+                raise ValueError(f"{name!r} is registered already, by {known}")
             for key, declared in self._keys.pop(name, {}).items():
                 if declared:
                     del KEYS[key]

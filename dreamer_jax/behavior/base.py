@@ -78,7 +78,7 @@ class Behavior:
 
 
 class Parts(NamedTuple):
-    """Everything that a behaviour may be made of, for the agent's config and environment."""
+    """Everything that a behaviour may be made of, for one config and environment."""
 
     action: ActionSpec
     latent_size: int  # S

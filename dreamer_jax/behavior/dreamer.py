@@ -63,7 +63,11 @@ class Dreamer(Behavior):
 
 @BEHAVIORS.register(
     "dreamer",
-    {"slow_critic_every": Key(100, integer(1), "updates between copies to the slow critic")},
+    {
+        "slow_critic_every": Key(
+            100, integer(1), "updates between copies of the critic to the slow critic"
+        )
+    },
 )
 def make_dreamer(parts: Parts, *, slow_critic_every: int) -> Dreamer:
     return Dreamer(parts.make_actor_critic(), slow_critic_every)
@@ -115,14 +119,14 @@ def update_actor_critic(
     outside = None if ac.actor_grad.through_dynamics else imagined(state.params[actor])
 
     @partial(jax.value_and_grad, has_aux=True)
-    def actor_loss_fn(actor_params):
+    def actor_grad_fn(actor_params):
         rollout = imagined(actor_params) if outside is None else outside
         loss, metrics = actor_loss(ac, actor_params, rollout, hypers, state.update)
         return loss, (rollout, metrics)
 
-    (loss, (rollout, metrics)), grads = actor_loss_fn(state.params[actor])
-    critic_loss_fn = jax.value_and_grad(lambda p: critic_loss(ac, p, rollout), has_aux=True)
-    (critic_value, critic_metrics), critic_grads = critic_loss_fn(state.params[critic])
+    (loss, (rollout, metrics)), grads = actor_grad_fn(state.params[actor])
+    critic_grad_fn = jax.value_and_grad(lambda p: critic_loss(ac, p, rollout), has_aux=True)
+    (critic_value, critic_metrics), critic_grads = critic_grad_fn(state.params[critic])
     state, norm = step_group(optimizers, state, actor, grads, hypers.actor_lr)
     state, critic_norm = step_group(optimizers, state, critic, critic_grads, hypers.critic_lr)
 

@@ -62,8 +62,8 @@ class Plan2Explore(Behavior):
         *,
         sample: SampleFn,
     ) -> tuple[TrainState, dict[str, Update]]:
-        loss_fn = jax.value_and_grad(lambda params: ensemble_loss(self, wm, params, replayed))
-        loss, grads = loss_fn(state.params["ensemble"])
+        grad_fn = jax.value_and_grad(lambda params: ensemble_loss(self, wm, params, replayed))
+        loss, grads = grad_fn(state.params["ensemble"])
         state, norm = step_group(optimizers, state, "ensemble", grads, state.hypers.model_lr)
         ensemble = state.params["ensemble"]
 

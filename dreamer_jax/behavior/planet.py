@@ -87,7 +87,9 @@ class Planner(Behavior):
         "planet.horizon": Key(12, integer(1), "steps of a plan"),
         "planet.iterations": Key(10, integer(1), "iterations of the cross-entropy method"),
         "planet.candidates": Key(1000, integer(1), "plans per iteration"),
-        "planet.elites": Key(100, integer(2), "best plans of an iteration, for the next fit"),
+        "planet.elites": Key(
+            100, integer(2), "best plans of an iteration, which the next normal is fitted to"
+        ),
     },
 )
 def make_planner(parts: Parts, **settings: int) -> Planner:
