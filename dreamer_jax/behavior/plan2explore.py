@@ -68,9 +68,8 @@ class Plan2Explore(Behavior):
         ensemble = state.params["ensemble"]
 
         def reward_fn(wm: WorldModel, params: Params, trajectory: Trajectory) -> Array:
-            novelty = disagreement(self, ensemble, trajectory)
-            task = predicted_reward(wm, params, trajectory)
-            return self.intrinsic * novelty + self.extrinsic * task
+            novelty = self.intrinsic * disagreement(self, ensemble, trajectory)
+            return novelty + self.extrinsic * predicted_reward(wm, params, trajectory)
 
         state, updates = update_actor_critic(
             self.ac,
