@@ -168,9 +168,9 @@ def imagine_rollout(
         target     V0  V1  ...  V[H-1]  bootstrap v[H]
 
     Args:
-        start, is_terminal: [N, ...], the start states, and whether each is terminal.
+        start, is_terminal: [N, ...] and [N] bool, the start states and whether each is terminal.
         noise: [H, N, ...].
-        hypers: those used are the discount and lambda.
+        hypers: discount and lambda are used.
     """
     trajectory = imagine(
         wm, wm_params, lambda feat: ac.act(actor_params, feat), start, noise, sample=sample
@@ -197,7 +197,7 @@ def actor_loss(
     inside log pi.
 
     Args:
-        hypers: those used are the entropy scale and the mix, which are annealed.
+        hypers: the entropy weight and the mix are used, both annealed.
         update: scalar, number of updates made.
 
     Returns:

@@ -76,7 +76,7 @@ def with_members(config: ConfigDict, chosen: Sequence[Member]) -> ConfigDict:
 
 
 def with_seeds(config: ConfigDict, seeds: Sequence[int]) -> ConfigDict:
-    """Return the config of a run of every hyperparameter setting with each of these seeds."""
+    """Return the config of a run that has every hyperparameter setting with each of these seeds."""
     settings = []
     for member in members(config):
         if member.values not in settings:
@@ -85,9 +85,9 @@ def with_seeds(config: ConfigDict, seeds: Sequence[int]) -> ConfigDict:
 
 
 def joined(sources: Sequence[tuple[ConfigDict, Sequence[int]]]) -> list[Member]:
-    """Return members, given as configs with the numbers of theirs, in one list.
+    """Return chosen members of several configs, with values for all names that any config lists.
 
-    All get values for every name of which any of the configs has a list.
+    Each source is a config with the numbers of its chosen members.
     """
     names = [n for n in HYPER_NAMES if any(n in member_lists(config) for config, _ in sources)]
     return [
@@ -126,7 +126,7 @@ def member_hypers(config: ConfigDict) -> list[Hypers]:
 
 
 def member_configs(config: ConfigDict) -> list[dict[str, Any]]:
-    """Return every member's config as nested dicts, with its `seed` and values for the lists."""
+    """Return every member's config as nested dicts, with its `seed` and values, without lists."""
     shared = {k: v for k, v in config.to_dict().items() if k not in ("seeds", "members")}
     return [shared | member.values | {"seed": member.seed} for member in members(config)]
 
