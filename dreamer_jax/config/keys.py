@@ -66,7 +66,9 @@ ENVIRONMENTS = {
     "env.num_envs": Key(1, integer(1), "E, environments per member"),
     "env.workers": Key(0, integer(0), "processes that step environments; 0: the main process"),
     "env.timeout": Key(60.0, number(1e-3), "seconds per step or reset until a worker is replaced"),
-    "env.max_faults": Key(10, integer(0), "failed environments replaced within an hour, at most"),
+    "env.max_faults": Key(
+        10, integer(0), "faults of environments within an hour; more stop the run"
+    ),
     "env.action_repeat": Key(1, integer(1), "frames per agent step"),
     "env.time_limit": Key(
         0, integer(0), "frames until an episode is truncated; 0: the environment's own limit"
@@ -74,7 +76,7 @@ ENVIRONMENTS = {
     "env.sticky": Key(
         0.25, number(0, 1), "Atari: probability that a frame repeats the previous action"
     ),
-    "env.noops": Key(30, integer(0), "Atari: no-op frames after a reset, at most"),
+    "env.noops": Key(30, integer(0), "Atari: largest number of no-op frames after a reset"),
 }
 REPLAY = {
     "replay.capacity": Key(2_000_000, integer(1), "recent agent steps kept per member"),
