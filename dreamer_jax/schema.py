@@ -1,13 +1,19 @@
 """Config keys, the values that they allow, and registries of exchangeable pieces.
 
-`KEYS` is the table of all config keys; code declares its keys beside the place that uses them. A
-`Registry` maps the names that a key may take to the pieces that they stand for, such as behaviours:
+How `config.behavior = "planet"` becomes an object, and `config.planet.horizon` its argument:
 
-    @BEHAVIORS.register("planet", {"planet.horizon": Key(12, integer(1), "steps of a plan")})
-    def make_planet(spaces: Spaces, *, horizon: int) -> Planet: ...
+1. behavior/planet.py registers a piece, a function, under a name and with config keys of its own:
 
-The key that names the piece has the kind `choice(BEHAVIORS)`, and the piece gets the values of its
-own keys as keyword arguments: neither the list of names nor the builder must be edited.
+       @BEHAVIORS.register("planet", {"planet.horizon": Key(12, integer(1), "steps of a plan")})
+       def make_planner(parts: Parts, *, horizon: int) -> Planner: ...
+
+2. config/keys.py imports all such modules, and declares the key that chooses among the pieces:
+
+       "behavior": Key("dreamer", choice(BEHAVIORS), "how actions are chosen for the task")
+
+3. agent/build.py calls the piece that the config names, with the values of its keys:
+
+       BEHAVIORS.bind(config.behavior, config)(parts)  # = make_planner(parts, horizon=12)
 """
 
 import importlib
@@ -18,7 +24,8 @@ from collections import ChainMap
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial, reduce
 from numbers import Integral, Real
-from types import ModuleType
+from operator import getitem
+from types import MappingProxyType, ModuleType
 from typing import Any, NamedTuple, TypeVar
 
 T = TypeVar("T", bound=Callable)
@@ -27,13 +34,13 @@ T = TypeVar("T", bound=Callable)
 class Kind(NamedTuple):
     """A set of allowed values."""
 
-    description: str  # followed by the choices, if there are any
+    description: str  # in words, without the choices
     check: Callable[[Any], bool]
-    choices: Collection[str] = ()  # read whenever it is needed, so it may grow
+    choices: Collection[str] = ()  # may grow
 
     @property
     def allowed(self) -> str:
-        """The allowed values in words."""
+        """Return the allowed values in words."""
         return " ".join([self.description, ", ".join(sorted(self.choices))]).strip()
 
 
@@ -45,18 +52,18 @@ class Key(NamedTuple):
     meaning: str  # with the unit
 
 
-KEYS: dict[str, Key] = {}  # by dotted name
+KEYS: dict[str, Key] = {}  # all config keys, by dotted name
 
 
 def declare(keys: Mapping[str, Key]) -> None:
     """Add config keys to `KEYS`.
 
     Raises:
-        ValueError: another key has been declared under a name, or a default is not allowed.
+        ValueError: another key has been declared under this name, or its default is not allowed.
     """
     for name, key in keys.items():
         if KEYS.get(name, key) is not key:
-            raise ValueError(f"the config key {name!r} has been declared before: {KEYS[name]}")
+            raise ValueError(f"the config key {name!r} is declared already: {KEYS[name]}")
         if not key.kind.check(key.default):
             raise ValueError(
                 f"the default of the config key {name!r} is {key.default!r}; "
@@ -66,57 +73,55 @@ def declare(keys: Mapping[str, Key]) -> None:
 
 
 class Registry(dict[str, T]):
-    """Pieces of one kind by name, each with the config keys that it takes.
-
-    Pieces without keys may also be added by item assignment.
-    """
+    """Pieces (functions or classes) of one kind by name, with the config keys that they take."""
 
     def __init__(self, pieces: Mapping[str, T] | None = None):
         super().__init__(pieces or {})
-        self._keys: dict[str, list[str]] = {}  # of each piece
-        self._declared: dict[str, list[str]] = {}  # those that no other piece had declared before
+        # By piece: its keys, and whether it declared each itself instead of sharing another's.
+        self._keys: dict[str, dict[str, bool]] = {}
 
-    def register(self, name: str, keys: Mapping[str, Key] | None = None) -> Callable[[T], T]:
+    def register(
+        self, name: str, keys: Mapping[str, Key] = MappingProxyType({})
+    ) -> Callable[[T], T]:
         """Return a decorator that adds a piece and declares its keys.
 
         Args:
             name: value of the config key that chooses the piece.
-            keys: config keys by dotted name; the piece takes the value of each as a keyword
-                argument with the last part of its name. A key of `KEYS` may be shared:
+            keys: config keys by dotted name; the piece gets the value of each as a keyword
+                argument with the last part of its name. To share another's key, pass that one:
                 `{"rssm.classes": KEYS["rssm.classes"]}`.
 
         Raises:
             ValueError: another piece has this name, or see `declare`.
         """
 
-        keys = keys or {}
-
         def add(piece: T) -> T:
             known = self.get(name, piece)
-            # A notebook's cell that is run again defines the same piece again.
+            # A notebook cell that is run again defines the same piece again.
             if (known.__module__, known.__qualname__) != (piece.__module__, piece.__qualname__):
-                raise ValueError(f"the name {name!r} has been registered before: {known}")
-            for key in self._declared.pop(name, ()):
-                del KEYS[key]
-            declared = [key for key in keys if key not in KEYS]
+                raise ValueError(f"{name!r} is registered already, by {known}")
+            for key, declared in self._keys.pop(name, {}).items():
+                if declared:
+                    del KEYS[key]
+            declared = {key: key not in KEYS for key in keys}
             declare(keys)
-            self._keys[name], self._declared[name] = list(keys), declared
+            self._keys[name] = declared
             self[name] = piece
             return piece
 
         return add
 
     def bind(self, name: str, config: Mapping[str, Any]) -> T:
-        """Return the piece `name` with the values that `config` has for its keys filled in."""
-        values = {
-            key.split(".")[-1]: reduce(lambda node, part: node[part], key.split("."), config)
-            for key in self._keys.get(name, ())
-        }
-        return partial(self[name], **values)
+        """Return the piece `name` with its keys' values in `config` filled in."""
+        arguments = {}
+        for key in self._keys.get(name, ()):
+            parts = key.split(".")
+            arguments[parts[-1]] = reduce(getitem, parts, config)
+        return partial(self[name], **arguments)
 
 
 def import_modules(package: ModuleType) -> None:
-    """Import all modules of a package, so that the pieces in them are registered."""
+    """Import all modules of a package, so that they register their pieces."""
     for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
         importlib.import_module(module.name)
 
@@ -125,26 +130,21 @@ def _is_int(value: Any) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
-def integer(low: int, high: float = math.inf) -> Kind:
-    """Return the kind of whole numbers in [low, high]."""
-    upper = "" if high == math.inf else f" and at most {high}"
-    return Kind(
-        f"a whole number of at least {low}{upper}", lambda v: _is_int(v) and low <= v <= high
-    )
+def integer(low: int) -> Kind:
+    """Return the kind of whole numbers of at least `low`."""
+    return Kind(f"a whole number of at least {low}", lambda v: _is_int(v) and v >= low)
 
 
 def number(low: float = 0.0, high: float = math.inf) -> Kind:
     """Return the kind of finite numbers in [low, high]."""
-    bounded = f"a number from {low:g} to {high:g}"
-    return Kind(
-        f"a finite number of at least {low:g}" if high == math.inf else bounded,
-        lambda v: (
-            isinstance(v, Real)
-            and not isinstance(v, bool)
-            and math.isfinite(v)
-            and low <= v <= high
-        ),
-    )
+
+    def check(value: Any) -> bool:
+        is_real = isinstance(value, Real) and not isinstance(value, bool)
+        return is_real and math.isfinite(value) and low <= value <= high
+
+    if high == math.inf:
+        return Kind(f"a finite number of at least {low:g}", check)
+    return Kind(f"a number from {low:g} to {high:g}", check)
 
 
 def boolean() -> Kind:
@@ -158,12 +158,7 @@ def text() -> Kind:
 
 
 def choice(names: Mapping[str, Any] | Sequence[str], *others: str) -> Kind:
-    """Return the kind of certain names.
-
-    Args:
-        names: the names, or a registry that has them as keys and may grow later.
-        others: further names.
-    """
+    """Return the kind of certain names: of a registry, which may grow later, or of a sequence."""
     registry = names if isinstance(names, Mapping) else dict.fromkeys(names)
     choices = ChainMap(registry, dict.fromkeys(others))
     return Kind("one of", lambda v: isinstance(v, str) and v in choices, choices)
@@ -197,8 +192,7 @@ def seeds() -> Kind:
         return all(_is_int(s) and 0 <= s < 2**32 for s in value)
 
     return Kind(
-        "a number of seeds of at least 1, or a list of whole numbers from 0 to 2^32 - 1",
-        check,
+        "a number of seeds of at least 1, or a list of whole numbers from 0 to 2^32 - 1", check
     )
 
 

@@ -54,9 +54,9 @@ def test_a_name_has_one_piece_and_a_key_one_meaning(keys):
     define(3)
     define(4)
     assert things.bind("sized", {"size": 7})() == (4, 7) and keys["size"].default == 4
-    with pytest.raises(ValueError, match="'sized' has been registered before"):
+    with pytest.raises(ValueError, match="'sized' is registered already, by"):
         things.register("sized")(test_choices_follow_their_registry)
-    with pytest.raises(ValueError, match="config key 'size' has been declared before"):
+    with pytest.raises(ValueError, match="config key 'size' is declared already"):
         things.register("other", {"size": SIZE})(test_choices_follow_their_registry)
     with pytest.raises(ValueError, match="default of the config key 'depth' is 0; allowed"):
         declare({"depth": Key(0, integer(1), "depth")})

@@ -1,4 +1,4 @@
-"""Build an agent from a config: no code below this knows config keys."""
+"""Build an agent from a config; the code that it is made of knows no config keys."""
 
 import math
 import re
@@ -33,8 +33,7 @@ from dreamer_jax.optimizer import make_optimizer
 from dreamer_jax.runtime import Backend
 from dreamer_jax.types import ActionSpec
 
-ObsShapes = Mapping[str, tuple[tuple[int, ...], str]]  # key -> shape and dtype of one entry
-
+ObsShapes = Mapping[str, tuple[tuple[int, ...], str]]  # entry -> shape and dtype
 
 # Losses are named after what they predict, so no entry of an observation may have these names.
 LOSSES = ("discount", "kl", "model", "reward")
@@ -43,17 +42,12 @@ LOSSES = ("discount", "kl", "model", "reward")
 class ObsKeys(NamedTuple):
     """The entries of the observation that the agent uses."""
 
-    images: dict[str, int]  # key -> channels
-    vectors: dict[str, int]  # key -> size
+    images: dict[str, int]  # name -> channels
+    vectors: dict[str, int]  # name -> size
 
 
 def select_keys(cnn_keys: str, mlp_keys: str, obs_shapes: ObsShapes) -> ObsKeys:
-    """Choose the entries whose names match one of two regular expressions in full.
-
-    Args:
-        cnn_keys: for images.
-        mlp_keys: for vectors.
-        obs_shapes: of the environment.
+    """Choose the images whose names match `cnn_keys` in full, and the vectors for `mlp_keys`.
 
     Raises:
         UsageError: no entry matches, an entry has the name of a loss, or an image is not 64x64.
@@ -108,21 +102,21 @@ def make_agent(
     )
 
 
-def _network_settings(config: ConfigDict) -> dict:
+def _shared_settings(config: ConfigDict) -> dict:
     """Return the arguments that all networks share."""
     dtype = jnp.dtype(config.compute_dtype)
     return {"act": ACTIVATIONS[config.act], "norm": config.norm, "dtype": dtype}
 
 
 def _make_mlp(config: ConfigDict, layers: int, units: int, outputs: int) -> MLP:
-    return MLP(layers=layers, units=units, outputs=outputs, **_network_settings(config))
+    return MLP(layers=layers, units=units, outputs=outputs, **_shared_settings(config))
 
 
 def _make_world_model(
     config: ConfigDict, keys: ObsKeys, action_size: int, backend: Backend
 ) -> WorldModel:
-    shared = _network_settings(config)
-    convolutional = {
+    shared = _shared_settings(config)
+    coder = {
         "depth": config.cnn_depth,
         "mlp_layers": config.vector.layers,
         "mlp_units": config.vector.units,
@@ -131,14 +125,12 @@ def _make_world_model(
         **shared,
     }
     latent = LATENTS.bind(config.rssm.latent, config)(config.rssm.stoch)
-    encoder = Encoder(tuple(keys.images), tuple(keys.vectors), **convolutional)
-    decoder = Decoder(keys.images, keys.vectors, **convolutional)
-    features = math.prod(latent.shape) + config.rssm.deter
-    objective = OBJECTIVES.bind(config.objective, config)(
-        ObjectiveParts(encoder, decoder, features)
-    )
-    heads = {head: config.loss_scales[head] for head in ("reward", "discount")}
-    discount = config.discount_head
+    encoder = Encoder(tuple(keys.images), tuple(keys.vectors), **coder)
+    decoder = Decoder(keys.images, keys.vectors, **coder)
+    parts = ObjectiveParts(encoder, decoder, math.prod(latent.shape) + config.rssm.deter)
+    objective = OBJECTIVES.bind(config.objective, config)(parts)
+    reward, discount = config.reward_head, config.discount_head
+    loss_scales = {name: config.loss_scales[name] for name in ("reward", "discount")}
     return WorldModel(
         encoder=encoder,
         rssm=RSSM(
@@ -151,15 +143,15 @@ def _make_world_model(
             **shared,
         ),
         objective=objective,
-        reward=_make_mlp(config, config.reward_head.layers, config.reward_head.units, 1),
-        discount=_make_mlp(config, discount.layers, discount.units, 1)
-        if discount.enabled
-        else None,
+        reward=_make_mlp(config, reward.layers, reward.units, 1),
+        discount=(
+            _make_mlp(config, discount.layers, discount.units, 1) if discount.enabled else None
+        ),
         reward_transform=REWARD_TRANSFORMS[config.reward_transform],
-        loss_scales={**heads, **objective.loss_scales},
+        loss_scales={**loss_scales, **objective.loss_scales},
         kl_loss=KL_LOSSES[config.kl_loss],
         free_avg=config.free_avg,
-        grad_heads=frozenset(head for head, trains in config.grad_heads.items() if trains),
+        grad_heads=frozenset(name for name, trains in config.grad_heads.items() if trains),
     )
 
 
@@ -172,12 +164,10 @@ def _make_actor_critic(config: ConfigDict, action: ActionSpec) -> ActorCritic:
             f"config.actor.dist is {name!r}, but the environment's {action.size} actions are "
             f"{kind}; allowed: {' or '.join(['auto', *names])}."
         )
-    policy = POLICIES[name]
+    actor, critic, policy = config.actor, config.critic, POLICIES[name]
     return ActorCritic(
-        actor=_make_mlp(
-            config, config.actor.layers, config.actor.units, policy.outputs_per_action * action.size
-        ),
-        critic=_make_mlp(config, config.critic.layers, config.critic.units, 1),
+        actor=_make_mlp(config, actor.layers, actor.units, policy.outputs_per_action * action.size),
+        critic=_make_mlp(config, critic.layers, critic.units, 1),
         policy=policy,
         actor_grad=ACTOR_GRADS[config.actor_grad],
         returns=RETURNS[config.returns],

@@ -44,17 +44,12 @@ def tanh_normal(out: Array, *, raw_std: float, min_std: float) -> TanhNormal:
     """Return tanh of a normal with mean = 5 tanh(out / 5), std = softplus(out + raw_std) + min_std.
 
     The factor of 5 lets actions saturate while the mean stays bounded (Hafner et al. 2020, App. A).
-
-    Args:
-        out: network output [..., 2 A].
-        raw_std: offset of the output for the std.
-        min_std: smallest std, before tanh.
     """
     mean, std = jnp.split(out, 2, -1)
     return TanhNormal(5 * jnp.tanh(mean / 5), jax.nn.softplus(std + raw_std) + min_std)
 
 
-INITIAL_STD = 5.0  # before tanh, where the network's outputs are zero
+INITIAL_STD = 5.0  # before tanh, for network outputs of zero
 
 POLICIES = {
     "onehot": Policy(True, 1, OneHot, lambda key, shape, size: jax.random.uniform(key, shape)),
@@ -74,71 +69,6 @@ POLICIES = {
 }
 
 
-@dataclass(frozen=True)
-class ActorCritic:
-    """The networks of an actor and a critic, and how they learn."""
-
-    actor: MLP
-    critic: MLP
-    policy: Policy
-    actor_grad: "ActorGrad"
-    returns: ReturnFn  # one of `returns.RETURNS`
-    horizon: int  # H, imagined steps
-    action_size: int
-
-    def init(self, keys: Sequence[Array], feat: Array) -> tuple[Params, Params]:
-        """Return the initial parameters of the actor and of the critic.
-
-        Args:
-            keys: two.
-            feat: [1, F], any feature.
-        """
-        networks = zip((self.actor, self.critic), keys, strict=True)
-        return tuple(network.init(key, feat)["params"] for network, key in networks)
-
-    def act(self, params: Params, feat: Array) -> PolicyDist:
-        """Return the action distributions [...] of an actor in features [..., F]."""
-        return self.policy.make_dist(self.actor.apply({"params": params}, feat))
-
-    def choose(self, params: Params, feat: Array, key: Array, *, sample: SampleFn) -> Array:
-        """Return actions [..., A] of an actor in features [..., F]."""
-        noise = self.policy.noise(key, feat.shape[:-1], self.action_size)
-        return sample(self.act(params, feat), noise)
-
-    def value(self, params: Params, feat: Array) -> Array:
-        """Return the values [...] that a critic gives to features [..., F]."""
-        return self.critic.apply({"params": params}, feat)[..., 0]
-
-    def draw_noise(self, key: Array, latent: Latent, starts: int) -> ImagineNoise:
-        """Return the noise of one imagined rollout from a number of start states."""
-        action_key, latent_key = jax.random.split(key)
-        shape = (self.horizon, starts)
-        return ImagineNoise(
-            action=self.policy.noise(action_key, shape, self.action_size),
-            latent=latent.noise(latent_key, shape),
-        )
-
-
-# (world model, its parameters, trajectory) -> reward [H+1, N] of reaching each state
-RewardFn = Callable[[WorldModel, Params, Trajectory], Array]
-
-
-def predicted_reward(wm: WorldModel, params: Params, trajectory: Trajectory) -> Array:
-    """Return the rewards [H+1, N] that the world model predicts on a trajectory."""
-    return wm.predict_reward(params, trajectory.feat)
-
-
-class Rollout(NamedTuple):
-    """An imagined trajectory and its evaluation, for the losses; gradients flow through it."""
-
-    trajectory: Trajectory
-    reward: Array  # [H+1, N], after the transform
-    discount: Array  # [H+1, N]
-    weight: Array  # [H+1, N]
-    slow_value: Array  # [H+1, N], of the slow critic
-    target: Array  # [H, N], returns
-
-
 class ActorGrad(NamedTuple):
     """An estimator of the actor's gradient."""
 
@@ -156,6 +86,67 @@ ACTOR_GRADS = {
 }
 
 
+@dataclass(frozen=True)
+class ActorCritic:
+    """The networks of an actor and a critic, and how they learn."""
+
+    actor: MLP
+    critic: MLP
+    policy: Policy
+    actor_grad: ActorGrad
+    returns: ReturnFn
+    horizon: int  # H, imagined steps
+    action_size: int
+
+    def init(self, keys: Sequence[Array], feat: Array) -> tuple[Params, Params]:
+        """Return the initial parameters of actor and critic, from two keys and a feature [1, F]."""
+        actor_key, critic_key = keys
+        actor = self.actor.init(actor_key, feat)["params"]
+        return actor, self.critic.init(critic_key, feat)["params"]
+
+    def act(self, params: Params, feat: Array) -> PolicyDist:
+        """Return the actor's action distributions [...] for features [..., F]."""
+        return self.policy.make_dist(self.actor.apply({"params": params}, feat))
+
+    def choose(self, params: Params, feat: Array, key: Array, *, sample: SampleFn) -> Array:
+        """Return the actor's actions [..., A] for features [..., F]."""
+        noise = self.policy.noise(key, feat.shape[:-1], self.action_size)
+        return sample(self.act(params, feat), noise)
+
+    def value(self, params: Params, feat: Array) -> Array:
+        """Return the critic's values [...] of features [..., F]."""
+        return self.critic.apply({"params": params}, feat)[..., 0]
+
+    def draw_noise(self, key: Array, latent: Latent, starts: int) -> ImagineNoise:
+        """Return the noise of a rollout from N = `starts` states."""
+        action_key, latent_key = jax.random.split(key)
+        shape = (self.horizon, starts)
+        return ImagineNoise(
+            action=self.policy.noise(action_key, shape, self.action_size),
+            latent=latent.noise(latent_key, shape),
+        )
+
+
+# (world model, its parameters, trajectory) -> rewards [H+1, N] for reaching each state
+RewardFn = Callable[[WorldModel, Params, Trajectory], Array]
+
+
+def predicted_reward(wm: WorldModel, params: Params, trajectory: Trajectory) -> Array:
+    """Return the rewards [H+1, N] that the world model predicts along a trajectory."""
+    return wm.predict_reward(params, trajectory.feat)
+
+
+class Rollout(NamedTuple):
+    """An imagined trajectory and its evaluation, for the losses; gradients flow through it."""
+
+    trajectory: Trajectory
+    reward: Array  # [H+1, N], after the transform
+    discount: Array  # [H+1, N]
+    weight: Array  # [H+1, N]
+    slow_value: Array  # [H+1, N], of the slow critic
+    target: Array  # [H, N], returns
+
+
 def imagine_rollout(
     ac: ActorCritic,
     wm: WorldModel,
@@ -170,24 +161,16 @@ def imagine_rollout(
     sample: SampleFn,
     reward_fn: RewardFn = predicted_reward,
 ) -> Rollout:
-    """Imagine trajectories and evaluate them.
+    """Imagine trajectories of the actor and evaluate them with the slow critic.
 
         feat       s0  s1  ...  s[H-1]  s[H]
-        reward     r0  r1  ...  r[H-1]  (r[H] unused)      r[t] is the reward of reaching s[t]
+        reward     r0  r1  ...  r[H-1]  (r[H] unused)      r[t] is the reward for reaching s[t]
         target     V0  V1  ...  V[H-1]  bootstrap v[H]
 
     Args:
-        ac: actor and critic.
-        wm: the world model.
-        wm_params: of the world model.
-        actor_params: of the actor, which acts.
-        slow_critic: parameters of the critic that evaluates.
-        start: [N, ...].
-        is_terminal: [N] bool, of the start states.
-        noise: of H steps.
-        hypers: discount and lambda.
-        sample: takes samples from distributions.
-        reward_fn: gives the rewards.
+        start, is_terminal: [N, ...] and [N] bool, the start states and whether each is terminal.
+        noise: [H, N, ...].
+        hypers: discount and lambda are used.
     """
     trajectory = imagine(
         wm, wm_params, lambda feat: ac.act(actor_params, feat), start, noise, sample=sample
@@ -206,7 +189,7 @@ def actor_loss(
     """Return -mean(weight * (objective + eta * entropy)), Hafner et al. 2021, Eq. 6.
 
         state s[t]             s0   s1  ...  s[H-2]     feat[:-2], where the policy is evaluated
-        action drawn in it     a1   a2  ...  a[H-1]     action[1:-1]
+        action chosen there    a1   a2  ...  a[H-1]     action[1:-1]
         its return             V1   V2  ...  V[H-1]     target[1:]
 
     The objective is log pi(a[t+1] | s[t]) * sg(V[t+1] - v_slow(s[t])) for `reinforce`, V[t+1] for
@@ -214,14 +197,11 @@ def actor_loss(
     inside log pi.
 
     Args:
-        ac: actor and critic.
-        actor_params: of the actor.
-        rollout: H + 1 steps.
-        hypers: entropy and mix, which are annealed.
-        update: scalar number of updates made, for the schedules.
+        hypers: the entropy weight and the mix are used, both annealed.
+        update: scalar, number of updates made.
 
     Returns:
-        The scalar loss and scalar metrics.
+        The loss and the metrics, all scalars.
     """
     sg = jax.lax.stop_gradient
     feat, action = rollout.trajectory.feat, rollout.trajectory.action
@@ -249,7 +229,7 @@ def critic_loss(ac: ActorCritic, critic_params: Params, rollout: Rollout) -> tup
     """Return mean(weight * 0.5 (v(s) - sg(V))^2) over s0 ... s[H-1], Hafner et al. 2021, Eq. 5."""
     sg = jax.lax.stop_gradient
     value = ac.value(critic_params, sg(rollout.trajectory.feat[:-1]))
-    # With the constant of a unit normal's log-likelihood, losses compare with the original's.
+    # The constant of a unit normal's log-likelihood makes losses comparable with the original's.
     error = 0.5 * (value - sg(rollout.target)) ** 2 + 0.5 * jnp.log(2 * jnp.pi)
     loss = (rollout.weight[:-1] * error).mean()
     return loss, {"critic": value.mean()}

@@ -1,11 +1,10 @@
-"""The interface of behaviours, and the registries of those for the task and for exploration.
+"""The interface of behaviours, and their registries: one for the task, one for exploration.
 
-A behaviour chooses actions, and may learn how to from imagined experience. A new one is a subclass
-of `Behavior` with a factory that registers it; docs/extending.md has an example.
+A behaviour chooses actions, and may learn to from imagined experience. A new one is a subclass of
+`Behavior` and a registered function that makes it; docs/extending.md has an example.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
@@ -36,45 +35,26 @@ class PosteriorBatch(NamedTuple):
 
 
 class Behavior:
-    """A way to choose actions, and to learn that inside the world model.
+    """A way to choose actions, and to learn this inside the world model.
 
     The defaults are those of a behaviour that learns nothing: only `act` must be defined.
-
-    Attributes:
-        groups: names of its parameter groups.
     """
 
-    groups: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()  # names of its parameter groups
 
     def init(self, keys: Sequence[Array], feat: Array) -> dict[str, Params]:
-        """Return the initial parameters by group.
-
-        Args:
-            keys: one per group.
-            feat: [1, F], any feature.
-        """
+        """Return initial parameters by group, from one key per group and a feature [1, F]."""
         return {}
 
     def act(
-        self,
-        wm: WorldModel,
-        params: Mapping[str, Params],
-        state: RSSMState,
-        key: Array,
-        *,
-        sample: SampleFn,
+        self, wm: WorldModel, params: Params, state: RSSMState, key: Array, *, sample: SampleFn
     ) -> Array:
-        """Choose actions.
+        """Return actions [E, A], one-hot or in [-1, 1].
 
         Args:
-            wm: the world model.
-            params: by group, with the world model's as `model`.
-            state: [E, ...], of the environments.
-            key: for random numbers.
-            sample: takes an action from its distribution: a sample, or the mode.
-
-        Returns:
-            [E, A], one-hot or in [-1, 1].
+            params: parameters by group; `model` is the world model's.
+            state: [E, ...], the states of the environments.
+            sample: takes an action from its distribution: a sample or the mode.
         """
         raise NotImplementedError
 
@@ -88,25 +68,17 @@ class Behavior:
         *,
         sample: SampleFn,
     ) -> tuple[TrainState, dict[str, Update]]:
-        """Update the groups once.
+        """Update every group once; return the new state, and an `Update` by group.
 
         Args:
-            wm: the world model.
-            optimizers: by group, see `optimizer.step_group`.
-            state: of the member, with the world model already updated.
+            state: of the member; the world model has already been updated.
             replayed: the batch that the world model was updated on.
-            key: for random numbers.
-            sample: takes a sample from a distribution.
-
-        Returns:
-            The new state, and an `Update` of each group.
         """
         return state, {}
 
 
-@dataclass(frozen=True)
-class Parts:
-    """What behaviours are made of, for the agent's config and environment."""
+class Parts(NamedTuple):
+    """Everything that a behaviour may be made of, for one config and environment."""
 
     action: ActionSpec
     latent_size: int  # S
@@ -114,7 +86,6 @@ class Parts:
     make_actor_critic: Callable[[], ActorCritic]
 
 
-# Factories (parts, **values of the keys that were registered with it) -> behaviour.
-MakeBehavior = Callable[..., Behavior]
-BEHAVIORS: Registry[MakeBehavior] = Registry()  # act on the task
-EXPLORERS: Registry[MakeBehavior] = Registry()  # collect experience in the place of these
+# Functions (parts, **values of the config keys registered with it) -> behaviour.
+BEHAVIORS: Registry[Callable[..., Behavior]] = Registry()  # for the task
+EXPLORERS: Registry[Callable[..., Behavior]] = Registry()  # act in its place during training

@@ -1,10 +1,8 @@
-"""Dreamer: an actor and a critic that learn from imagined trajectories.
+"""Dreamer: actor and critic learn from imagined trajectories (Hafner et al. 2021, Sec. 2.2)."""
 
-Hafner et al. 2021, Section 2.2.
-"""
-
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -17,13 +15,7 @@ from dreamer_jax.behavior.actor_critic import (
     imagine_rollout,
     predicted_reward,
 )
-from dreamer_jax.behavior.base import (
-    BEHAVIORS,
-    Behavior,
-    Optimizers,
-    Parts,
-    PosteriorBatch,
-)
+from dreamer_jax.behavior.base import BEHAVIORS, Behavior, Optimizers, Parts, PosteriorBatch
 from dreamer_jax.model.distributions import SampleFn
 from dreamer_jax.model.world_model import WorldModel
 from dreamer_jax.optimizer import step_group
@@ -33,7 +25,7 @@ from dreamer_jax.types import Array, Metrics, Params, RSSMState, TrainState, Upd
 
 @dataclass(frozen=True)
 class Dreamer(Behavior):
-    """An actor and a critic of the reward that the world model predicts."""
+    """An actor and a critic that learn from the rewards that the world model predicts."""
 
     ac: ActorCritic
     slow_critic_every: int  # updates between copies of the critic; 1: the critic is its own target
@@ -44,13 +36,7 @@ class Dreamer(Behavior):
         return dict(zip(self.groups, self.ac.init(keys, feat), strict=True))
 
     def act(
-        self,
-        wm: WorldModel,
-        params: Mapping[str, Params],
-        state: RSSMState,
-        key: Array,
-        *,
-        sample: SampleFn,
+        self, wm: WorldModel, params: Params, state: RSSMState, key: Array, *, sample: SampleFn
     ) -> Array:
         return self.ac.choose(params["actor"], wm.feature(state), key, sample=sample)
 
@@ -64,9 +50,8 @@ class Dreamer(Behavior):
         *,
         sample: SampleFn,
     ) -> tuple[TrainState, dict[str, Update]]:
-        starts = replayed.starts()
         state, updates = update_actor_critic(
-            self.ac, wm, optimizers, state, state.slow_critic, *starts, key, sample=sample
+            self.ac, wm, optimizers, state, state.slow_critic, replayed, key, sample=sample
         )
         # A hard copy after the first update, and every `slow_critic_every` updates from there.
         copy = state.update % self.slow_critic_every == 0
@@ -78,7 +63,11 @@ class Dreamer(Behavior):
 
 @BEHAVIORS.register(
     "dreamer",
-    {"slow_critic_every": Key(100, integer(1), "updates between copies to the slow critic")},
+    {
+        "slow_critic_every": Key(
+            100, integer(1), "updates between copies of the critic to the slow critic"
+        )
+    },
 )
 def make_dreamer(parts: Parts, *, slow_critic_every: int) -> Dreamer:
     return Dreamer(parts.make_actor_critic(), slow_critic_every)
@@ -90,33 +79,24 @@ def update_actor_critic(
     optimizers: Optimizers,
     state: TrainState,
     slow_critic: Params,
-    starts: RSSMState,
-    is_terminal: Array,
+    replayed: PosteriorBatch,
     key: Array,
     *,
     sample: SampleFn,
     reward_fn: RewardFn = predicted_reward,
     prefix: str = "",
 ) -> tuple[TrainState, dict[str, Update]]:
-    """Update an actor and a critic on one imagined rollout.
+    """Update an actor and a critic on one rollout, imagined from every replayed state.
 
     Args:
-        ac: actor and critic.
-        wm: the world model.
-        optimizers: by group.
-        state: of the member.
         slow_critic: parameters of the critic that evaluates the rollout.
-        starts: [N, ...].
-        is_terminal: [N] bool, of the starts.
-        key: for random numbers.
-        sample: takes samples from distributions.
-        reward_fn: gives the rewards.
-        prefix: of the names of the two groups and of all metrics.
+        prefix: begins the names of the two groups and of all metrics.
 
     Returns:
-        The new state, and an `Update` of each of the two groups.
+        The new state, and an `Update` of each group.
     """
     hypers, actor, critic = state.hypers, f"{prefix}actor", f"{prefix}critic"
+    starts, is_terminal = replayed.starts()
     noise = ac.draw_noise(key, wm.rssm.latent, is_terminal.shape[0])
 
     def imagined(actor_params):
@@ -134,29 +114,26 @@ def update_actor_critic(
             reward_fn=reward_fn,
         )
 
-    # Reinforce needs no gradient through the rollout: imagined here, outside of the gradient, it
-    # keeps no residuals of its H steps.
+    # Reinforce needs no gradient through the rollout: imagined here, outside of the differentiated
+    # function, its H steps keep no residuals.
     outside = None if ac.actor_grad.through_dynamics else imagined(state.params[actor])
 
-    def actor_loss_fn(actor_params):
+    @partial(jax.value_and_grad, has_aux=True)
+    def actor_grad_fn(actor_params):
         rollout = imagined(actor_params) if outside is None else outside
         loss, metrics = actor_loss(ac, actor_params, rollout, hypers, state.update)
         return loss, (rollout, metrics)
 
-    (loss, (rollout, metrics)), grads = jax.value_and_grad(actor_loss_fn, has_aux=True)(
-        state.params[actor]
-    )
-    critic_value_and_grad = jax.value_and_grad(
-        lambda params: critic_loss(ac, params, rollout), has_aux=True
-    )
-    (critic_value, critic_metrics), critic_grads = critic_value_and_grad(state.params[critic])
+    (loss, (rollout, metrics)), grads = actor_grad_fn(state.params[actor])
+    critic_grad_fn = jax.value_and_grad(lambda p: critic_loss(ac, p, rollout), has_aux=True)
+    (critic_value, critic_metrics), critic_grads = critic_grad_fn(state.params[critic])
     state, norm = step_group(optimizers, state, actor, grads, hypers.actor_lr)
     state, critic_norm = step_group(optimizers, state, critic, critic_grads, hypers.critic_lr)
 
-    def named(metrics: Metrics) -> Metrics:
+    def prefixed(metrics: Metrics) -> Metrics:
         return {prefix + name: value for name, value in metrics.items()}
 
     return state, {
-        actor: Update(loss, norm, named(metrics)),
-        critic: Update(critic_value, critic_norm, named(critic_metrics)),
+        actor: Update(loss, norm, prefixed(metrics)),
+        critic: Update(critic_value, critic_norm, prefixed(critic_metrics)),
     }

@@ -15,7 +15,7 @@ DrawFn = Callable[[Array, tuple[int, ...]], Array]  # key, shape [..., A] -> ran
 NoiseFn = Callable[..., Array]
 
 NOISES: Registry[NoiseFn] = Registry()
-CONTINUOUS_ONLY = {"normal"}  # those that make no one-hot actions
+CONTINUOUS_ONLY = {"normal"}  # noises whose results are not one-hot
 
 
 @NOISES.register("none")
@@ -32,7 +32,7 @@ def additive_normal(action: Array, *, key: Array, amount: Array, **_) -> Array:
 
 @NOISES.register("epsilon_greedy")
 def epsilon_greedy(action: Array, *, key: Array, amount: Array, draw: DrawFn) -> Array:
-    """Replace the policy's action by a random one, with probability `amount`."""
+    """Replace each action by a random one with probability `amount`."""
     choose_key, draw_key = jax.random.split(key)
     chosen = jax.random.uniform(choose_key, (*action.shape[:-1], 1)) < amount
     return jnp.where(chosen, draw(draw_key, action.shape), action)
@@ -56,7 +56,7 @@ def draw_uniform(key: Array, shape: tuple[int, ...]) -> Array:
 
 @dataclass(frozen=True)
 class Exploration:
-    """Noise whose amount is interpolated from `start` to `final` over a number of updates."""
+    """Noise whose amount is annealed from `start` to `final` within a number of updates."""
 
     noise: NoiseFn
     draw: DrawFn
@@ -65,15 +65,6 @@ class Exploration:
     updates: int
 
     def __call__(self, action: Array, key: Array, update: Array) -> Array:
-        """Return actions with noise.
-
-        Args:
-            action: [..., A], of the policy.
-            key: for random numbers.
-            update: scalar number of updates made.
-
-        Returns:
-            [..., A].
-        """
+        """Add noise to actions [..., A], after a number of updates."""
         amount = linear_schedule(self.start, self.final, self.updates, update)
         return self.noise(action, key=key, amount=amount, draw=self.draw)

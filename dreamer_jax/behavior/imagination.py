@@ -12,11 +12,9 @@ from dreamer_jax.model.rssm import img_step
 from dreamer_jax.model.world_model import WorldModel
 from dreamer_jax.types import Array, Params, RSSMState, Trajectory
 
-PolicyFn = Callable[[Array], PolicyDist]  # feature [..., F] -> action distribution
-
 
 class ImagineNoise(NamedTuple):
-    """The noise of all steps of a trajectory, drawn before its scan."""
+    """The noise of all steps of a trajectory, drawn before the scan."""
 
     action: Array  # [H, N, ...]
     latent: Array  # [H, N, ...]
@@ -25,27 +23,21 @@ class ImagineNoise(NamedTuple):
 def imagine(
     wm: WorldModel,
     params: Params,
-    policy: PolicyFn,
+    policy: Callable[[Array], PolicyDist],
     start: RSSMState,
     noise: ImagineNoise,
     *,
     sample: SampleFn,
 ) -> Trajectory:
-    """Follow a policy, which reads sg(feature), from start states.
+    """Follow a policy for H steps from start states.
 
         state    s0          s1          s2         s0 = start
-        action   0   a1 ->       a2 ->              a[t] was drawn in s[t-1] and led to s[t]
+        action   0   a1 ->       a2 ->              a[t] was chosen in s[t-1] and led to s[t]
 
     Args:
-        wm: the world model.
-        params: of the world model.
-        policy: gives the action distributions.
+        params: the world model's.
+        policy: sg(feature [N, F]) -> action distributions [N].
         start: [N, ...].
-        noise: of H steps.
-        sample: takes samples from distributions.
-
-    Returns:
-        H + 1 states, features and actions.
     """
 
     def step(state, entry):
@@ -63,19 +55,13 @@ def imagine(
 def imagined_discount(
     wm: WorldModel, params: Params, feat: Array, is_terminal: Array, gamma: Array
 ) -> tuple[Array, Array]:
-    """Return the discounts and weights of an imagined trajectory.
+    """Return the discounts and the weights of an imagined trajectory, [H+1, N] each.
 
     With a discount head, the first discount is not predicted but known: gamma * (1 - is_terminal).
 
     Args:
-        wm: the world model.
-        params: of the world model.
         feat: [H+1, N, F].
         is_terminal: [N] bool, of the start states.
-        gamma: scalar.
-
-    Returns:
-        Discounts [H+1, N], and weights [H+1, N] without gradient.
     """
     discount = wm.predict_discount(params, feat, gamma)
     if wm.discount is not None:

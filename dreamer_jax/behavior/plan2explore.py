@@ -1,24 +1,18 @@
-"""Plan2Explore: an actor that seeks states about which the world model knows little.
+"""Plan2Explore: an actor seeks states that are new to the world model (Sekar et al. 2020).
 
 An ensemble of networks predicts the next latent from a feature and an action. Where their
-predictions disagree there is something to learn; where outcomes are merely random, they come to
-agree on the mean. Sekar et al. 2020.
+predictions disagree there is something to learn; where outcomes are merely random, all converge to
+the mean.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 
 from dreamer_jax.behavior.actor_critic import ActorCritic, predicted_reward
-from dreamer_jax.behavior.base import (
-    EXPLORERS,
-    Behavior,
-    Optimizers,
-    Parts,
-    PosteriorBatch,
-)
+from dreamer_jax.behavior.base import EXPLORERS, Behavior, Optimizers, Parts, PosteriorBatch
 from dreamer_jax.behavior.dreamer import update_actor_critic
 from dreamer_jax.model.distributions import SampleFn, unit_normal
 from dreamer_jax.model.latents import flatten_stoch
@@ -31,13 +25,13 @@ from dreamer_jax.types import Array, Params, RSSMState, TrainState, Trajectory, 
 
 @dataclass(frozen=True)
 class Plan2Explore(Behavior):
-    """An ensemble, and an actor and a critic of its disagreement.
+    """An ensemble, and an actor and a critic that learn from its disagreement.
 
     There is no slow critic, as in DreamerV1, on which Plan2Explore was built.
     """
 
     ac: ActorCritic
-    ensemble: MLP  # one of the models: [feature, action] -> flattened latent
+    ensemble: MLP  # network of one model: [feature, action] -> flattened latent
     models: int  # K, at least 2
     intrinsic: float  # weight of the disagreement
     extrinsic: float  # weight of the task's reward
@@ -54,13 +48,7 @@ class Plan2Explore(Behavior):
         return {"ensemble": ensemble, "expl_actor": actor, "expl_critic": critic}
 
     def act(
-        self,
-        wm: WorldModel,
-        params: Mapping[str, Params],
-        state: RSSMState,
-        key: Array,
-        *,
-        sample: SampleFn,
+        self, wm: WorldModel, params: Params, state: RSSMState, key: Array, *, sample: SampleFn
     ) -> Array:
         return self.ac.choose(params["expl_actor"], wm.feature(state), key, sample=sample)
 
@@ -74,26 +62,22 @@ class Plan2Explore(Behavior):
         *,
         sample: SampleFn,
     ) -> tuple[TrainState, dict[str, Update]]:
-        loss, grads = jax.value_and_grad(lambda p: ensemble_loss(self, wm, p, replayed))(
-            state.params["ensemble"]
-        )
+        grad_fn = jax.value_and_grad(lambda params: ensemble_loss(self, wm, params, replayed))
+        loss, grads = grad_fn(state.params["ensemble"])
         state, norm = step_group(optimizers, state, "ensemble", grads, state.hypers.model_lr)
         ensemble = state.params["ensemble"]
 
         def reward_fn(wm: WorldModel, params: Params, trajectory: Trajectory) -> Array:
-            novelty = disagreement(self, ensemble, trajectory)
-            return self.intrinsic * novelty + self.extrinsic * predicted_reward(
-                wm, params, trajectory
-            )
+            novelty = self.intrinsic * disagreement(self, ensemble, trajectory)
+            return novelty + self.extrinsic * predicted_reward(wm, params, trajectory)
 
-        slow_critic, starts = state.params["expl_critic"], replayed.starts()
         state, updates = update_actor_critic(
             self.ac,
             wm,
             optimizers,
             state,
-            slow_critic,
-            *starts,
+            state.params["expl_critic"],
+            replayed,
             key,
             sample=sample,
             reward_fn=reward_fn,
@@ -112,30 +96,13 @@ class Plan2Explore(Behavior):
         "expl.extrinsic": Key(0.0, number(), "plan2explore: weight of the task's reward"),
     },
 )
-def make_plan2explore(
-    parts: Parts, *, models: int, layers: int, units: int, intrinsic: float, extrinsic: float
-) -> Plan2Explore:
-    return Plan2Explore(
-        ac=parts.make_actor_critic(),
-        ensemble=parts.make_mlp(layers, units, parts.latent_size),
-        models=models,
-        intrinsic=intrinsic,
-        extrinsic=extrinsic,
-    )
+def make_plan2explore(parts: Parts, *, layers: int, units: int, **settings) -> Plan2Explore:
+    ensemble = parts.make_mlp(layers, units, parts.latent_size)
+    return Plan2Explore(ac=parts.make_actor_critic(), ensemble=ensemble, **settings)
 
 
 def predict(explorer: Plan2Explore, ensemble: Params, feat: Array, action: Array) -> Array:
-    """Return every model's prediction of the next latent.
-
-    Args:
-        explorer: has the network of a model.
-        ensemble: parameters of all models, stacked.
-        feat: [..., F].
-        action: [..., A], taken in the state of the feature.
-
-    Returns:
-        [K, ..., S].
-    """
+    """Return every model's prediction [K, ..., S] of the latent that an action leads to."""
     inputs = jnp.concatenate([feat, action], -1)
     return jax.vmap(lambda params: explorer.ensemble.apply({"params": params}, inputs))(ensemble)
 
@@ -160,11 +127,8 @@ def ensemble_loss(
 def disagreement(explorer: Plan2Explore, ensemble: Params, trajectory: Trajectory) -> Array:
     """Return the variance over models, mean over the latent (Sekar et al. 2020, Eq. 1).
 
-    Entry t is the disagreement about state t, the reward of reaching it. The start state was not
-    predicted inside the trajectory; it gets the entry of its successor.
-
-    Returns:
-        [H+1, N], at least 0.
+    Entry t of the result [H+1, N] is about state t: the reward for reaching it. Nothing predicted
+    the start state; it gets the entry of its successor.
     """
     means = predict(explorer, ensemble, trajectory.feat[:-1], trajectory.action[1:])
     reached = means.var(0, ddof=1).mean(-1)

@@ -1,9 +1,6 @@
-"""PlaNet: actions are planned inside the world model, without a policy.
+"""PlaNet: actions are planned inside the world model, without a policy (Hafner et al. 2019)."""
 
-Hafner et al. 2019, Algorithm 2.
-"""
-
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
@@ -20,7 +17,7 @@ from dreamer_jax.types import Array, Params, RSSMState
 
 @dataclass(frozen=True)
 class CEM:
-    """The cross-entropy method: repeatedly fit a normal to the best of its own samples."""
+    """The cross-entropy method: fits a normal to the best of its own samples, repeatedly."""
 
     horizon: int  # H, steps of a plan
     iterations: int
@@ -30,20 +27,17 @@ class CEM:
     def __call__(
         self, score: Callable[[Array, Array], Array], key: Array, action_size: int
     ) -> Array:
-        """Search for the plan with the highest score.
+        """Search for the plan with the highest score (Hafner et al. 2019, Algorithm 2).
 
         The search begins with independent standard normals. Plans are clipped to [-1, 1]; those
         with a score of NaN rank last.
 
         Args:
             score: (plans [H, C, A], key) -> scores [C].
-            key: for random numbers.
-            action_size: A.
 
         Returns:
             [H, A], the mean of the last fit.
         """
-        shape = (self.horizon, action_size)
 
         def iterate(belief, key):
             mean, std = belief
@@ -51,12 +45,13 @@ class CEM:
             noise = jax.random.normal(plan_key, (self.horizon, self.candidates, action_size))
             plans = jnp.clip(mean[:, None] + std[:, None] * noise, -1, 1)
             scores = score(plans, score_key)
-            # NaN sorts above all numbers, so a rollout that diverged would always be an elite.
-            ranked = jnp.where(jnp.isnan(scores), -jnp.inf, scores)
-            _, best = jax.lax.top_k(ranked, self.elites)
+            # NaN sorts above all numbers: a rollout that diverged would always be an elite.
+            scores = jnp.where(jnp.isnan(scores), -jnp.inf, scores)
+            _, best = jax.lax.top_k(scores, self.elites)
             elites = plans[:, best]
             return (elites.mean(1), elites.std(1)), None
 
+        shape = (self.horizon, action_size)
         start = jnp.zeros(shape), jnp.ones(shape)
         (mean, _), _ = jax.lax.scan(iterate, start, jax.random.split(key, self.iterations))
         return mean
@@ -64,23 +59,17 @@ class CEM:
 
 @dataclass(frozen=True)
 class Planner(Behavior):
-    """Model-predictive control: take the first action of the plan of the largest return.
+    """Model-predictive control: takes the first action of the best plan.
 
-    Nothing is learned but the world model.
+    Only the world model learns.
     """
 
     cem: CEM
 
     def act(
-        self,
-        wm: WorldModel,
-        params: Mapping[str, Params],
-        state: RSSMState,
-        key: Array,
-        *,
-        sample: SampleFn,
+        self, wm: WorldModel, params: Params, state: RSSMState, key: Array, *, sample: SampleFn
     ) -> Array:
-        """Return the first actions of new plans; `sample` has no effect on them."""
+        """Return the first actions of new plans; `sample` is not used."""
         keys = jax.random.split(key, state.deter.shape[0])
 
         def plan(state, key):
@@ -98,7 +87,9 @@ class Planner(Behavior):
         "planet.horizon": Key(12, integer(1), "steps of a plan"),
         "planet.iterations": Key(10, integer(1), "iterations of the cross-entropy method"),
         "planet.candidates": Key(1000, integer(1), "plans per iteration"),
-        "planet.elites": Key(100, integer(2), "best plans of an iteration, for the next fit"),
+        "planet.elites": Key(
+            100, integer(2), "best plans of an iteration, which the next normal is fitted to"
+        ),
     },
 )
 def make_planner(parts: Parts, **settings: int) -> Planner:
@@ -113,17 +104,12 @@ def make_planner(parts: Parts, **settings: int) -> Planner:
 def imagined_reward(
     wm: WorldModel, params: Params, state: RSSMState, plans: Array, key: Array
 ) -> Array:
-    """Return the sum of the predicted rewards of each plan, along one sampled trajectory.
+    """Return the sums [C] of the rewards predicted along one sampled trajectory per plan.
 
     Args:
-        wm: the world model.
-        params: of the world model.
+        params: the world model's.
         state: [...], of one environment.
         plans: [H, C, A].
-        key: for random numbers.
-
-    Returns:
-        [C].
     """
     horizon, candidates, _ = plans.shape
     start = jax.tree.map(lambda x: jnp.broadcast_to(x, (candidates, *x.shape)), state)

@@ -19,26 +19,22 @@ def lambda_return(
         reward     r0  r1  ...  r[H-1]
         discount   d0  d1  ...  d[H-1]
         value      v0  v1  ...  v[H-1]   bootstrap = v[H]
+        target     V0  V1  ...  V[H-1]
 
     Args:
-        reward: [H, ...].
-        value: [H, ...].
-        discount: [H, ...].
+        reward, value, discount: [H, ...].
         bootstrap: [...], the value after the last reward.
         lambda_: scalar in [0, 1].
-
-    Returns:
-        [H, ...], targets for the values of the states 0 ... H-1.
     """
     chex.assert_equal_shape([reward, value, discount])
     chex.assert_equal_shape([reward[0], bootstrap])
     next_value = jnp.concatenate([value[1:], bootstrap[None]])
     inputs = reward + discount * (1 - lambda_) * next_value
 
-    def step(following, entry):
+    def step(target, entry):
         here, weight = entry
-        following = here + weight * lambda_ * following
-        return following, following
+        target = here + weight * lambda_ * target
+        return target, target
 
     _, returns = jax.lax.scan(step, bootstrap, (inputs, discount), reverse=True)
     return returns
@@ -62,13 +58,9 @@ RETURNS: dict[str, ReturnFn] = {"lambda": bootstrapped, "reward_sum": reward_sum
 
 
 def imagination_weight(discount: Array) -> Array:
-    """Return weight[t] = prod_{i < t} discount[i], the probability of reaching step t.
+    """Return weight[t] = prod_{i < t} discount[i] without gradient; both are [H+1, ...].
 
-    Args:
-        discount: [H+1, ...].
-
-    Returns:
-        [H+1, ...] without gradient; weight[0] = 1.
+    It is the probability that an imagined episode reaches step t.
     """
     ones = jnp.ones_like(discount[:1])
     weight = jnp.cumprod(jnp.concatenate([ones, discount[:-1]]), 0)
@@ -76,13 +68,6 @@ def imagination_weight(discount: Array) -> Array:
 
 
 def linear_schedule(start: Array, final: Array, steps: Array, step: Array) -> Array:
-    """Interpolate linearly from `start` to `final` in `steps`, then stay there.
-
-    Args:
-        start: scalar.
-        final: scalar.
-        steps: scalar, at least 1.
-        step: scalar.
-    """
+    """Interpolate linearly from `start` to `final` in `steps`, then stay there; all scalars."""
     share = jnp.clip(step / steps, 0.0, 1.0)
     return start + (final - start) * share

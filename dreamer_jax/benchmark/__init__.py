@@ -1,11 +1,12 @@
-"""How fast a config's updates and runs are: measured times, counted FLOPs, memory.
+"""Benchmarks of a config's updates and runs: measured times, counted FLOPs, memory.
 
-- `suite.py`: rows of results, one for each combination of what is compared. Start here.
-- `update.py`: an update's program, its time and memory, and how many members fit.
-- `parts.py`: the parts of an update, timed separately.
-- `loop.py`: a training run, watched to see what the device does when.
-- `flops.py`: FLOPs, counted in the trace of a function.
-- `device.py`: the time of calls, memory, and what a device could do at best.
+suite     rows of results, one for each combination of what is compared
+update    the program of an update: its time and memory, and how many members fit
+parts     the parts of an update, timed separately
+loop      a training run, recorded to see when the device computes
+flops     FLOPs, counted in the trace of a function
+device    the time of calls, the memory, and the peak rate of a device
 
-Benchmarks may import every room before the command line. docs/performance.md explains the results.
+Benchmarks may import every room before the commands. docs/performance.md explains the results.
+Start with suite.
 """

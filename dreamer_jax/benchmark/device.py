@@ -1,4 +1,4 @@
-"""The time of calls on a device, its memory, and its peak rate."""
+"""The time of calls on a device, and its memory and peak rate."""
 
 import math
 import os
@@ -16,12 +16,12 @@ from dreamer_jax.runtime import make_backend
 MIN_SECONDS = 0.2  # of one repetition
 
 # Dense peaks in TFLOP/s, (float32, bfloat16), by a pattern of JAX's device_kind; the first match
-# counts. For float32 it is what XLA's default precision computes with: TF32 on NVIDIA since
-# Ampere, bfloat16 passes on TPU. None: the hardware does not multiply in that type.
+# counts. The float32 peak is that of XLA's default precision: TF32 on NVIDIA since Ampere,
+# bfloat16 passes on TPU. None: the hardware does not multiply in that type.
 # Sources: NVIDIA's data sheets of V100, T4, A100, L4, H100 and H200, without sparsity; the
 # GA102 and Ada architecture whitepapers for RTX 3090 and 4090 (accumulation in float32);
 # Google's 'System architecture' pages per TPU version. A JAX device is one of the two cores of
-# a v2 or v3 chip, and an entire chip since v4.
+# a v2 or v3 chip, and a complete chip since v4.
 PEAKS: dict[str, tuple[float, float | None]] = {
     r"V100": (15.7, None),
     r"\bT4\b": (8.1, None),
@@ -50,16 +50,14 @@ def time_calls(
     min_seconds: float = MIN_SECONDS,
     between: Callable[[], Any] = lambda: None,
 ) -> list[float]:
-    """Return the seconds per call in each of several repetitions, after a first call.
+    """Return the seconds per call in each of several repetitions, after a warm-up.
 
-    A repetition makes as many calls as take `min_seconds`, at least one, and then waits for the
-    device, as training does not wait for each update either.
+    A repetition makes as many calls as take `min_seconds`, at least one, and waits for the device
+    only after the last, since training does not wait for each update either.
 
     Args:
         call: dispatches a computation and returns its results.
-        repeats: number of repetitions.
-        min_seconds: least duration of a repetition.
-        between: called before each repetition, and not timed.
+        between: called before each repetition, untimed.
     """
     _seconds(call, 1)  # the first call may compile and allocate
     count = max(1, math.ceil(min_seconds / _seconds(call, 1)))
@@ -88,9 +86,9 @@ def milliseconds(times: Sequence[float]) -> dict[str, float]:
 
 
 def program_bytes(compiled: jax.stages.Compiled) -> int:
-    """Return the bytes that a program needs: its arguments, outputs and temporaries.
+    """Return the bytes of a program's arguments, outputs and temporaries.
 
-    Outputs that take the place of donated arguments are not counted again.
+    Outputs that reuse the memory of donated arguments do not count.
     """
     plan = compiled.memory_analysis()
     outputs = plan.output_size_in_bytes - plan.alias_size_in_bytes
@@ -98,19 +96,19 @@ def program_bytes(compiled: jax.stages.Compiled) -> int:
 
 
 def peak_bytes() -> int | None:
-    """Return the most bytes this process has used on the default device, or None if unknown."""
+    """Return the peak memory of this process on the default device, or None if unknown."""
     return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
 
 
 def memory_limit() -> int:
-    """Return the bytes of the default device that JAX may use, or else the host's memory."""
+    """Return the bytes that JAX may use on the default device; those of the host if unknown."""
     stats = jax.devices()[0].memory_stats() or {}
     host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return stats.get("bytes_limit", host)
 
 
 def published_peak(device_kind: str, compute_dtype: str) -> float | None:
-    """Return a device's peak in FLOP/s, or None if it is not in the table.
+    """Return a device's peak in FLOP/s from `PEAKS`, or None.
 
     Args:
         device_kind: the device's name in JAX.
@@ -125,15 +123,14 @@ def published_peak(device_kind: str, compute_dtype: str) -> float | None:
 
 
 def matmul_rate(size: int | None = None, *, repeats: int = 5) -> float:
-    """Return the best FLOP/s of a large float32 matmul, compiled as an update is.
+    """Return the best FLOP/s of a large float32 matmul, compiled like an update.
 
     Args:
-        size: side of the square matrices; by default it suits the platform.
-        repeats: number of repetitions.
+        size: side of the square matrices; one that suits the platform by default.
     """
     backend = make_backend()
     size = size or MATMUL_SIZES.get(backend.platform, LARGE_MATMUL)
-    # Random, because devices clock higher on zeros and ones.
+    # Random entries, because devices clock higher on zeros and ones.
     left, right = jax.random.normal(jax.random.key(0), (2, size, size), jnp.float32)
     multiply = jax.jit(jnp.matmul, compiler_options=dict(backend.compiler_options))
     return 2 * size**3 / min(time_calls(lambda: multiply(left, right), repeats=repeats))

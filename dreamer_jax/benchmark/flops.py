@@ -1,7 +1,6 @@
 """Floating-point operations of a function, counted in its trace.
 
-Only multiplications of matrices count, convolutions among them: 2 m n k operations for
-[m, k] @ [k, n].
+Only matrix multiplications and convolutions count: 2 m n k operations for [m, k] @ [k, n].
 """
 
 import math
@@ -15,19 +14,18 @@ from jax.interpreters.partial_eval import dce_jaxpr
 
 
 def count_flops(fn: Callable, *args: Any) -> int:
-    """Return the FLOPs of `fn`.
+    """Return the FLOPs that a function must compute, whatever a compiler makes of it.
 
-    A loop counts as often as it runs, and of branches the longest. In a convolution only products
-    of two entries count: not those with padding, nor with the zeros between the entries of a
-    dilated array, which the gradients of strided convolutions have. So what counts is what must be
-    computed, whatever a compiler makes of it.
+    The body of a loop counts once per iteration; of branches, the most expensive one counts. In a
+    convolution, products with padding do not count, nor products with the zeros between the entries
+    of a dilated array, as in the gradients of strided convolutions.
 
     Args:
         fn: a function that JAX can trace; loops must have a fixed number of steps.
         args: its arguments, or their shapes.
     """
     jaxpr = jax.make_jaxpr(fn)(*args).jaxpr
-    # A trace also holds unused results, such as gradients of all inputs of a scan's body.
+    # A trace also has unused results, such as gradients of all inputs of a scan's body.
     needed, _ = dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
     return _count(needed)
 
@@ -71,11 +69,12 @@ def _conv_flops(equation: core.JaxprEqn) -> int:
     out = equation.outvars[0].aval
     pairs = 1
     for i, padding in enumerate(params["padding"]):
-        places = np.arange(out.shape[out_spec[2 + i]]) * params["window_strides"][i] - padding[0]
+        starts = np.arange(out.shape[out_spec[2 + i]]) * params["window_strides"][i] - padding[0]
         taps = np.arange(right.shape[rhs_spec[2 + i]]) * params["rhs_dilation"][i]
-        read, dilation = np.add.outer(places, taps), params["lhs_dilation"][i]
+        read, dilation = np.add.outer(starts, taps), params["lhs_dilation"][i]
         inside = (read >= 0) & (read <= (left.shape[lhs_spec[2 + i]] - 1) * dilation)
         pairs *= int((inside & (read % dilation == 0)).sum())
-    # The kernel's input axis has the size of one group, and so has a group of batches an output.
+    # The kernel's input axis has the size of one group, and the output's batch axis that of one
+    # batch group, so neither count of groups is needed.
     batch = out.shape[out_spec[0]]
     return 2 * batch * out.shape[out_spec[1]] * right.shape[rhs_spec[1]] * pairs

@@ -1,4 +1,4 @@
-"""A training run, watched to see how much of its time an update is running."""
+"""A training run, recorded to see for how much of its time the device computes updates."""
 
 import contextlib
 import dataclasses
@@ -24,32 +24,32 @@ from dreamer_jax.run.signals import StopSignals
 from dreamer_jax.run.trainer import Trainer
 from dreamer_jax.run.workdir import WorkDir
 
-WARMUP = 3  # first updates, which compile and do not count
+WARMUP = 3  # updates before the measurement, which compile
 PREFILL_LENGTHS = 4  # random actions per environment, in sequence lengths
 
 
 class Interval(NamedTuple):
-    """A computation on the device; seconds of one clock."""
+    """A computation on the device, with times in seconds of one clock."""
 
     name: str
     dispatched: float
-    begun: float  # dispatched, and the computation before it finished
+    begun: float  # once dispatched and the computation before it has finished
     finished: float
 
 
 class DeviceClock:
-    """Records when an asynchronous device computes, without making the host wait.
+    """A recorder of when an asynchronous device computes; the host does not wait for it.
 
     A call of a compiled function returns before the device has computed. A thread waits for the
-    results of every watched call, in the order of the calls, which is also the device's, and
-    records when each was ready.
+    results of every watched call, in the order of the calls, in which the device computes too, and
+    records when each is ready.
 
         host     call 1   call 2                      call 3
         device   [  1  ............][  2  ........]   [  3  ....]
 
-    A computation begins when it is called, or when the one before it is finished, whichever is
-    later, so intervals never overlap. Time that a computation waits for anything else, such as the
-    copy of its batch, counts as its own.
+    A computation begins when it is dispatched or when the one before it finishes, whichever is
+    later, so intervals never overlap. Time spent waiting for anything else, such as the copy of a
+    batch, counts as the computation's own.
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter):
@@ -63,12 +63,11 @@ class DeviceClock:
     def watch(
         self, name: str, fn: Callable[..., tuple], result: Callable[[tuple], Any]
     ) -> Callable[..., tuple]:
-        """Return `fn` with its calls recorded.
+        """Return `fn` with its calls recorded as intervals `name`.
 
         Args:
-            name: of the intervals.
             fn: dispatches a computation.
-            result: selects the output to wait for, which no later call may donate.
+            result: selects the output to wait for; no later call may donate it.
         """
 
         @functools.wraps(fn)
@@ -81,7 +80,7 @@ class DeviceClock:
         return call
 
     def close(self) -> None:
-        """Wait for all calls to finish, and raise what a computation raised."""
+        """Wait for all calls to finish; raise the error of a computation that failed."""
         self._calls.put(None)
         self._thread.join()
         if self._error is not None:
@@ -103,14 +102,13 @@ class DeviceClock:
 def measure_loop(
     config: ConfigDict, *, updates: int, make_env: MakeEnv | None = None
 ) -> dict[str, float]:
-    """Train in a temporary work directory, and measure what the device does when.
+    """Train in a temporary work directory, and measure when the device computes.
 
-    The run is the config's own, with its environments, replay and prefetch, but with a short
-    prefill, and without evaluations, videos and checkpoints until it is stopped.
+    The run has the environments, replay and prefetch of the config, but a short prefill, and no
+    evaluations, videos and checkpoints until it is stopped.
 
     Args:
-        config: the run's.
-        updates: number of updates that count, after a few that do not.
+        updates: number of updates that are measured, after a warm-up.
         make_env: `seed -> gymnasium.Env`, used instead of `config.task`.
 
     Returns:
@@ -135,18 +133,18 @@ def summarize(intervals: Sequence[Interval], *, warmup: int, num_envs: int) -> d
     """Summarize a run between the end of update number `warmup` and the end of the last one.
 
     Args:
-        intervals: of `update` and `policy`, in order; more than `warmup` updates.
+        intervals: those of `update` and `policy`, in order.
         warmup: updates that do not count, at least 1.
-        num_envs: N = M*E, environments that a policy step acts in.
+        num_envs: N = M*E, environments per policy step.
 
     Returns:
-        `wall_s`; `learner_share` and `policy_share` of it in which an update and the policy were
-        running; `updates_per_s`; `env_steps_per_s` of all environments; the medians `policy_ms` on
-        the device, `policy_latency_ms` from a call of the policy to its result, and `host_ms`
-        from there to the next call, in which the environments step.
+        `wall_s`; the shares of it in which an update (`learner_share`) or the policy
+        (`policy_share`) was running; `updates_per_s`; `env_steps_per_s` of all environments; the
+        medians `policy_ms` of the policy on the device, `policy_latency_ms` from its call to its
+        result, and `host_ms` from there to its next call, while the environments step.
 
     Raises:
-        ValueError: there are not enough updates.
+        ValueError: there are at most `warmup` updates.
     """
     updates = [entry for entry in intervals if entry.name == "update"]
     if not 1 <= warmup < len(updates):
@@ -176,8 +174,8 @@ def _median_ms(seconds: Sequence[float]) -> float | None:
 
 
 def _watch(fns: MemberFns, clock: DeviceClock, stop: StopSignals, updates: int) -> MemberFns:
-    """Return the functions with their calls recorded; they request the stop of the run."""
-    # Metrics are added up in place, so the clock waits for a copy of one.
+    """Return the functions with their calls recorded; they stop the run after `updates`."""
+    # Metrics are summed in place, so the clock waits for a copy of one.
     copy, made = jax.jit(jnp.copy), 0
 
     def train_step(state, batch):
@@ -199,7 +197,7 @@ def _train(setup: RunSetup, work: WorkDir, stop: StopSignals) -> None:
 
 
 def _shorten(config: ConfigDict, updates: int) -> ConfigDict:
-    """Return the config of a run that soon makes updates, and does little else."""
+    """Return the config of a run that begins to update early, and does little else."""
     short = config.copy_and_resolve_references()
     num_envs = config.env.num_envs
     prefill = PREFILL_LENGTHS * config.length * num_envs
@@ -215,7 +213,7 @@ def _shorten(config: ConfigDict, updates: int) -> ConfigDict:
                 "video_every": 0,
                 "checkpoint_every": 0,
                 "checkpoint_minutes": 0.0,
-                # No episode may have ended during the short prefill.
+                # The short prefill might not contain a complete episode.
                 "replay": {"sampling": "time", "capacity": steps, "slack": 2 * steps},
                 "wandb": {"mode": "disabled"},
             }

@@ -29,15 +29,14 @@ class Inputs(NamedTuple):
 
 
 def measure_parts(setup: RunSetup, *, repeats: int, synthetic: bool) -> list[dict[str, Any]]:
-    """Time every part on the sizes of the update, all members together.
+    """Time every part on the sizes of the update, for all members.
 
     Args:
-        setup: what the run consists of.
         repeats: number of timed repetitions, at least 1.
         synthetic: see `make_batch`.
 
     Returns:
-        For each part its name, `ms_per_update` with `ms_min` and `ms_max`, and the counted
+        A row for each `part`: `ms_per_update` with `ms_min` and `ms_max`, and the counted
         `flops_per_update` and `flops_per_s` of all members.
     """
     agent, members, backend = setup.agent, len(setup.seeds), setup.agent.backend
@@ -62,7 +61,7 @@ def measure_parts(setup: RunSetup, *, repeats: int, synthetic: bool) -> list[dic
 
 
 def make_inputs(agent: Agent, state: TrainState, batch: Batch) -> Inputs:
-    """Return the inputs of one member's parts, each computed by the parts before."""
+    """Return the inputs of one member's parts, computed by the parts before them."""
     embed = agent.wm.embed(state.params["model"], prepare_obs(batch.obs))
     posteriors, _, _ = _observe(agent, state.params["model"]["rssm"], embed, state, batch)
     return Inputs(state, batch, embed, posteriors)
@@ -90,7 +89,7 @@ def filter_states(agent: Agent, x: Inputs) -> Any:
 
 
 def predict(agent: Agent, x: Inputs) -> Any:
-    """Return the gradients of everything that is predicted from features."""
+    """Return the gradients of all predictions from features."""
     wm, batch, gamma = agent.wm, x.batch, x.state.hypers.discount
 
     def loss(params, feat):
@@ -126,5 +125,5 @@ def _observe(agent: Agent, params: Any, embed: Array, state: TrainState, batch: 
 
 
 def _half_square(tree: Any) -> Array:
-    """Return a loss whose gradient is not constant, or XLA could simplify it."""
+    """Return a loss whose gradient is not constant, which XLA could simplify."""
     return 0.5 * sum(jnp.sum(jnp.square(x.astype(jnp.float32))) for x in jax.tree.leaves(tree))

@@ -33,29 +33,27 @@ def variants(
     batch: int | None = None,
     length: int | None = None,
 ) -> list[ConfigDict]:
-    """Return configs of every combination; an empty list or None keeps the config's own value.
+    """Return a config for every combination; an empty list or None keeps the config's own value.
 
     Args:
-        config: varied, and left unchanged.
         members: numbers of members.
-        convs: formulations of the convolutions.
-        dtypes: compute dtypes.
-        batch: B.
-        length: L.
+        convs, dtypes: values of `config.conv` and `config.compute_dtype`.
+        batch, length: B and L.
 
     Raises:
         UsageError: a value is not allowed.
     """
     if not members or min(members) < 1:
         raise UsageError(f"members are {list(members)}; allowed: whole numbers of at least 1")
-    changes = {"batch": batch, "length": length}
-    changes = {name: value for name, value in changes.items() if value is not None}
+    convs, dtypes = convs or [config.conv], dtypes or [config.compute_dtype]
+    sizes = {
+        "batch": config.batch if batch is None else batch,
+        "length": config.length if length is None else length,
+    }
     configs = []
-    for conv, dtype, count in product(
-        convs or [config.conv], dtypes or [config.compute_dtype], members
-    ):
+    for conv, dtype, count in product(convs, dtypes, members):
         variant = sweep.with_seeds(config, range(count))
-        variant.update(changes | {"conv": conv, "compute_dtype": dtype})
+        variant.update(sizes | {"conv": conv, "compute_dtype": dtype})
         config_lib.validate(variant)
         configs.append(variant)
     return configs
@@ -75,10 +73,9 @@ def benchmark(
     """Measure the update of each config, one after the other.
 
     Args:
-        configs: to measure.
-        name: of the config, for the rows.
-        repeats: number of timed repetitions.
-        updates: number of timed updates of the loop.
+        name: name of the config, for the rows.
+        repeats: number of timed repetitions, at least 1.
+        updates: number of timed updates of the training run, at least 1.
         synthetic: use batches of random numbers instead of the environment's.
         parts: also time the parts of the update.
         loop: also time a training run.
@@ -86,10 +83,10 @@ def benchmark(
 
     Yields:
         A JSON-serialisable row for each config, described in docs/performance.md. `parts` is a
-        list of rows, or None, and `loop` a dict, or None.
+        list of rows or None, and `loop` a dict or None.
 
     Raises:
-        UsageError: `repeats` or `updates` is not at least 1.
+        UsageError: `repeats` or `updates` is less than 1.
     """
     for what, value in (("repeats", repeats), ("updates", updates)):
         if value < 1:
@@ -109,18 +106,18 @@ def benchmark(
             ]
         if loop and row["error"] is None:
             row["loop"] = measure_loop(config, updates=updates, make_env=make_env)
-        gc.collect()  # cycles must not keep arrays on the device until the next row
+        gc.collect()  # or reference cycles would keep arrays on the device during the next row
         yield row
 
 
 def plan(
     configs: Sequence[ConfigDict], *, name: str, make_env: MakeEnv | None = None
 ) -> Iterator[Row]:
-    """Estimate how many members of each config fit on one device; compiles, and runs nothing.
+    """Estimate how many members of each config fit on one device, without running anything.
 
     Args:
-        configs: to plan; their numbers of members and devices are ignored.
-        name: of the config, for the rows.
+        configs: their numbers of members and devices are ignored.
+        name: name of the config, for the rows.
         make_env: `seed -> gymnasium.Env`, used instead of `config.task`.
     """
     for config in configs:
@@ -136,7 +133,7 @@ def plan(
 
 
 def describe(setup: RunSetup, name: str) -> Row:
-    """Return what is measured, on which device, with which versions, and when."""
+    """Return the subject of a measurement, and its device, versions and date."""
     config, backend = setup.config, setup.agent.backend
     return {
         "config": name,

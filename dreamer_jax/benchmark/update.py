@@ -1,4 +1,4 @@
-"""An update of all members: the time and memory of its program, and how many members fit."""
+"""The update of all members: the time and memory of its program, and how many members fit."""
 
 import statistics
 import time
@@ -31,7 +31,7 @@ from dreamer_jax.types import Batch, TrainState
 
 STREAM_LENGTHS = 4  # recorded steps per environment, in sequence lengths
 
-# Entries of `measure_update`, in order. All but the counted FLOPs are None if memory ran out.
+# Entries of `measure_update`. All but `flops_per_update` and `error` are None if memory ran out.
 KEYS = (
     "lower_s",
     "compile_s",
@@ -54,12 +54,11 @@ def measure_update(setup: RunSetup, *, repeats: int, synthetic: bool) -> dict[st
     """Compile the train step of all members, and time it on a replayed batch.
 
     Args:
-        setup: what the run consists of.
         repeats: number of timed repetitions, at least 1.
         synthetic: see `make_batch`.
 
     Returns:
-        `KEYS`. `error` is None, or says that the device's memory ran out.
+        Values of `KEYS`; `error` is None, or says that the device ran out of memory.
     """
     config, members = setup.config, len(setup.seeds)
     flops = count_flops(partial(agent_lib.train_step, counted_agent(setup)), *member_shapes(setup))
@@ -84,7 +83,7 @@ def compile_update(setup: RunSetup) -> tuple[jax.stages.Compiled, dict[str, floa
     """Compile the train step from shapes alone.
 
     Returns:
-        The program, and the seconds that it took: `lower_s` to trace and lower the function,
+        The program, and the seconds that this took: `lower_s` to trace and lower the function, and
         `compile_s` in XLA.
     """
     shapes = jax.eval_shape(setup.init_state), batch_shapes(setup)
@@ -125,16 +124,16 @@ def _measure(setup: RunSetup, repeats: int, synthetic: bool) -> dict[str, Any]:
 def plan_members(build: Callable[[int], RunSetup], *, limit: int | None = None) -> dict[str, Any]:
     """Estimate how many members fit, from compiled programs of one member and of two.
 
-    Their memory is extrapolated linearly. Beside its program an update needs the next batch, which
-    is copied meanwhile.
+    Their memory is extrapolated linearly. Besides the memory of its program, an update needs that
+    of the next batch, which is copied meanwhile.
 
     Args:
         build: builds the setup for a number of members.
         limit: available bytes; those of the default device by default.
 
     Returns:
-        `temp_bytes` of one member's program, `bytes_one`, `bytes_per_member` for each additional
-        one, `bytes_limit` and `members_that_fit`.
+        `temp_bytes` of one member's program, `bytes_one` of one member, `bytes_per_member` of each
+        additional one, `bytes_limit` and `members_that_fit`.
     """
     limit = memory_limit() if limit is None else limit
     temporaries, needed = [], []
@@ -154,13 +153,7 @@ def plan_members(build: Callable[[int], RunSetup], *, limit: int | None = None) 
 
 
 def members_that_fit(one: int, additional: int, limit: int) -> int:
-    """Return the largest M with one + (M - 1) * additional <= limit, or 0 if not even one fits.
-
-    Args:
-        one: bytes of one member.
-        additional: bytes of each additional member.
-        limit: available bytes.
-    """
+    """Return the largest M with one + (M - 1) * additional <= limit, or 0; all in bytes."""
     return 0 if one > limit else 1 + (limit - one) // max(1, additional)
 
 
@@ -169,7 +162,7 @@ def _batch_bytes(setup: RunSetup) -> int:
 
 
 def counted_agent(setup: RunSetup) -> Agent:
-    """Return the agent with XLA's own convolutions, which `count_flops` understands."""
+    """Return the agent with XLA's convolutions, which `count_flops` understands."""
     config = setup.config.copy_and_resolve_references()
     config.conv = "lax"
     return make_agent(config, setup.agent.obs_shapes, setup.action, setup.agent.backend)
@@ -184,7 +177,7 @@ def member_shapes(setup: RunSetup) -> tuple[TrainState, Batch]:
 
 
 def batch_shapes(setup: RunSetup) -> Batch:
-    """Return the shapes of a batch [M, B, L, ...]; nothing is allocated."""
+    """Return the shapes of a batch [M, B, L, ...], without allocating it."""
     lead = (len(setup.seeds), setup.config.batch, setup.config.length)
     spec = replay_spec(setup.agent.obs_shapes, setup.action)
     return to_batch({k: jax.ShapeDtypeStruct((*lead, *s), dtype) for k, (s, dtype) in spec.items()})
@@ -194,7 +187,6 @@ def make_batch(setup: RunSetup, *, synthetic: bool) -> Batch:
     """Draw a batch from a replay of random actions, and put it on the device.
 
     Args:
-        setup: what the run consists of.
         synthetic: record random numbers of the right shapes, without any environment.
 
     Raises:
@@ -209,7 +201,7 @@ def make_batch(setup: RunSetup, *, synthetic: bool) -> Batch:
         slack=2 * steps,
         batch=config.batch,
         length=config.length,
-        sampling="time",  # the first episode may be longer than what is recorded
+        sampling="time",  # the first episode may be longer than the recording
         directory=None,
     )
     record = _record_random_numbers if synthetic else _record_random_actions

@@ -1,11 +1,11 @@
 """Configs: their keys, validation, and the members that a config describes.
 
-keys      the config keys that every run has; pieces that register themselves bring their own
+keys      the config keys that every run has; registered pieces bring their own
 config    default configs, validation, JSON, differences
 sweep     the members of a config: seeds and lists of hyperparameters
 
-The names below are what other rooms use of configs as a whole; members are in `config.sweep`. The
-room is pure: it imports `types`, `errors`, `schema`, `model`, `behavior`, and the names of
+The names below are about configs as a whole; members are in `config.sweep`. The room is pure: it
+imports `types`, `metrics`, `errors`, `schema`, `model`, `behavior`, and the names of
 `replay.samplers`. Start with keys.
 """
 

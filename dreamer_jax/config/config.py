@@ -1,4 +1,4 @@
-"""Whole configs: defaults, validation, JSON, differences."""
+"""Configs as a whole: defaults, validation, JSON, differences."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -19,7 +19,7 @@ from dreamer_jax.schema import KEYS
 
 
 def default_config() -> ConfigDict:
-    """Return a config with all keys at their defaults, locked against other keys."""
+    """Return a config with the default of every key; it takes no other keys."""
     config = ConfigDict()
     for name, key in KEYS.items():
         *groups, leaf = name.split(".")
@@ -29,13 +29,13 @@ def default_config() -> ConfigDict:
                 node[group] = ConfigDict()
             node = node[group]
         # A field of type `object` takes values of several types.
-        several = name == "seeds" or key.default is None
-        node[leaf] = FieldReference(key.default, field_type=object) if several else key.default
+        any_type = name == "seeds" or key.default is None
+        node[leaf] = FieldReference(key.default, field_type=object) if any_type else key.default
     return config.lock()
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the dotted name and the value of every key."""
+    """Yield the dotted name and the value of every key in a config or nested dicts."""
     for name, value in config.items():
         if isinstance(value, (Mapping, ConfigDict)):
             yield from flatten(value, f"{prefix}{name}.")
@@ -47,12 +47,12 @@ def validate(config: ConfigDict) -> None:
     """Check the values of all keys, and their combinations.
 
     Raises:
-        UsageError: a list of the wrong keys: what was given, what is allowed, the nearest name.
+        UsageError: some are not allowed; the message lists them all.
     """
     given = dict(flatten(config))
     errors = [f"config.{n} does not exist.{suggest(n, KEYS)}" for n in given if n not in KEYS]
     # `config.members` may be a dict that a user assigned, with some of the names.
-    required = [name for name in KEYS if not name.startswith("members.")]
+    required = (name for name in KEYS if not name.startswith("members."))
     errors += [f"config.{name} is missing." for name in required if name not in given]
     for name, value in given.items():
         if name in KEYS and not KEYS[name].kind.check(value):
@@ -65,11 +65,11 @@ def validate(config: ConfigDict) -> None:
 
 
 def _combination_errors(config: ConfigDict) -> Iterator[str]:
-    """Yield what is wrong with values of which each by itself is allowed."""
+    """Yield what is wrong with values that are allowed one by one."""
     if config.prefill < config.length:
         yield (
             f"config.prefill is {config.prefill}; allowed: at least config.length = "
-            f"{config.length}, or there is no sequence to learn from after it."
+            f"{config.length}, so that there is a sequence to learn from after it."
         )
     if config.steps < config.prefill:
         yield (
@@ -80,8 +80,8 @@ def _combination_errors(config: ConfigDict) -> Iterator[str]:
     if per_env < config.length:
         yield (
             f"config.replay.capacity is {config.replay.capacity}, {per_env} per environment; "
-            f"allowed: at least config.length = {config.length} for each of the "
-            f"{config.env.num_envs} of config.env.num_envs."
+            f"allowed: at least config.length = {config.length} for each of "
+            f"config.env.num_envs = {config.env.num_envs}."
         )
     if config.planet.elites > config.planet.candidates:
         yield (
@@ -89,11 +89,13 @@ def _combination_errors(config: ConfigDict) -> Iterator[str]:
             f"config.planet.candidates = {config.planet.candidates}."
         )
     if config.behavior == "planet" and config.expl.behavior == "task":
-        for name in (name for name in member_lists(config) if name not in WORLD_MODEL_HYPERS):
-            yield (
-                f"config.members.{name} makes members that do not differ, since config.behavior "
-                f"'planet' learns no actor; allowed: {', '.join(WORLD_MODEL_HYPERS)}."
-            )
+        for name in member_lists(config):
+            if name not in WORLD_MODEL_HYPERS:
+                yield (
+                    f"config.members.{name} makes members that do not differ, since "
+                    "config.behavior 'planet' learns no actor; allowed: "
+                    f"{', '.join(WORLD_MODEL_HYPERS)}."
+                )
     if 0 < config.expl.until <= config.prefill:
         yield (
             f"config.expl.until is {config.expl.until}; allowed: 0 to explore always, or more than "
@@ -109,11 +111,11 @@ def _combination_errors(config: ConfigDict) -> Iterator[str]:
     envs = len(member_seeds(config)) * config.env.num_envs
     if config.env.workers > envs:
         workers = config.env.workers
-        yield f"config.env.workers is {workers}; allowed: at most the {envs} environments."
+        yield f"config.env.workers is {workers}; allowed: at most {envs}, one per environment."
 
 
 def to_json(config: ConfigDict) -> str:
-    """Return the config as indented JSON, which `from_json` reads."""
+    """Return the config as indented JSON, with the keys in alphabetical order."""
     return json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n"
 
 
@@ -122,19 +124,15 @@ def from_json(content: str) -> ConfigDict:
 
     Raises:
         UsageError: a key is not known.
-        ValueError: the content is not a JSON object.
+        ValueError: the content is no JSON object.
     """
     given = json.loads(content)
     if not isinstance(given, dict):
         raise ValueError(f"it is a JSON {type(given).__name__}; allowed: an object")
-    errors = [
-        f"config.{name} does not exist in this version, nor does any imported module register it."
-        f"{suggest(name, KEYS)}"
-        for name, _ in flatten(given)
-        if name not in KEYS
-    ]
-    if errors:
-        raise UsageError("\n".join(errors))
+    unknown = [name for name, _ in flatten(given) if name not in KEYS]
+    if unknown:
+        text = "does not exist in this version, and no imported module registers it."
+        raise UsageError("\n".join(f"config.{n} {text}{suggest(n, KEYS)}" for n in unknown))
     config = default_config()
     with config.ignore_type():
         config.update(given)
@@ -142,13 +140,15 @@ def from_json(content: str) -> ConfigDict:
 
 
 def differences(old: ConfigDict, new: ConfigDict) -> list[str]:
-    """Return lines 'key: old -> new' of the differing keys that a resumed run must not change."""
-    defaults = {name: key.default for name, key in KEYS.items()}
-    before, after = (defaults | dict(flatten(c)) | {"seeds": seed_list(c)} for c in (old, new))
-    names = [n for n in before | after if n not in RUN_KEYS]
-    rows = [(n, _plain(before.get(n)), _plain(after.get(n))) for n in names]
-    return [f"  {n}: {a!r} -> {b!r}" for n, a, b in rows if a != b]
+    """Return a line 'key: old -> new' for each change that a resumed run must not make."""
 
+    def values(config: ConfigDict) -> dict[str, Any]:
+        given = {n: list(v) if isinstance(v, tuple) else v for n, v in flatten(config)}
+        return {n: key.default for n, key in KEYS.items()} | given | {"seeds": seed_list(config)}
 
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+    before, after = values(old), values(new)
+    return [
+        f"  {name}: {before.get(name)!r} -> {after.get(name)!r}"
+        for name in before | after
+        if name not in RUN_KEYS and before.get(name) != after.get(name)
+    ]

@@ -16,7 +16,7 @@ from dreamer_jax.metrics import HYPER
 from dreamer_jax.types import Hypers
 
 HYPER_NAMES = tuple(Hypers.__dataclass_fields__)
-# The hyperparameters of the world model; the others are of actors and critics.
+# The hyperparameters of the world model; the others are those of actors and critics.
 WORLD_MODEL_HYPERS = ("model_lr", "kl_scale", "kl_balance", "free_nats", "discount")
 ANNEALED = ("actor_entropy", "actor_grad_mix")
 
@@ -29,7 +29,7 @@ class Member(NamedTuple):
 
     @property
     def setting(self) -> str:
-        """Return the values in words, '' without any."""
+        """Return the values in words, or '' without any."""
         return ", ".join(f"{name} {value}" for name, value in self.values.items())
 
     def __str__(self) -> str:
@@ -37,7 +37,7 @@ class Member(NamedTuple):
 
 
 def member_lists(config: ConfigDict) -> dict[str, list]:
-    """Return the lists that `config.members` has, in the order of the fields of `Hypers`."""
+    """Return the lists in `config.members`, in the order of the fields of `Hypers`."""
     lists = {name: config.members.get(name) for name in HYPER_NAMES}
     return {name: list(values) for name, values in lists.items() if values is not None}
 
@@ -61,15 +61,11 @@ def members(config: ConfigDict) -> list[Member]:
 def with_members(config: ConfigDict, chosen: Sequence[Member]) -> ConfigDict:
     """Return the config of a run with the same settings and exactly these members.
 
-    Args:
-        config: of the run that has the settings.
-        chosen: members, all with values for the same names.
-
-    Returns:
-        A config that combines seeds and lists if that gives `chosen`, else one that pairs them.
+    It combines seeds and lists if that gives `chosen`, and pairs them otherwise. The chosen members
+    must have values for the same names.
     """
     changed = config.copy_and_resolve_references()
-    names = list(chosen[0].values) if chosen else []
+    names = chosen[0].values if chosen else ()
     columns = {name: tuple(member.values[name] for member in chosen) for name in names}
     seeds = tuple(member.seed for member in chosen)
     _set(changed, _distinct(seeds), {n: _distinct(column) for n, column in columns.items()})
@@ -89,10 +85,9 @@ def with_seeds(config: ConfigDict, seeds: Sequence[int]) -> ConfigDict:
 
 
 def joined(sources: Sequence[tuple[ConfigDict, Sequence[int]]]) -> list[Member]:
-    """Return members of several configs, with values for all names that any of these lists.
+    """Return chosen members of several configs, with values for all names that any config lists.
 
-    Args:
-        sources: configs, each with the numbers of its members.
+    Each source is a config with the numbers of its chosen members.
     """
     names = [n for n in HYPER_NAMES if any(n in member_lists(config) for config, _ in sources)]
     return [
@@ -103,7 +98,7 @@ def joined(sources: Sequence[tuple[ConfigDict, Sequence[int]]]) -> list[Member]:
 
 
 def without_members(config: ConfigDict, names: Sequence[str]) -> ConfigDict:
-    """Return the config without seeds, lists, and the values of the hyperparameters `names`."""
+    """Return the config without seeds, lists, and values of the hyperparameters `names`."""
     changed = config.copy_and_resolve_references()
     _set(changed, 1, {})
     with changed.ignore_type():
@@ -120,22 +115,29 @@ def member_seeds(config: ConfigDict) -> list[int]:
 def member_hypers(config: ConfigDict) -> list[Hypers]:
     """Return the hyperparameters of every member."""
     shared = {name: config[name] for name in HYPER_NAMES}
-    return [_hypers(shared | member.values) for member in members(config)]
+    hypers = []
+    for member in members(config):
+        values = shared | member.values
+        for name in ANNEALED:
+            if values[f"{name}_final"] is None:
+                values[f"{name}_final"] = values[name]
+        hypers.append(Hypers(**values))
+    return hypers
 
 
 def member_configs(config: ConfigDict) -> list[dict[str, Any]]:
-    """Return a config per member, as nested dicts, with its values and `seed` and without lists."""
+    """Return every member's config as nested dicts, with its `seed` and values, without lists."""
     shared = {k: v for k, v in config.to_dict().items() if k not in ("seeds", "members")}
     return [shared | member.values | {"seed": member.seed} for member in members(config)]
 
 
 def member_labels(config: ConfigDict) -> list[dict[str, Any]]:
-    """Return every member's values as the metrics that its rows in metrics.jsonl carry."""
+    """Return every member's values as metrics, for its rows in metrics.jsonl."""
     return [{HYPER + n: value for n, value in m.values.items()} for m in members(config)]
 
 
 def member_errors(config: ConfigDict) -> Iterator[str]:
-    """Yield what is wrong with seeds and lists of which each by itself is allowed."""
+    """Yield what is wrong with seeds and lists that are allowed one by one."""
     lists = {f"members.{name}": values for name, values in member_lists(config).items()}
     seeds = seed_list(config)
     if not config.members.get("paired"):
@@ -156,12 +158,6 @@ def _repetitions(name: str, given: Sequence, distinct: Iterable) -> Iterator[str
     repeated = [value for value, count in Counter(distinct).items() if count > 1]
     if repeated:
         yield f"config.{name} is {given}; allowed: no repetition, but '{repeated[0]}' is repeated."
-
-
-def _hypers(values: dict[str, Any]) -> Hypers:
-    finals = {f"{name}_final": values[name] for name in ANNEALED}
-    given = {name: value for name, value in values.items() if value is not None}
-    return Hypers(**(finals | given))
 
 
 def _set(config: ConfigDict, seeds: Any, lists: dict[str, Any], *, paired: bool = False) -> None:

@@ -1,4 +1,4 @@
-r"""Ablations of DreamerV2 on Atari, each of one component.
+r"""Ablations of DreamerV2 on Atari: each changes one component.
 
 Command:   python experiments/train.py --config=configs/ablations.py:pong,no_image_gradients \
                --workdir=runs/pong_no_image
@@ -6,14 +6,14 @@ Variants:  :<game>,<ablation>, then variants of configs/atari.py, separated by c
            no_layer_norm          no layer norm in the GRU
            no_reward_gradients    the reward loss does not train the model's states
            no_discrete_latents    Gaussian latents, as many as there were categorical ones
-           no_kl_balancing        one KL for prior and posterior
+           no_kl_balancing        the KL trains prior and posterior at the same rate
            no_policy_reinforce    straight-through gradients alone train the actor
            no_image_gradients     the image loss does not train the model's states
-           mixed_gradients        reinforce plus a tenth of straight-through gradients
-           schedules              mixed_gradients, with its share and the entropy bonus annealed
+           mixed_gradients        reinforce with a tenth of straight-through gradients
+           schedules              mixed_gradients, with this share and the entropy bonus annealed
                                   over the first 10M frames
 What:      Table 2 of Hafner et al. 2021, and its comparison of actor gradients (configs/atari.py
-           is reinforce alone). `sweep` lists all of them.
+           uses reinforce alone). `sweep` lists all of them.
 Expected:  the paper's scores. Not reproduced here at full length.
 Runtime:   as configs/atari.py.
 """
@@ -23,7 +23,7 @@ from collections.abc import Callable
 from dreamer_jax.configs import atari
 from dreamer_jax.errors import UsageError, lookup
 
-ANNEAL_STEPS = 2_500_000  # length of the schedules in agent steps, 10M frames
+ANNEAL_STEPS = 2_500_000  # agent steps that the schedules take: 10M frames
 ABLATIONS = {
     "no_layer_norm": {"rssm": {"gru_norm": False}},
     "no_reward_gradients": {"grad_heads": {"reward": False}},

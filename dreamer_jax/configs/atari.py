@@ -4,11 +4,11 @@ Command:   python experiments/train.py --config=configs/atari.py:pong --workdir=
 Variants:  :<game>          the paper: B = L = 50, one update per 4 agent steps (16 frames)
            :<game>,release  the authors' release: B = 16, one update per 16 agent steps
            :<game>,search   the 32 settings that the authors recommend to search in a new domain,
-                            as members of one run; each has its own replay (9.9 GB)
-           :<game>,debug    tiny networks and a short run, to see every part work
+                            as members of one run, each with its own replay (9.9 GB)
+           :<game>,debug    tiny networks and a short run, to exercise every part
 What:      200M frames with sticky actions, the full action set and no life information
            (Hafner et al. 2021, Appendix D).
-Expected:  the paper's scores; for Pong 20 points. Not reproduced here at full length.
+Expected:  the paper's scores; 20 points in Pong. Not reproduced here at full length.
 Runtime:   the paper's run took 10 days on one V100. debug: under 3 minutes on two CPU cores.
 """
 

@@ -4,7 +4,7 @@ Command:   python experiments/train.py --config=configs/dmc_proprio.py:walker_wa
                --workdir=runs/walker
 Tasks:     :<domain>_<task>  as walker_walk
 Variants:  as configs/dmc_vision.py
-What:      2M frames, action repeat 2; otherwise as configs/dmc_vision.py.
+What:      the settings of configs/dmc_vision.py, with vectors in place of images.
 """
 
 from dreamer_jax.configs import dmc_vision

@@ -1,10 +1,10 @@
-r"""DreamerV2 on DeepMind Control from pixels (Hafner et al. 2021, App. A, and released presets).
+r"""DreamerV2 on DeepMind Control from pixels (Hafner et al. 2021, App. A, and the release).
 
 Command:   python experiments/train.py --config=configs/dmc_vision.py:walker_walk \
                --workdir=runs/walker
 Tasks:     :<domain>_<task>  as walker_walk, cup_catch, quadruped_run
-Variants:  :<task>,plan2explore  a novelty-seeking actor collects, the task's actor learns beside it
-           :<task>,debug         tiny networks and a short run, to see every part work
+Variants:  :<task>,plan2explore  a novelty-seeking actor collects; the task's actor learns as well
+           :<task>,debug         tiny networks and a short run, to exercise every part
 What:      2M frames, action repeat 2, 64x64x3 images.
 Expected:  the published scores. Not reproduced here at full length.
 """
@@ -69,7 +69,7 @@ def make_config(name: str, arg: str, changes: Mapping[str, Any], *, suite: str =
     """Return the config of a DeepMind Control task.
 
     Args:
-        name: the config's own name, for error messages.
+        name: name of the config, for error messages.
         arg: '<domain>_<task>', followed by variants, all separated by commas.
         changes: overrides of `DMC`.
         suite: 'dmc', or 'dmc_proprio', which renders no images.

@@ -1,23 +1,24 @@
-"""DreamerV1 (Hafner et al. 2020): Gaussian latents, actions learned by gradients of values.
+"""DreamerV1 (Hafner et al. 2020): Gaussian latents, and gradients of values train the actor.
 
 Command:   python experiments/train.py --config=configs/dreamer_v1.py:walker_walk --workdir=runs/v1
 Tasks:     :reach            the embedded task, with small networks
            :<domain>_<task>  DeepMind Control from pixels, as walker_walk
-           :atari:<game>     as atari:pong: straight-through actor, epsilon-greedy, H = 10, beta 0.1
+           :atari:<game>     as atari:pong; straight-through actor, epsilon-greedy exploration,
+                             horizon 10, KL weight 0.1
 Variants:  :<task>,contrastive  InfoNCE in place of reconstruction
            :<task>,reward_only  rewards alone train the world model
            :<task>,no_value     the actor maximises the sum of imagined rewards
-           :<task>,debug        tiny networks and a short run, to see every part work
+           :<task>,debug        tiny networks and a short run, to exercise every part
 What:      5M frames, action repeat 2; 100 updates after every collected episode.
-Expected:  the paper's scores on DeepMind Control, on average 823. Not reproduced at full length.
-           :reach 26.6 and 26.9 of 28.1, with contrastive 23.7 and 24.9, in 4 to 5 minutes on two
-           CPU cores: experiments/results/reach.md.
+Expected:  the paper's scores on DeepMind Control, 823 on average. Not reproduced at full length.
+           :reach gets 26.6 and 26.9 of 28.1 (with contrastive 23.7 and 24.9) in 4 to 5 minutes on
+           two CPU cores: experiments/results/reach.md.
 
 Where the paper is silent, this follows the authors' release: the RSSM's hidden layers have 200
-units, Adam's epsilon is 1e-7, and the discount loss has scale 10. It follows the release against
-the paper in adding exploration noise to a sampled action instead of the mode. It differs from both
-in three points: the GRU is DreamerV2's without its norm, actor and critic also learn in the start
-states of imagination, and Atari frames are grey.
+units, Adam's epsilon is 1e-7, and the discount loss has weight 10. Where they differ, it follows
+the release in adding exploration noise to a sampled action, not to the mode. It differs from both
+in three points: the GRU is DreamerV2's without layer normalisation, actor and critic also learn
+from the start states of imagination, and Atari frames are grey.
 """
 
 from collections.abc import Mapping
@@ -69,7 +70,7 @@ CONTROL = {
     **UPDATES,
     "mlp_keys": "",
     "steps": 2_500_000,
-    # Episodes have 1000 frames: 5 with random actions, then one between updates.
+    # Episodes have 1000 frames: five with random actions, then one per round of updates.
     "prefill": 5 * 500,
     "train_every": 500,
     "env": {"action_repeat": 2},
@@ -80,7 +81,7 @@ CONTROL = {
 }
 ATARI = {
     **UPDATES,
-    # Episodes differ in length: about 5 with random actions, then as often as in the release.
+    # Episodes differ in length: about five with random actions, then updates as in the release.
     "prefill": 5_000,
     "train_every": 250,
     "env": {"action_repeat": 4},
@@ -98,7 +99,7 @@ ATARI = {
     },
 }
 REACH = {
-    # After every episode of 30 steps, as in the paper, but fewer: one per 3 steps.
+    # Updates follow every episode of 30 steps, as in the paper, but only one per 3 steps.
     "prefill": 900,
     "pretrain": 200,
     "train_every": 30,
@@ -138,9 +139,9 @@ def make_config(name: str, arg: str, allowed: Mapping[str, Mapping[str, Any]]):
     """Return the config of a task.
 
     Args:
-        name: the config's own name, for error messages.
+        name: name of the config, for error messages.
         arg: '<task>', followed by variants, all separated by commas.
-        allowed: settings by name of a variant.
+        allowed: the settings of each variant, by its name.
     """
     task, *variants = arg.split(",")
     if not task:

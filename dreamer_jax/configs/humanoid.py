@@ -1,9 +1,9 @@
-"""DreamerV2 walks the humanoid of DeepMind Control from pixels (Hafner et al. 2021, Appendix A).
+"""DreamerV2 on the humanoid of DeepMind Control, from pixels (Hafner et al. 2021, Appendix A).
 
 Command:   python experiments/train.py --config=configs/humanoid.py --workdir=runs/humanoid
 Variants:  as configs/dmc_vision.py, separated by commas
-What:      configs/dmc_vision.py:humanoid_walk with less entropy (eta = 1e-5) and a larger KL
-           (beta = 2), for 20M frames, a number that the paper does not give.
+What:      configs/dmc_vision.py:humanoid_walk with a smaller entropy bonus (eta = 1e-5) and a
+           larger KL loss (beta = 2), for 20M frames (our choice: the paper gives no number).
 Expected:  the paper's curve. Not reproduced here at full length.
 """
 

@@ -10,7 +10,7 @@ def dense(names: Iterable[str], layers: int, units: int) -> dict[str, dict[str, 
     return {name: {"layers": layers, "units": units} for name in names}
 
 
-# A short run of tiny networks on a full-size task, to see every part work. Each config adds its
+# A short run of tiny networks on a full-size task, to exercise every part. Each config adds its own
 # steps and heads.
 TINY = {
     "seeds": 2,
@@ -40,5 +40,5 @@ SMALL = {
     "discount": 0.95,
     "replay": {"sampling": "time"},
 }
-# A few updates on an embedded task, to see every part work. It does not learn.
+# A few updates on an embedded task, to exercise every part. Such a run does not learn.
 SHORT = {"steps": 400, "prefill": 100, "pretrain": 2, "eval_episodes": 4}

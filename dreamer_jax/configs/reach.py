@@ -1,12 +1,12 @@
 """Reach from pixels: the smallest task with continuous actions.
 
 Command:   python experiments/train.py --config=configs/reach.py --workdir=runs/reach
-Variant:   :debug (a few updates, to see every part work; does not learn)
-What:      two seeds of DreamerV2 for continuous control move a dot to a target in 64x64 pixels.
-           The best possible mean return is 28.1, random actions get 7.3.
+Variant:   :debug  a few updates, to exercise every part; does not learn
+What:      two seeds learn to move a dot to a target from 64x64 pixels, with DreamerV2's settings
+           for continuous control.
            Other agents on this task: configs/dreamer_v1.py:reach, configs/planet.py:reach.
-Expected:  26.3 and 26.4 (seeds 0 and 1) after 4,000 steps, 25.6 after 2,000:
-           experiments/results/reach.md.
+Expected:  mean evaluation returns of 26.3 and 26.4 (seeds 0 and 1) after 4,000 steps, 25.6 after
+           2,000: experiments/results/reach.md. The best possible is 28.1; random actions get 7.3.
 Runtime:   6 minutes on two busy CPU cores, including compilation.
 """
 

@@ -8,7 +8,8 @@ Files:
         itself. A new file in this folder is found without being listed anywhere.
     rendering.py: the choice of MuJoCo's headless renderer.
 
-The room imports `errors` alone, and never JAX: its environments run in worker processes.
+The room imports `errors` and `schema` alone, and never JAX: its environments run in worker
+processes.
 """
 
 import importlib

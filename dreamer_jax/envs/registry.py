@@ -9,6 +9,7 @@ from gymnasium.wrappers import TimeLimit
 
 from dreamer_jax.envs.wrappers import ActionRepeat, SeedFirstReset, adapt
 from dreamer_jax.errors import UsageError, lookup
+from dreamer_jax.schema import Registry
 
 MakeEnv = Callable[[int], gymnasium.Env]  # seed -> environment
 
@@ -33,7 +34,7 @@ class EnvSettings:
 
 MakeTask = Callable[[str, int, EnvSettings], gymnasium.Env]  # variant, seed, settings
 
-_TASKS: dict[str, MakeTask] = {}
+_TASKS: Registry[MakeTask] = Registry()
 
 
 def register_task(name: str) -> Callable[[MakeTask], MakeTask]:
@@ -50,16 +51,7 @@ def register_task(name: str) -> Callable[[MakeTask], MakeTask]:
         name: the part of the task's name before the first colon. The part after it, '' if there
             is none, is the maker's `variant`.
     """
-
-    def register(make: MakeTask) -> MakeTask:
-        known = _TASKS.get(name, make)
-        # A notebook's cell that is executed again defines the same function again.
-        if (known.__module__, known.__qualname__) != (make.__module__, make.__qualname__):
-            raise ValueError(f"the task {name!r} is registered already, by {known}")
-        _TASKS[name] = make
-        return make
-
-    return register
+    return _TASKS.register(name)
 
 
 def make_env(task: str | MakeEnv, seed: int, **settings) -> gymnasium.Env:

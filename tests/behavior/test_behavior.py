@@ -9,6 +9,7 @@ import pytest
 from mock_agents import mock_agent, mock_state, random_like
 
 from dreamer_jax.behavior.actor_critic import ACTOR_GRADS, actor_loss, critic_loss, imagine_rollout
+from dreamer_jax.behavior.base import PosteriorBatch
 from dreamer_jax.behavior.dreamer import update_actor_critic
 from dreamer_jax.behavior.imagination import imagine, imagined_discount
 from dreamer_jax.behavior.returns import imagination_weight, lambda_return
@@ -276,7 +277,9 @@ def test_behavior_updates_leave_the_world_model_and_slow_critic_alone(estimator)
         case.agent.optimizers,
         sample=from_noise,
     )
-    args = case.state, case.state.slow_critic, case.start, case.is_terminal, jax.random.key(0)
+    states, is_terminal = jax.tree.map(lambda x: x[None], (case.start, case.is_terminal))
+    replayed = PosteriorBatch(states, None, None, is_terminal)
+    args = case.state, case.state.slow_critic, replayed, jax.random.key(0)
     state, updates = jax.jit(update)(*args)
     for before, after in (
         (case.state.params["model"], state.params["model"]),

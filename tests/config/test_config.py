@@ -39,7 +39,7 @@ from dreamer_jax.run.schedule import updates_due, work_due
         ("expl.noise", "normall", "Did you mean 'normal'"),
         ("expl.models", 1, "config.expl.models is 1; allowed: a whole number of at least 2"),
         ("expl.until", 50_000, "config.prefill = 50000, whose actions are random"),
-        ("env.workers", 5, "at most the 1 environments"),
+        ("env.workers", 5, "at most 1, one per environment"),
     ],
 )
 def test_validation_names_key_value_and_what_is_allowed(key, value, message):

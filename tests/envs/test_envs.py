@@ -16,6 +16,7 @@ from gymnasium import spaces
 from dreamer_jax.envs import env_maker, limit_and_repeat, make_env, register_task, registry
 from dreamer_jax.envs.catch import BALL, COLUMNS, PADDLE, ROWS, Catch
 from dreamer_jax.envs.vector.snapshot import has_state, pickles_exactly, restore, snapshot
+from dreamer_jax.schema import Registry
 
 # Catch
 
@@ -168,7 +169,7 @@ def make_pendulum(variant, seed, settings):
 @pytest.fixture
 def pendulum(monkeypatch):
     """Register a task as code outside of the package does."""
-    monkeypatch.setattr(registry, "_TASKS", dict(registry._TASKS))
+    monkeypatch.setattr(registry, "_TASKS", Registry(registry._TASKS))
     assert register_task("pendulum")(make_pendulum) is make_pendulum
 
 
