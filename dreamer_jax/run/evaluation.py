@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dreamer_jax.config import sweep
 from dreamer_jax.envs.vector import FaultLimit, OnFault
 from dreamer_jax.errors import UsageError
 from dreamer_jax.report.video import episode_gif
@@ -70,10 +71,10 @@ def play_episodes(
             returns += np.where(running, result.reward, 0)
             lengths += running
             running &= ~result.is_last
-            for member in np.flatnonzero(result.failed[::episodes] & running[::episodes]):
-                kept[member].clear()
             restarted = result.failed & running
             returns[restarted], lengths[restarted] = 0, 0
+            for member in np.flatnonzero(restarted[::episodes]):
+                kept[member].clear()
             # Finished environments play on without effect: the vector steps all its rows.
             is_first = result.is_last | result.failed
             obs = vector.reset(is_first) if is_first.any() else result.obs
@@ -81,6 +82,7 @@ def play_episodes(
 
 def summarize(setup: RunSetup, returns: np.ndarray, lengths: np.ndarray) -> list[dict]:
     """Summarize the episodes of `play_episodes` in one record per member."""
+    labels = sweep.member_labels(setup.config)
     return [
         {
             "member": member,
@@ -91,7 +93,7 @@ def summarize(setup: RunSetup, returns: np.ndarray, lengths: np.ndarray) -> list
             "eval_length": float(lengths[member].mean()),
             "eval_episodes": int(returns.shape[1]),
         }
-        for member, (seed, label) in enumerate(zip(setup.seeds, setup.labels, strict=True))
+        for member, (seed, label) in enumerate(zip(setup.seeds, labels, strict=True))
     ]
 
 

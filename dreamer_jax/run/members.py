@@ -4,10 +4,10 @@ Nothing in a run depends on which other members it has, and every component keep
 record per member. So a run of other members is the same records in other lists: host data is
 selected and concatenated, arrays along their leading axis, and `replay/<member>/` is copied.
 
-The functions only read the runs that they are given, from the newest intact checkpoint, so a process
-may be training them. `target` is the work directory of the new run, empty or missing, and `make_env`
-is as given to `train`. Before anything is written they raise FileNotFoundError if there is no run
-or no checkpoint yet, and UsageError if members, runs, target or disk space do not fit.
+The functions only read the given runs, from their newest intact checkpoints, so a process may be
+training them. `target` is the work directory of the new run, empty or missing, and `make_env` is as
+given to `train`. Before anything is written they raise FileNotFoundError if there is no run or no
+checkpoint yet, and UsageError if members, runs, target or disk space do not fit.
 """
 
 import contextlib

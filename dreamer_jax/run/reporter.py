@@ -1,4 +1,4 @@
-"""Report a run to people: metrics.jsonl, the terminal, curves and videos, W&B, faults.log."""
+"""Report a run to people: metrics.jsonl, the terminal, curves, W&B, faults.log."""
 
 import sys
 import time
@@ -22,7 +22,7 @@ _add = jax.jit(lambda total, metrics: jax.tree.map(jnp.add, total, metrics), don
 
 
 class Reporter:
-    """Writes the metrics, pictures and faults of all members; a failed write stops no run."""
+    """Writes the metrics, curves and faults of all members."""
 
     def __init__(self, config: ConfigDict, work: WorkDir, progress: Progress):
         self._config, self._work, self._progress = config, work, progress

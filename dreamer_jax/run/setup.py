@@ -42,11 +42,6 @@ class RunSetup:
     placement: Placement
 
     @property
-    def labels(self) -> list[dict]:
-        """Each member's hyperparameters, by the keys of `metrics.HYPER`."""
-        return sweep.member_labels(self.config)
-
-    @property
     def obs_keys(self) -> tuple[str, ...]:
         """The observation entries that the agent uses."""
         return tuple(self.agent.obs_shapes)
@@ -126,15 +121,6 @@ class RunSetup:
 
         return jax.tree.map(saved, shapes)
 
-    def count_parameters(self) -> dict[str, int]:
-        """Return the number of parameters of each part of one member's agent."""
-        hypers = sweep.member_hypers(self.config)[0]
-        init = partial(agent_lib.init, self.agent)
-        params = jax.eval_shape(init, jax.random.key(0), hypers).params
-        counts = {name: count_parameters(part) for name, part in params["model"].items()}
-        counts["world_model"] = sum(counts.values())
-        return counts | {n: count_parameters(part) for n, part in params.items() if n != "model"}
-
 
 def count_parameters(params: Params) -> int:
     """Return the number of scalars in a tree of parameters."""
@@ -181,8 +167,12 @@ def dry_run(config: ConfigDict, make_env_fn: MakeEnv | None = None) -> dict:
     """
     setup = build(config, make_env_fn)
     members = sweep.members(config)
+    init, hypers = partial(agent_lib.init, setup.agent), sweep.member_hypers(config)[0]
+    params = dict(jax.eval_shape(init, jax.random.key(0), hypers).params)
+    counts = {name: count_parameters(part) for name, part in params.pop("model").items()}
+    counts["world_model"] = sum(counts.values())
     return {
-        "parameters": setup.count_parameters(),
+        "parameters": counts | {name: count_parameters(part) for name, part in params.items()},
         "members": len(setup.seeds),
         "seeds": setup.seeds,
         "hypers": {n: [m.values[n] for m in members] for n in sweep.member_lists(config)},

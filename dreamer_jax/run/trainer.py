@@ -146,7 +146,7 @@ class Trainer:
     def _step(self) -> None:
         """Take one step in every environment, and make the updates that are due."""
         config, updates = self._config, schedule.updates_due(self._config, self._env_step)
-        self._update_until(updates - 1)
+        self._update_until(updates - 1)  # the last one overlaps with the environments' step
         obs, is_first = self._driver.reset_finished()
         if self._env_step < config.prefill:
             actions = self._driver.random_actions(self._env_step)
