@@ -23,9 +23,9 @@ def lookup(registry: Mapping[str, T], name: str, what: str) -> T:
     """Return `registry[name]`.
 
     Args:
-        registry: The registered values by name.
-        name: The name that was given.
-        what: The name's role, such as "config.task", for the message.
+        registry: the values by name.
+        name: the name that was given.
+        what: the name's role for the message, such as "config.task".
 
     Raises:
         UsageError: `name` is not registered; the message lists the choices and the nearest.
@@ -40,27 +40,26 @@ def unknown(kind: str, name: str, choices: Collection[str]) -> UsageError:
     """Return the error for a name missing from a list that is too long to print.
 
     Args:
-        kind: What the name should have been, such as "Atari game".
-        name: The name that was given.
-        choices: The names that exist.
+        kind: the kind of thing that it should name, such as "Atari game".
+        name: the name that was given.
+        choices: the names that exist.
     """
     near = difflib.get_close_matches(name, list(choices), n=5, cutoff=0.4)
-    examples = (
-        f"the nearest are {', '.join(near)}" if near else f"such as {', '.join([*choices][:5])}"
-    )
-    hint = f". Did you mean {near[0]!r}?" if near else ""
-    return UsageError(f"unknown {kind} {name!r}: there are {len(choices)}, {examples}{hint}")
+    examples = f"such as {', '.join([*choices][:5])}"
+    if near:
+        examples = f"the nearest are {', '.join(near)}. Did you mean {near[0]!r}?"
+    return UsageError(f"unknown {kind} {name!r}: there are {len(choices)}, {examples}")
 
 
 def require(package: str, *, extra: str) -> ModuleType:
     """Import an optional package.
 
     Args:
-        package: Its import name.
-        extra: The extra of this project that installs it.
+        package: its import name.
+        extra: the extra of this project that installs it.
 
     Raises:
-        UsageError: The package is not installed; the message says how to install it.
+        UsageError: the package is not installed; the message says how to install it.
     """
     try:
         return importlib.import_module(package)

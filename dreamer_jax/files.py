@@ -13,10 +13,7 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT)  # no space left on the disk, or in the
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path` and move it over `path` when the block succeeds.
-
-    If the block raises, the temporary file is removed and `path` is unchanged.
-    """
+    """Yield a temporary path beside `path` that replaces it if the block succeeds."""
     path = Path(path)
     # Beside the target: os.replace is atomic only within one file system.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

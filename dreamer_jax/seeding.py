@@ -1,4 +1,4 @@
-"""The random streams of a member: each derives from the member's seed and from nothing else.
+"""The random streams of a member, each of which derives from the member's seed alone.
 
 So members with the same seed share all streams, and no stream depends on the other members.
 
@@ -7,7 +7,7 @@ initial weights    member_keys(seeds, INIT_KEY)                 agent.init
 updates            split from INIT_KEY, in the TrainState       agent.train_step
 training policy    member_keys(seeds, POLICY_KEY)               agent.explore_step, policy_step
 evaluation policy  member_keys(seeds, EVAL_KEY)                 run.evaluation, run.load
-open-loop videos   member_keys(seeds, REPORT_KEY)               run.open_loop
+open-loop videos   member_keys(seeds, REPORT_KEY)               run.trainer
 training envs      env_seed(seed, ENV_STREAM, env, generation)  run.driver
 evaluation envs    env_seed(seed, EVAL_STREAM, episode, ...)    run.evaluation, run.load
 prefill actions    action_generator(seed, env_step)             run.driver
@@ -31,7 +31,7 @@ def member_keys(seeds: Sequence[int], use: int):
     does not.
 
     Args:
-        seeds: of the members.
+        seeds: seeds of the members, [M].
         use: INIT_KEY, POLICY_KEY, EVAL_KEY or REPORT_KEY.
     """
     import jax  # not at the top: environment workers import this module and must not load JAX
@@ -45,10 +45,10 @@ def env_seed(seed: int, use: int, index: int, generation: int = 0) -> int:
     """Return the 32-bit seed of environment number `index` of a member.
 
     Args:
-        seed: of the member.
+        seed: the member's seed.
         use: ENV_STREAM or EVAL_STREAM.
         index: number of the environment or of the evaluation episode.
-        generation: how often the environment has been replaced after a failure.
+        generation: number of times that the environment has been replaced after a failure.
     """
     entropy = [seed, use, index] + [generation] * (generation > 0)
     return int(np.random.SeedSequence(entropy).generate_state(1)[0])
@@ -60,11 +60,5 @@ def action_generator(seed: int, env_step: int) -> np.random.Generator:
 
 
 def replay_generator(seed: int) -> np.random.Generator:
-    """Return the generator that draws a member's training sequences.
-
-    Raises:
-        ValueError: the seed is negative.
-    """
-    if seed < 0:
-        raise ValueError(f"a replay seed must not be negative, got {seed}")
+    """Return the generator that draws a member's training sequences."""
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence([int(seed), REPLAY_STREAM])))

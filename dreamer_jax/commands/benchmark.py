@@ -10,7 +10,7 @@ docs/performance.md explains what is measured and counted.
 import json
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,31 +21,21 @@ GIB = 2**30
 
 
 def add_flags(flags: Flags) -> None:
-    """Define the flags of the command."""
+    add = flags.add_argument
     count = whole_number(1)
     flags.add_config()
-    flags.add_argument(
-        "--members", type=whole_numbers(1), default=[1], help="numbers of members, as 1,5,10"
-    )
-    flags.add_argument("--batch", type=count, help="B; the config's by default")
-    flags.add_argument("--length", type=count, help="L; the config's by default")
-    flags.add_argument(
-        "--conv", type=words, default=[], help="convolutions, as winograd,lax; the config's"
-    )
-    flags.add_argument(
-        "--compute_dtype", type=words, default=[], help="as float32,bfloat16; the config's"
-    )
-    flags.add_argument("--repeats", type=count, default=5, help="timed repetitions; 5")
-    flags.add_argument(
-        "--synthetic", action="store_true", help="batches of random numbers instead of the task's"
-    )
-    flags.add_argument("--parts", action="store_true", help="also time the parts of an update")
-    flags.add_argument("--loop", action="store_true", help="also time a training run")
-    flags.add_argument("--updates", type=count, default=30, help="timed updates of --loop; 30")
-    flags.add_argument(
-        "--plan", action="store_true", help="only estimate how many members fit; runs no update"
-    )
-    flags.add_argument("--json", help="file for the rows")
+    add("--members", type=whole_numbers(1), default=[1], help="numbers of members, as 1,5,10")
+    add("--batch", type=count, help="B; the config's by default")
+    add("--length", type=count, help="L; the config's by default")
+    add("--conv", type=words, default=[], help="convolutions, as winograd,lax; the config's")
+    add("--compute_dtype", type=words, default=[], help="as float32,bfloat16; the config's")
+    add("--repeats", type=count, default=5, help="timed repetitions; 5")
+    add("--synthetic", action="store_true", help="batches of random numbers instead of the task's")
+    add("--parts", action="store_true", help="also time the parts of an update")
+    add("--loop", action="store_true", help="also time a training run")
+    add("--updates", type=count, default=30, help="timed updates of --loop; 30")
+    add("--plan", action="store_true", help="only estimate how many members fit; runs no update")
+    add("--json", help="file for the rows")
 
 
 def main(args: Namespace) -> None:
@@ -83,7 +73,7 @@ def main(args: Namespace) -> None:
 
 
 def _collect(rows: Iterable[dict], file: str | None) -> list[dict]:
-    """Collect rows, which can take minutes each, and rewrite the file after every one."""
+    """Collect rows; each can take minutes, so rewrite the file after every one."""
     collected = []
     for row in rows:
         collected.append(row)
@@ -95,15 +85,12 @@ def _collect(rows: Iterable[dict], file: str | None) -> list[dict]:
 
 def format_report(rows: Sequence[Mapping[str, Any]]) -> str:
     """Format rows of `suite.benchmark`: the updates, then the parts and the loop of each."""
-    first = rows[0]
-    peak = "matmul"
+    first, peak = rows[0], "matmul"
     if first["peak_from"] == "published":
-        peak = _number("peak_flops_per_s", 0, 1e9)(first) + " GFLOP/s"
-    blocks = [
-        f"{first['config']} on {first['device']}, {first['cpus']} CPUs, JAX {first['jax']}; "
-        f"peak: {peak}",
-        format_table(UPDATE, rows),
-    ]
+        peak = f"{first['peak_flops_per_s'] / 1e9:,.0f} GFLOP/s"
+    head = f"{first['config']} on {first['device']}, {first['cpus']} CPUs, JAX {first['jax']}"
+    updates = [{**row, "error": row["error"] or ""} for row in rows]
+    blocks = [f"{head}; peak: {peak}", format_table(UPDATE, updates)]
     for row in rows:
         label = f"{row['members']} members, {row['conv']}, {row['compute_dtype']}"
         if row["parts"]:
@@ -115,65 +102,51 @@ def format_report(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def format_plan(rows: Sequence[Mapping[str, Any]]) -> str:
     """Format rows of `suite.plan`."""
-    first = rows[0]
-    return f"{first['config']} on {first['device']}\n\n{format_table(PLAN, rows)}"
-
-
-def _number(key: str, digits: int = 1, unit: float = 1.0) -> Callable[[Mapping[str, Any]], str]:
-    """Return a cell of `row[key] / unit`, or '-' if it is None."""
-    return lambda row: "-" if row[key] is None else f"{row[key] / unit:,.{digits}f}"
-
-
-def _text(key: str) -> Callable[[Mapping[str, Any]], str]:
-    return lambda row: str(row[key])
+    return f"{rows[0]['config']} on {rows[0]['device']}\n\n{format_table(PLAN, rows)}"
 
 
 SIZES = (
-    Column("members", _text("members")),
-    Column("batch", _text("batch")),
-    Column("length", _text("length")),
-    Column("conv", _text("conv")),
-    Column("dtype", _text("compute_dtype")),
+    Column("members", "members"),
+    Column("batch", "batch"),
+    Column("length", "length"),
+    Column("conv", "conv"),
+    Column("dtype", "compute_dtype"),
 )
-TIMES = (
-    Column("ms", _number("ms_per_update")),
-    Column("min", _number("ms_min")),
-    Column("max", _number("ms_max")),
-)
+TIMES = (Column("ms", "ms_per_update", 1), Column("min", "ms_min", 1), Column("max", "ms_max", 1))
 RATES = (
-    Column("GFLOP", _number("flops_per_update", 2, 1e9)),
-    Column("GFLOP/s", _number("flops_per_s", 1, 1e9)),
-    Column("% peak", _number("peak_fraction", 1, 0.01)),
+    Column("GFLOP", "flops_per_update", 2, 1e9),
+    Column("GFLOP/s", "flops_per_s", 1, 1e9),
+    Column("% peak", "peak_fraction", 1, 0.01),
 )
 UPDATE = (
     *SIZES,
-    Column("lower s", _number("lower_s")),
-    Column("compile s", _number("compile_s")),
+    Column("lower s", "lower_s", 1),
+    Column("compile s", "compile_s", 1),
     *TIMES,
-    Column("updates/s", _number("updates_per_s", 2)),
-    Column("member updates/s", _number("member_updates_per_s", 2)),
-    Column("imagined/s", _number("imagined_states_per_s", 0)),
+    Column("updates/s", "updates_per_s", 2),
+    Column("member updates/s", "member_updates_per_s", 2),
+    Column("imagined/s", "imagined_states_per_s", 0),
     *RATES,
-    Column("matmul GFLOP/s", _number("matmul_flops_per_s", 1, 1e9)),
-    Column("GiB", _number("peak_bytes", 2, GIB)),
-    Column("", lambda row: row["error"] or ""),
+    Column("matmul GFLOP/s", "matmul_flops_per_s", 1, 1e9),
+    Column("GiB", "peak_bytes", 2, GIB),
+    Column("", "error"),
 )
-PARTS = (Column("part", _text("part")), *TIMES, *RATES)
+PARTS = (Column("part", "part"), *TIMES, *RATES)
 LOOP = (
-    Column("learner %", _number("learner_share", 1, 0.01)),
-    Column("policy %", _number("policy_share", 1, 0.01)),
-    Column("updates/s", _number("updates_per_s", 2)),
-    Column("env steps/s", _number("env_steps_per_s", 1)),
-    Column("policy ms", _number("policy_ms", 2)),
-    Column("policy latency ms", _number("policy_latency_ms", 2)),
-    Column("host ms", _number("host_ms", 2)),
+    Column("learner %", "learner_share", 1, 0.01),
+    Column("policy %", "policy_share", 1, 0.01),
+    Column("updates/s", "updates_per_s", 2),
+    Column("env steps/s", "env_steps_per_s", 1),
+    Column("policy ms", "policy_ms", 2),
+    Column("policy latency ms", "policy_latency_ms", 2),
+    Column("host ms", "host_ms", 2),
 )
 PLAN = (
     *SIZES[1:],
-    Column("temporaries GiB", _number("temp_bytes", 2, GIB)),
-    Column("one member GiB", _number("bytes_one", 2, GIB)),
-    Column("each additional GiB", _number("bytes_per_member", 2, GIB)),
-    Column("limit GiB", _number("bytes_limit", 1, GIB)),
-    Column("members that fit", _text("members_that_fit")),
+    Column("temporaries GiB", "temp_bytes", 2, GIB),
+    Column("one member GiB", "bytes_one", 2, GIB),
+    Column("each additional GiB", "bytes_per_member", 2, GIB),
+    Column("limit GiB", "bytes_limit", 1, GIB),
+    Column("members that fit", "members_that_fit"),
 )
 COMMAND = Command(__doc__, add_flags, main)

@@ -11,16 +11,12 @@ from dreamer_jax.commands.flags import Command, Flags, whole_number
 
 
 def add_flags(flags: Flags) -> None:
-    """Define the flags of the command."""
-    flags.add_argument("--workdir", required=True, help="directory of the run")
-    flags.add_argument(
-        "--episodes", type=whole_number(1), default=10, help="episodes per member; 10 by default"
-    )
-    flags.add_argument("--member", type=int, help="number of the only member to evaluate")
-    flags.add_argument("--step", type=int, help="env step of the checkpoint; the newest by default")
-    flags.add_argument(
-        "--video", action="store_true", help="write an episode of each member to the run's videos/"
-    )
+    add = flags.add_argument
+    add("--workdir", required=True, help="directory of the run")
+    add("--episodes", type=whole_number(1), default=10, help="episodes per member; 10 by default")
+    add("--member", type=int, help="number of the only member to evaluate")
+    add("--step", type=int, help="env step of the checkpoint; the newest by default")
+    add("--video", action="store_true", help="write an episode of each member to the run's videos/")
 
 
 def main(args: Namespace) -> None:
@@ -29,14 +25,7 @@ def main(args: Namespace) -> None:
     from dreamer_jax.run.evaluation import evaluate
 
     prepare_to_compute()
-    summary = evaluate(
-        args.workdir,
-        episodes=args.episodes,
-        member=args.member,
-        step=args.step,
-        video=args.video,
-    )
-    print(json.dumps(summary, indent=2))
+    print(json.dumps(evaluate(**vars(args)), indent=2))  # the flags are its arguments
 
 
 COMMAND = Command(__doc__, add_flags, main)

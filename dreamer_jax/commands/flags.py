@@ -4,7 +4,6 @@ import argparse
 import importlib.util
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from dreamer_jax.errors import UsageError, suggest
@@ -19,20 +18,10 @@ CONFIG_HELP = (
 
 
 class Flags(argparse.ArgumentParser):
-    """A parser whose errors are for the caller to report.
-
-    Flags are written out in full: an abbreviation could turn into another flag with a release.
-    """
-
-    def __init__(self, name: str, about: str):
-        formatter = argparse.RawDescriptionHelpFormatter
-        super().__init__(name, description=about, formatter_class=formatter, allow_abbrev=False)
+    """A parser that raises its errors."""
 
     def add_config(self) -> None:
-        """Add `--config`, whose keys `--config.KEY=VALUE` overrides.
-
-        The command gets the config as `config`, and what the user wrote as `config_name`.
-        """
+        """Add `--config`; the command gets the config as `config`, its name as `config_name`."""
         self.add_argument("--config", required=True, help=CONFIG_HELP)
 
     def error(self, message: str) -> NoReturn:
@@ -40,11 +29,11 @@ class Flags(argparse.ArgumentParser):
 
 
 class Command(NamedTuple):
-    """A command as a module defines it."""
+    """A subcommand."""
 
     about: str  # for its help
-    add_flags: Callable[[Flags], None]
-    main: Callable[[argparse.Namespace], None]
+    add_flags: Callable[[Flags], None]  # adds its flags to a parser
+    main: Callable[[argparse.Namespace], None]  # runs it with their values
 
 
 def whole_number(minimum: int) -> Callable[[str], int]:
@@ -62,17 +51,8 @@ def whole_number(minimum: int) -> Callable[[str], int]:
 
 def whole_numbers(minimum: int) -> Callable[[str], list[int]]:
     """Return a parser of lists such as '2,3', of whole numbers that are at least `minimum`."""
-
-    def parse_numbers(text: str) -> list[int]:
-        entries = text.split(",")
-        if not all(entry.strip().isdecimal() and int(entry) >= minimum for entry in entries):
-            raise argparse.ArgumentTypeError(
-                f"{text!r} was given; allowed: whole numbers of at least {minimum}, as "
-                f"{minimum + 1},{minimum + 2}"
-            )
-        return [int(entry) for entry in entries]
-
-    return parse_numbers
+    parse_number = whole_number(minimum)
+    return lambda text: [parse_number(entry) for entry in text.split(",")]
 
 
 def words(text: str) -> list[str]:
@@ -84,7 +64,7 @@ def parse(name: str, command: Command, argv: Sequence[str]) -> argparse.Namespac
     """Return the values of a command's flags, with `config` loaded and overridden.
 
     Args:
-        name: of the program, for its help.
+        name: the program's name, for its help.
         command: defines the flags.
         argv: the flags that the user gave.
 
@@ -92,7 +72,9 @@ def parse(name: str, command: Command, argv: Sequence[str]) -> argparse.Namespac
         UsageError: a flag is unknown, or a value is not allowed.
         SystemExit: the user asked for help, which has been printed.
     """
-    flags = Flags(name, command.about)
+    # No abbreviations: with a new version one could turn into another flag.
+    formatter = argparse.RawDescriptionHelpFormatter
+    flags = Flags(name, description=command.about, formatter_class=formatter, allow_abbrev=False)
     command.add_flags(flags)
     args, rest = flags.parse_known_args(argv)
     overrides = []
@@ -107,20 +89,16 @@ def parse(name: str, command: Command, argv: Sequence[str]) -> argparse.Namespac
         else:
             raise UsageError(f"unexpected argument {argument!r}; flags are --name=value")
     if "config" in args:
-        args.config_name = args.config
-        args.config = _override(load_config(args.config), overrides)
+        args.config_name, args.config = args.config, _override(load_config(args.config), overrides)
     return args
 
 
 def load_config(given: str) -> "ConfigDict":
-    """Return the config that a user names.
+    """Load the config that a user names.
 
     Args:
-        given: the name of a shipped config or the path of a Python file that defines `get_config`,
-            then, after a colon, what `get_config` is called with.
-
-    Raises:
-        UsageError: there is no such config or file, or `get_config` does not know its argument.
+        given: the name of a shipped config or the path of a Python file that defines `get_config`;
+            after a colon, the argument of `get_config`.
     """
     from dreamer_jax import configs
 
@@ -134,17 +112,12 @@ def load_config(given: str) -> "ConfigDict":
             f"there is no file {path}; shipped configs are named without path and ending: "
             f"{', '.join(names)}.{suggest(path.stem, names)}"
         )
-    module = _load_module(path)
-    if not hasattr(module, "get_config"):
-        raise UsageError(f"{path} defines no function get_config, which returns the config")
-    return module.get_config(*([arg] if colon else []))
-
-
-def _load_module(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module
+    if not hasattr(module, "get_config"):
+        raise UsageError(f"{path} defines no function get_config, which returns the config")
+    return module.get_config(*([arg] if colon else []))
 
 
 def _is_override(flag: str) -> bool:
@@ -152,11 +125,7 @@ def _is_override(flag: str) -> bool:
 
 
 def _override(config: Any, overrides: Sequence[str]) -> "ConfigDict":
-    """Return the config with `--config.KEY=VALUE` applied, locked.
-
-    Raises:
-        UsageError: a key does not exist, or a value is of another type.
-    """
+    """Return the config with `--config.KEY=VALUE` applied, locked."""
     from absl import flags
     from ml_collections import ConfigDict, config_flags
 
@@ -170,9 +139,8 @@ def _override(config: Any, overrides: Sequence[str]) -> "ConfigDict":
             raise UsageError(f"config.{name} does not exist.{suggest(name, KEYS)}")
     values = flags.FlagValues()
     try:
-        config_flags.DEFINE_config_dict(
-            "config", config, flag_values=values, sys_argv=list(overrides)
-        )
+        argv = list(overrides)
+        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
         rest = values(["dreamer-jax", *overrides])
     except flags.Error as error:
         raise UsageError(str(error)) from error

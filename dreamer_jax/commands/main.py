@@ -1,4 +1,4 @@
-"""Find the command that a user asks for, and run it with errors that a user can read."""
+"""Find and run the command that a user asks for, and report errors in a line."""
 
 import faulthandler
 import importlib
@@ -27,11 +27,7 @@ commands:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run `dreamer-jax`.
-
-    Args:
-        argv: a command and its flags; `sys.argv[1:]` by default.
-    """
+    """Run `dreamer-jax` with a command and its flags, by default those of the process."""
     name, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
     if name in ("-h", "--help", "help"):
         print(HELP.format(commands="\n".join(f"  {n:<10} {text}" for n, text in COMMANDS.items())))
@@ -45,18 +41,18 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def run(name: str, command: Command, argv: Sequence[str]) -> None:
-    """Run a command. What a user can correct exits with a message and status 2.
+    """Run a command; exit with a message and status 2 on errors that the user can correct.
 
     Args:
-        name: of the program, for its help.
-        command: what to run.
+        name: the program's name, for its help.
+        command: the command to run.
         argv: the flags that the user gave.
     """
     try:
         args = parse(name, command, argv)
     except UsageError as error:
         _fail(error)
-    # Not before --help and mistakes in flags are answered: these take a while to import.
+    # Imported here because it takes a while: --help and mistakes in flags do not need them.
     from absl import logging
 
     from dreamer_jax.envs.vector import TooManyFaults

@@ -7,7 +7,6 @@ dreamer-jax members --workdir=runs/pong --add=5,6 --to=runs/pong_seven
 """
 
 from argparse import Namespace
-from collections.abc import Sequence
 
 from dreamer_jax.commands.flags import Command, Flags, whole_numbers
 from dreamer_jax.commands.tables import Column, format_table
@@ -15,26 +14,17 @@ from dreamer_jax.errors import UsageError
 
 
 def add_flags(flags: Flags) -> None:
-    """Define the flags of the command."""
     flags.add_argument("--workdir", required=True, help="directory of the run, which is only read")
-    change = flags.add_mutually_exclusive_group()
-    change.add_argument(
-        "--extract", type=whole_numbers(0), help="numbers of the members to copy, as 2,3"
-    )
-    change.add_argument(
-        "--join", help="directory of another run, at the same env step, with other members"
-    )
-    change.add_argument(
-        "--add",
-        type=whole_numbers(0),
-        help="seeds to train from scratch as the finished run was trained, as 5,6; each gets "
-        "every setting of its hyperparameters",
-    )
+    add = flags.add_mutually_exclusive_group().add_argument
+    add("--extract", type=whole_numbers(0), help="numbers of the members to copy, as 2,3")
+    add("--join", help="directory of another run, at the same env step, with other members")
+    seeds = "seeds to train as the finished run was, as 5,6; each gets every setting in the run"
+    add("--add", type=whole_numbers(0), help=seeds)
     flags.add_argument("--to", help="directory of the new run; it must be empty or not exist yet")
 
 
 def main(args: Namespace) -> None:
-    """Make the new run, if one is asked for, and print its members, else those of the run."""
+    """Make the new run, if the flags ask for one, and print its members, else those of the run."""
     from dreamer_jax.commands.process import prepare_to_compute
     from dreamer_jax.run.members import add_members, extract, join, list_members
 
@@ -52,21 +42,15 @@ def main(args: Namespace) -> None:
         if not result["finished"]:
             print("nothing has been joined yet; the same command resumes the training")
             return
-    print(_table(list_members(args.to if changes else args.workdir)))
+    records = list_members(args.to if changes else args.workdir)
+    rows = [{key: _format(value) for key, value in record.items()} for record in records]
+    print(format_table([Column(key, key) for key in rows[0]], rows))
 
 
-def _table(records: Sequence[dict]) -> str:
-    """Format records of the same keys, one per line."""
-    columns = [Column(key, lambda row, key=key: _cell(row[key])) for key in records[0]]
-    return format_table(columns, records)
-
-
-def _cell(value: bool | int | float | None) -> str:
-    if value is None:
-        return "-"
+def _format(value: bool | int | float | None) -> str | int | None:
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return f"{value:.2f}" if isinstance(value, float) else str(value)
+    return f"{value:.2f}" if isinstance(value, float) else value
 
 
 COMMAND = Command(__doc__, add_flags, main)

@@ -22,12 +22,11 @@ def prepare_to_compute() -> None:
 def expects_cpu(platforms: str | None) -> bool:
     """Return whether JAX will compute on the CPU, without starting its backend.
 
-    glibc's settings have no effect on threads that exist already, and the backend starts some, so
-    JAX cannot be asked. On accelerators the settings would only slow down the host's threads.
+    glibc's settings do not affect threads that exist already, and the backend starts some. On
+    accelerators the settings would only slow down the host's threads.
 
     Args:
-        platforms: as in JAX_PLATFORMS. If empty, a CPU is expected unless there is an
-            accelerator's device file.
+        platforms: as in JAX_PLATFORMS; if empty, the device files decide.
     """
     if platforms:
         return platforms.split(",")[0] == "cpu"

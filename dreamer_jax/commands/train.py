@@ -13,7 +13,6 @@ from dreamer_jax.errors import UsageError
 
 
 def add_flags(flags: Flags) -> None:
-    """Define the flags of the command."""
     flags.add_config()
     flags.add_argument("--workdir", help="directory of the run; the same one resumes it")
     flags.add_argument(

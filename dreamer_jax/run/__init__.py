@@ -1,17 +1,16 @@
 """The training run: the loop, and everything that reads or writes a work directory.
 
     trainer      the loop: step environments, update members, log, evaluate, save; start here
-    setup        what follows from a config alone: agent, environments, replay
-    schedule     when updates, logs, evaluations and checkpoints are due
+    setup        the parts that follow from a config alone: agent, environments, replay
+    schedule     the steps at which updates, logs, evaluations and checkpoints are due
     driver       the environment side of the loop
     evaluation   greedy episodes, and `evaluate` for a saved run
-    reporter     what people see: metrics.jsonl, terminal, curves, videos, W&B
+    reporter     output for people: metrics.jsonl, terminal, curves, faults.log, W&B
     checkpoint   saving and restoring, exact and safe against kills at any time
     load         agents from checkpoints, for use in other code
     members      list, extract, join and add members of saved runs
     workdir      paths, and the lock of a work directory
-    signals      stopping in order on SIGTERM and Ctrl-C
+    signals      an orderly stop on SIGTERM and Ctrl-C
 
-It may import from every other room except benchmark and cli, which are the only ones that import
-from it.
+It may import from every room except benchmark and commands, the only ones that import from it.
 """

@@ -1,9 +1,9 @@
-"""Checkpoints of a run: files that prove intact, when to save, and what to resume from.
+"""Checkpoints of a run: verified files, the times to save, and the checkpoint to resume from.
 
-A checkpoint is saved with orbax while training continues. It holds device arrays, and host data:
-`env_step`, `update`, `due`, `log`, and in `members` one record per member with the states of the
-components that hold state of members. Of the replay it holds only cursors: the replay's own files
-keep every record that the two newest checkpoints refer to.
+Orbax saves a checkpoint while training continues. It holds device arrays, and host data:
+`env_step`, `update`, `due`, `log`, and `members`, one record per member with its state in every
+component. Of the replay it holds only cursors: the replay's own files keep every record that the
+two newest checkpoints refer to.
 """
 
 import contextlib
@@ -20,11 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
-from orbax.checkpoint.checkpoint_managers import (
-    AnyPreservationPolicy,
-    EveryNStepsClosest,
-    LatestN,
-)
+from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, EveryNStepsClosest, LatestN
 
 from dreamer_jax.errors import UsageError
 from dreamer_jax.files import DISK_FULL, damage, digest, replacing
@@ -39,9 +35,9 @@ class Checkpoints:
     """The checkpoints in a directory, numbered by env step.
 
     Args:
-        directory: Holds nothing but the checkpoints.
-        keep: How many of the newest to keep; None opens the directory for reading only.
-        keep_every: Also keep the checkpoints nearest to the multiples of this many env steps;
+        directory: holds nothing but the checkpoints.
+        keep: number of the newest to keep; None opens the directory for reading only.
+        keep_every: also keep the checkpoints nearest to the multiples of this many env steps;
             0 keeps none.
     """
 
@@ -81,32 +77,32 @@ class Checkpoints:
         A checkpoint of the same step is replaced, and kept until the new one is complete.
 
         Args:
-            step: The env step.
-            arrays: A pytree of device arrays.
+            step: the env step.
+            arrays: a pytree of device arrays.
             host: JSON data.
-            before: Called in another thread before the checkpoint counts as complete.
+            before: called in another thread before the checkpoint counts as complete.
 
         Raises:
-            OSError: The checkpoint could not be written; the earlier ones are intact.
+            OSError: the checkpoint could not be written; the earlier ones are intact.
         """
         # A copy: the state's own buffers are donated to the next update while orbax still reads.
         arrays = jax.tree.map(jnp.copy, arrays)
         if step in self._manager.all_steps():
-            self._retire(step)
+            self._replaced.mkdir(exist_ok=True)
+            (self.directory / str(step)).rename(self._replaced / str(step))
+            # Left in place, the old checksums would condemn the new files.
+            self._write_digests({k: v for k, v in self._read_digests().items() if k != str(step)})
+            self._manager.reload()
         with self._writing(step):
-            self._manager.save(
-                step,
-                args=ocp.args.Composite(
-                    arrays=ocp.args.StandardSave(arrays), host=ocp.args.JsonSave(host)
-                ),
-            )
+            data = {"arrays": ocp.args.StandardSave(arrays), "host": ocp.args.JsonSave(host)}
+            self._manager.save(step, args=ocp.args.Composite(**data))
         self._saving = self._pool.submit(self._complete, step, before), host
 
     def completed(self, *, wait: bool = False) -> dict | None:
         """Return the host data of a save that became durable since the last call, if any.
 
         Raises:
-            OSError: The checkpoint could not be written; the earlier ones are intact.
+            OSError: as in `save`.
         """
         if self._saving is None or not (wait or self._saving[0].done()):
             return None
@@ -115,22 +111,18 @@ class Checkpoints:
         return host
 
     def restore(self, step: int, shapes: Any) -> tuple[Any, dict]:
-        """Read a checkpoint.
+        """Read the arrays and the host data of a checkpoint.
 
         Args:
-            step: The env step.
-            shapes: A tree of `jax.ShapeDtypeStruct` like the saved arrays.
-
-        Returns:
-            The arrays and the host data.
+            step: the env step.
+            shapes: a tree of `jax.ShapeDtypeStruct` like the saved arrays.
 
         Raises:
-            DamagedCheckpoint: The files are not as they were written.
+            DamagedCheckpoint: the files are not as they were written.
         """
         if step not in self._manager.all_steps() and (self._replaced / str(step)).is_dir():
-            with ocp.CheckpointManager(
-                self._replaced, options=ocp.CheckpointManagerOptions(create=False)
-            ) as manager:
+            options = ocp.CheckpointManagerOptions(create=False)
+            with ocp.CheckpointManager(self._replaced, options=options) as manager:
                 return _read(manager, step, shapes, verified=False)
         expected = self._read_digests().get(str(step))
         problem = damage(self.directory / str(step), expected or {})
@@ -159,22 +151,13 @@ class Checkpoints:
         with self._writing(step):
             before()
             self._manager.wait_until_finished()
-            steps = map(str, self._manager.all_steps())
-            digests = self._read_digests()
-            digests = {name: digests[name] for name in steps if name in digests}
+            steps = {str(kept) for kept in self._manager.all_steps()}
+            digests = {name: old for name, old in self._read_digests().items() if name in steps}
             self._write_digests(digests | {str(step): digest(self.directory / str(step))})
             shutil.rmtree(self._replaced, ignore_errors=True)
 
-    def _retire(self, step: int) -> None:
-        """Make room for a new checkpoint of the same step."""
-        self._replaced.mkdir(exist_ok=True)
-        (self.directory / str(step)).rename(self._replaced / str(step))
-        # Left in place, the old checksums would condemn the new files.
-        self._write_digests({k: v for k, v in self._read_digests().items() if k != str(step)})
-        self._manager.reload()
-
     def _undo_replacement(self) -> None:
-        """Put a retired checkpoint back unless the new one is complete."""
+        """Put a replaced checkpoint back unless the new one is complete."""
         for path in self._replaced.glob("*"):
             if not (self.directory / path.name).exists():
                 path.rename(self.directory / path.name)
@@ -182,13 +165,13 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _writing(self, step: int) -> Iterator[None]:
-        """Name a checkpoint that could not be written, and release the space that it took."""
+        """On failure, name the checkpoint and release the space that it took."""
         try:
             yield
         except Exception as error:
             self._failed = True
             with contextlib.suppress(Exception):
-                self._manager.wait_until_finished()  # what still writes must not meet missing files
+                self._manager.wait_until_finished()  # a running write must not miss its files
             partial = self.directory.glob(f"{step}.orbax-checkpoint-tmp*")
             for path in (self.directory / str(step), *partial):
                 shutil.rmtree(path, ignore_errors=True)
@@ -217,13 +200,9 @@ class Checkpoints:
 def _read(
     manager: ocp.CheckpointManager, step: int, shapes: Any, *, verified: bool
 ) -> tuple[Any, dict]:
+    data = {"arrays": ocp.args.StandardRestore(shapes), "host": ocp.args.JsonRestore()}
     try:
-        restored = manager.restore(
-            step,
-            args=ocp.args.Composite(
-                arrays=ocp.args.StandardRestore(shapes), host=ocp.args.JsonRestore()
-            ),
-        )
+        restored = manager.restore(step, args=ocp.args.Composite(**data))
     except Exception as error:
         if verified:
             raise  # the files are intact, so the fault lies elsewhere
@@ -238,12 +217,11 @@ class Saver:
     newest turns out to be damaged. A checkpoint is therefore due at least every half of the slack.
 
     Args:
-        checkpoints: Where to save.
-        replay: The run's replay.
-        margin: Records per stream that may be written from one call of `due` to the next, and
+        checkpoints, replay: those of the run.
+        margin: records per stream that may be written from one call of `due` to the next, and
             from the draw of a batch to the checkpoint with its indices.
-        minutes: Minutes between two checkpoints; 0 for no limit.
-        warn: Called with a message for the user.
+        minutes: minutes between two checkpoints; 0 for no limit.
+        warn: called with a message for the user.
     """
 
     def __init__(
@@ -260,7 +238,7 @@ class Saver:
         self._half = max(1, (replay.slack - 2 * margin) // 2)
         self._saved_at = time.monotonic()
         self._saved_records = replay.written
-        # Of the newest complete checkpoint: how far the run was, and its replay's records.
+        # The progress of the run and the state of its replay at the newest complete checkpoint.
         self._newest: tuple[dict, list] | None = None
 
     @property
@@ -278,7 +256,7 @@ class Saver:
         """Start saving, unless the newest checkpoint holds this very state.
 
         Args:
-            arrays: A pytree of device arrays.
+            arrays: a pytree of device arrays.
             host: JSON data as described at the top of this module.
         """
         self.collect(wait=True)
@@ -290,7 +268,7 @@ class Saver:
         """Return to the replay the slack that a complete checkpoint has freed.
 
         Raises:
-            OSError: The checkpoint could not be written.
+            OSError: as in `Checkpoints.save`.
         """
         wait = wait or self._replay.remaining_slack <= self._margin
         host = self._checkpoints.completed(wait=wait)
@@ -303,13 +281,13 @@ class Saver:
         """Read the newest intact checkpoint, and bring the replay back to it.
 
         Args:
-            shapes: As in `Checkpoints.restore`.
+            shapes: as in `Checkpoints.restore`.
 
         Returns:
             Its arrays and host data; None if the run has not been saved yet.
 
         Raises:
-            UsageError: There were checkpoints, but the run can resume from none of those left.
+            UsageError: there were checkpoints, but the run can resume from none of those left.
         """
         for step in self._checkpoints.steps():
             try:
@@ -318,7 +296,13 @@ class Saver:
                 where = self._checkpoints.set_aside(step)
                 self._warn(f"the checkpoint of env step {step} is damaged: {error}; now in {where}")
                 continue
-            self._restore_replay(host)
+            records = _replay_records(host)
+            try:
+                self._replay.restore(records)
+            except ValueError as error:
+                raise UsageError(f"cannot resume from env step {step}: {error}") from error
+            self._newest = _place(host), records
+            self._saved_records = self._replay.written
             return arrays, host
         if self._checkpoints.had_any():
             raise UsageError(
@@ -332,18 +316,9 @@ class Saver:
         """Wait for the save in progress."""
         self._checkpoints.close()
 
-    def _restore_replay(self, host: Mapping) -> None:
-        records = _replay_records(host)
-        try:
-            self._replay.restore(records)
-        except ValueError as error:
-            raise UsageError(f"cannot resume from env step {host['env_step']}: {error}") from error
-        self._newest = _place(host), records
-        self._saved_records = self._replay.written
-
 
 def _place(host: Mapping) -> dict:
-    """Return how far the run was."""
+    """Return the run's progress."""
     return {"env_step": host["env_step"], "update": host["update"], "due": list(host["due"])}
 
 

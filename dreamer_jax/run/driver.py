@@ -1,4 +1,4 @@
-"""The environment side of a run: step M*E environments and record what happens.
+"""The environment side of a run: step M*E environments and record their transitions.
 
 One step: environments whose episode ended are reset and their first observation is recorded; the
 policy acts in all; every environment steps and its transition is recorded. So every member makes
@@ -19,10 +19,10 @@ class Driver:
     """Steps the environments of M members, N = M*E rows, member-major.
 
     Args:
-        vector: The N environments.
-        replay: Receives every observation and transition.
-        seeds: One per member, [M].
-        obs_keys: The observation entries that the agent uses and the replay keeps.
+        vector: the N environments.
+        replay: receives every observation and transition.
+        seeds: one per member, [M].
+        obs_keys: the observation entries that the agent uses and the replay keeps.
     """
 
     def __init__(
@@ -32,14 +32,13 @@ class Driver:
         seeds: Sequence[int],
         obs_keys: Sequence[str],
     ):
-        self._vector, self._replay, self._seeds = vector, replay, list(seeds)
-        self._keys = tuple(obs_keys)
+        self._vector, self._replay, self._seeds, self._keys = vector, replay, seeds, obs_keys
         self._action = ActionSpec.of(vector.action_space)
-        self._shape = (len(self._seeds), vector.num_envs // len(self._seeds))  # [M, E]
+        self._shape = (len(seeds), vector.num_envs // len(seeds))  # [M, E]
         self._is_first = np.ones(vector.num_envs, bool)
         self._returns = np.zeros(vector.num_envs)
         self._lengths = np.zeros(vector.num_envs, np.int64)
-        self.stats = EpisodeStats(len(self._seeds))
+        self.stats = EpisodeStats(len(seeds))
 
     def reset_finished(self) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Reset the environments whose episode ended, and record their first observations.
@@ -52,9 +51,8 @@ class Driver:
         obs = self._grid(obs)
         if first.any():
             self._returns[first], self._lengths[first] = 0, 0
-            nothing = np.zeros(self._vector.num_envs, bool)
-            no_action = self._action.none(self._shape)
-            self._record(obs, no_action, np.zeros(len(first)), first, nothing, nothing, first)
+            zeros, no_action = np.zeros(len(first), bool), self._action.none(self._shape)
+            self._record(obs, no_action, zeros, first, zeros, zeros, mask=first)
         # On a CPU, JAX may read NumPy arrays in place while a program runs, and where devices share
         # a member, reading back the actions waits for one device alone. `step` overwrites `obs`.
         return {key: value.copy() for key, value in obs.items()}, first.reshape(self._shape)
@@ -70,9 +68,9 @@ class Driver:
             begins, and the caller must close the open one in the replay.
         """
         result = self._vector.step(actions.reshape(-1, *actions.shape[2:]))
-        obs, nowhere = self._grid(result.obs), np.zeros_like(self._is_first)
-        flags = (nowhere, result.is_last, result.is_terminal)
-        self._record(obs, actions, result.reward, *flags, ~result.failed)
+        obs, is_first = self._grid(result.obs), np.zeros_like(self._is_first)
+        flags = (is_first, result.is_last, result.is_terminal)
+        self._record(obs, actions, result.reward, *flags, mask=~result.failed)
         self._returns += result.reward
         self._lengths += 1
         for row in np.flatnonzero(result.is_last):
@@ -82,10 +80,7 @@ class Driver:
         return result.failed.reshape(self._shape)
 
     def random_actions(self, env_step: int) -> np.ndarray:
-        """Draw uniform actions from each member's own stream.
-
-        They are a function of the member's seed and `env_step` alone.
-        """
+        """Draw uniform actions, a function of each member's seed and `env_step` alone."""
         rngs = [action_generator(seed, env_step) for seed in self._seeds]
         return np.stack([self._action.random(rng, self._shape[1]) for rng in rngs])
 
@@ -96,21 +91,15 @@ class Driver:
         anything that counts faults.
         """
         rows, (members, count) = self._vector.state(), self._shape
-        is_first, returns, lengths = (
-            values.reshape(self._shape).tolist()
-            for values in (self._is_first, self._returns, self._lengths)
-        )
-        episodes = self.stats.state()
-        return [
-            {
-                "is_first": is_first[m],
-                "returns": returns[m],
-                "lengths": lengths[m],
-                "episodes": episodes[m],
-                "rows": rows[m * count : (m + 1) * count],
-            }
-            for m in range(members)
-        ]
+        columns = {
+            "is_first": self._is_first.reshape(self._shape).tolist(),
+            "returns": self._returns.reshape(self._shape).tolist(),
+            "lengths": self._lengths.reshape(self._shape).tolist(),
+            "episodes": self.stats.state(),
+            "rows": [rows[m * count : (m + 1) * count] for m in range(members)],
+        }
+        records = zip(*columns.values(), strict=True)
+        return [dict(zip(columns, record, strict=True)) for record in records]
 
     def restore(self, records: Sequence[Mapping]) -> np.ndarray:
         """Return to a `state()`.
@@ -120,21 +109,17 @@ class Driver:
             episode, and the caller must close their open ones in the replay.
         """
         restored = self._vector.restore([row for record in records for row in record["rows"]])
-        is_first, returns, lengths = (
-            [record[name] for record in records] for name in ("is_first", "returns", "lengths")
-        )
-        self._is_first = np.concatenate(is_first).astype(bool) | ~restored
-        self._returns = np.concatenate(returns).astype(float)
-        self._lengths = np.concatenate(lengths).astype(np.int64)
+        self._is_first = np.concatenate([r["is_first"] for r in records]) | ~restored
+        self._returns = np.concatenate([r["returns"] for r in records])
+        self._lengths = np.concatenate([r["lengths"] for r in records])
         self.stats.restore([record["episodes"] for record in records])
         return restored.reshape(self._shape)
 
-    def _record(self, obs, action, reward, is_first, is_last, is_terminal, mask) -> None:
-        step = {f"obs/{key}": obs[key] for key in self._keys}
-        step["action"] = action
-        step["reward"] = reward.astype(np.float32).reshape(self._shape)
-        flags = {"is_first": is_first, "is_last": is_last, "is_terminal": is_terminal}
-        step |= {name: flag.reshape(self._shape) for name, flag in flags.items()}
+    def _record(self, obs, action, reward, is_first, is_last, is_terminal, *, mask) -> None:
+        rows = {"reward": reward.astype(np.float32), "is_first": is_first}
+        rows |= {"is_last": is_last, "is_terminal": is_terminal}
+        step = {f"obs/{key}": entry for key, entry in obs.items()} | {"action": action}
+        step |= {name: values.reshape(self._shape) for name, values in rows.items()}
         self._replay.add(step, mask.reshape(self._shape))
 
     def _grid(self, obs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -142,28 +127,14 @@ class Driver:
 
 
 class EpisodeStats:
-    """Returns and lengths of the episodes that each member finished since the last `pop`.
-
-    Raises:
-        ValueError: `num_members` is less than 1.
-    """
+    """Undiscounted returns and lengths of each member's episodes that finished since `pop`."""
 
     def __init__(self, num_members: int):
-        if num_members < 1:
-            raise ValueError(f"num_members must be at least 1, got {num_members}")
-        self._episodes: list[list[tuple[float, int]]] = [[] for _ in range(num_members)]
+        self._episodes: list[list[list[float]]] = [[] for _ in range(num_members)]
 
     def add(self, member: int, ret: float, length: int) -> None:
-        """Count one finished episode.
-
-        Args:
-            member: The member's number, 0 <= member < num_members.
-            ret: Undiscounted sum of the episode's rewards.
-            length: Agent steps.
-        """
-        if not 0 <= member < len(self._episodes):
-            raise ValueError(f"member must be in [0, {len(self._episodes)}), got {member}")
-        self._episodes[member].append((float(ret), int(length)))
+        """Count one finished episode of `length` agent steps."""
+        self._episodes[member].append([float(ret), int(length)])
 
     def pop(self) -> list[dict[str, float | int]]:
         """Summarize the counted episodes, and start counting again.
@@ -178,24 +149,14 @@ class EpisodeStats:
 
     def state(self) -> list[list[list[float]]]:
         """Return per member the [return, length] of each episode, as JSON data."""
-        return [[list(episode) for episode in episodes] for episodes in self._episodes]
+        return [list(episodes) for episodes in self._episodes]
 
     def restore(self, state: Sequence[Sequence[Sequence[float]]]) -> None:
-        """Return to a `state()`.
-
-        Raises:
-            ValueError: The state has another number of members.
-        """
-        if len(state) != len(self._episodes):
-            raise ValueError(
-                f"episode statistics of {len(state)} members, this run has {len(self._episodes)}"
-            )
-        self._episodes = [
-            [(float(ret), int(length)) for ret, length in episodes] for episodes in state
-        ]
+        """Return to a `state()`."""
+        self._episodes = [list(episodes) for episodes in state]
 
 
-def _summary(episodes: Sequence[tuple[float, int]]) -> dict[str, float | int]:
+def _summary(episodes: Sequence[Sequence[float]]) -> dict[str, float | int]:
     if not episodes:
         return {}
     returns, lengths = zip(*episodes, strict=True)
@@ -222,10 +183,6 @@ def to_env_actions(action: np.ndarray, discrete: bool) -> np.ndarray:
 
 def replay_spec(obs_shapes: Mapping, action: ActionSpec) -> dict:
     """Return the keys, shapes and dtypes of one replay record."""
-    return {f"obs/{key}": shape for key, shape in obs_shapes.items()} | {
-        "action": (action.shape, action.dtype),
-        "reward": ((), "float32"),
-        "is_first": ((), "bool"),
-        "is_last": ((), "bool"),
-        "is_terminal": ((), "bool"),
-    }
+    flags = dict.fromkeys(("is_first", "is_last", "is_terminal"), ((), "bool"))
+    steps = {"action": (action.shape, action.dtype), "reward": ((), "float32")} | flags
+    return {f"obs/{key}": shape for key, shape in obs_shapes.items()} | steps

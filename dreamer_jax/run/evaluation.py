@@ -1,15 +1,18 @@
 """Evaluate every member: greedy actions, one environment per episode."""
 
+import contextlib
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 
+from dreamer_jax.config import sweep
 from dreamer_jax.envs.vector import FaultLimit, OnFault
 from dreamer_jax.errors import UsageError
+from dreamer_jax.report.video import episode_gif
 from dreamer_jax.run.driver import to_env_actions
-from dreamer_jax.run.load import Saved, read_saved
+from dreamer_jax.run.load import read_saved
 from dreamer_jax.run.setup import MakeEnv, RunSetup
 from dreamer_jax.seeding import EVAL_KEY, EVAL_STREAM, member_keys
 from dreamer_jax.types import Params
@@ -28,17 +31,15 @@ def play_episodes(
 ) -> tuple[np.ndarray, np.ndarray, list[list[np.ndarray]]]:
     """Play `episodes` complete greedy episodes per member, all at once.
 
-    Every episode has its own environment and seed, the same in every evaluation, so short
-    episodes are not counted more often than long ones. Where an environment fails, its episode is
-    replayed from the start.
+    Every episode has its own environment and seed, the same in every evaluation, so short episodes
+    do not count more often than long ones. If an environment fails, its episode starts again.
 
     Args:
-        setup: The run's setup.
-        params: Parameters by group, [M, ...].
-        episodes: Episodes per member.
-        on_fault: As in `RunSetup.make_vector`.
-        check: Called before every step; may raise.
-        frames: Keep the images of each member's first episode.
+        params: by group, [M, ...].
+        episodes: number of episodes per member.
+        on_fault: as in `RunSetup.make_vector`.
+        check: called before every step; may raise.
+        frames: keep the images of each member's first episode.
 
     Returns:
         returns [M, episodes], lengths [M, episodes] in agent steps, and per member a list of
@@ -52,8 +53,8 @@ def play_episodes(
     returns, lengths = np.zeros(rows), np.zeros(rows, np.int64)
     kept: list[list[np.ndarray]] = [[] for _ in range(members)]
     image = next((k for k, s in vector.observation_space.items() if len(s.shape) == 3), None)
-    obs = vector.reset()
-    try:
+    with contextlib.closing(vector):
+        obs = vector.reset()
         while True:
             check()
             if frames and image is not None:
@@ -70,25 +71,18 @@ def play_episodes(
             returns += np.where(running, result.reward, 0)
             lengths += running
             running &= ~result.is_last
-            for member in np.flatnonzero(result.failed[::episodes] & running[::episodes]):
-                kept[member].clear()
             restarted = result.failed & running
             returns[restarted], lengths[restarted] = 0, 0
-            # Environments that are done play on unseen: the vector steps all its rows.
+            for member in np.flatnonzero(restarted[::episodes]):
+                kept[member].clear()
+            # Finished environments play on without effect: the vector steps all its rows.
             is_first = result.is_last | result.failed
             obs = vector.reset(is_first) if is_first.any() else result.obs
-    finally:
-        vector.close()
 
 
 def summarize(setup: RunSetup, returns: np.ndarray, lengths: np.ndarray) -> list[dict]:
-    """Summarize an evaluation in one record per member.
-
-    Args:
-        setup: The run's setup.
-        returns: [M, episodes].
-        lengths: [M, episodes], in agent steps.
-    """
+    """Summarize the episodes of `play_episodes` in one record per member."""
+    labels = sweep.member_labels(setup.config)
     return [
         {
             "member": member,
@@ -99,7 +93,7 @@ def summarize(setup: RunSetup, returns: np.ndarray, lengths: np.ndarray) -> list
             "eval_length": float(lengths[member].mean()),
             "eval_episodes": int(returns.shape[1]),
         }
-        for member, (seed, label) in enumerate(zip(setup.seeds, setup.labels, strict=True))
+        for member, (seed, label) in enumerate(zip(setup.seeds, labels, strict=True))
     ]
 
 
@@ -115,49 +109,38 @@ def evaluate(
     """Evaluate the members of a run, which a process may be training meanwhile.
 
     Args:
-        workdir: The run's work directory.
-        episodes: Episodes per member, at least 1.
-        member: The number of the only member to evaluate; None for all.
-        step: Env step of the checkpoint; None for the newest intact one.
-        video: Write one episode per member to `videos/`.
-        make_env: As given to `train`.
+        workdir: the run's work directory.
+        episodes: number of episodes per member, at least 1.
+        member: the number of the only member to evaluate; None for all.
+        step: env step of the checkpoint; None for the newest intact one.
+        video: write one episode per member to `videos/`.
+        make_env: as given to `train`.
 
     Returns:
-        `env_step`, `frame`, and `members`: a record per member with its mean return.
+        `env_step`, `frame`, `members`, a record per member with its mean return, and with `video`
+        the paths of the `videos`.
 
     Raises:
-        FileNotFoundError: There is no run, or no checkpoint yet.
+        FileNotFoundError: there is no run, or no checkpoint yet.
         UsageError: `episodes` is out of range, or there is no such member or checkpoint.
     """
     if episodes < 1:
         raise UsageError(f"episodes is {episodes}; allowed: at least 1")
-    saved = read_saved(workdir, make_env, member=member, step=step)
+    saved = read_saved(workdir, None if member is None else [member], make_env, step)
     setup = saved.setup
     limit = FaultLimit(setup.config.env.max_faults, lambda row, text: log.warning("%s", text))
     returns, lengths, frames = play_episodes(
         setup, saved.params, episodes, on_fault=limit, frames=video
     )
-    records = summarize(setup, returns, lengths)
-    summary = {
+    records = zip(saved.numbers, summarize(setup, returns, lengths), strict=True)
+    videos = []
+    for number, images in zip(saved.numbers, frames, strict=True):
+        if images:
+            name = f"eval_{saved.env_step:09d}_member{number}.gif"
+            videos.append(str(saved.work.videos / name))
+            episode_gif(np.stack(images), videos[-1])
+    return {
         "env_step": saved.env_step,
         "frame": saved.env_step * setup.config.env.action_repeat,
-        "members": [
-            record | {"member": number}
-            for number, record in zip(saved.members, records, strict=True)
-        ],
-    }
-    if video:
-        summary["videos"] = _write_videos(saved, frames)
-    return summary
-
-
-def _write_videos(saved: Saved, frames: list[list[np.ndarray]]) -> list[str]:
-    from dreamer_jax.report.video import episode_gif
-
-    paths = []
-    for member, images in zip(saved.members, frames, strict=True):
-        if images:
-            name = f"eval_{saved.env_step:09d}_member{member}.gif"
-            paths.append(str(saved.work.videos / name))
-            episode_gif(np.stack(images), paths[-1])
-    return paths
+        "members": [record | {"member": number} for number, record in records],
+    } | ({"videos": videos} if video else {})

@@ -1,7 +1,8 @@
 """Read agents from a work directory: `load` returns one for use in other code."""
 
+import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,68 +27,67 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Saved:
-    """Members of a run as of a checkpoint, and the setup of a run that has only these."""
+    """Selected members of a run as of a checkpoint."""
 
     work: WorkDir
-    setup: RunSetup
-    members: list[int]  # [M], their numbers in the run
-    params: Mapping[str, Params]  # by group, [M, ...]
-    env_step: int
+    config: ConfigDict  # of the whole run
+    setup: RunSetup  # of a run that has only these members
+    numbers: list[int]  # [K], of the members in the run
+    arrays: Mapping  # as in the checkpoint, [K, ...]
+    host: Mapping  # as in the checkpoint, its `members` [K]
+
+    @property
+    def params(self) -> Mapping[str, Params]:
+        """Parameters by group, [K, ...]."""
+        return self.arrays["state"].params
+
+    @property
+    def env_step(self) -> int:
+        """The env step of the checkpoint."""
+        return self.host["env_step"]
+
+    @property
+    def place(self) -> dict:
+        """The `env_step` and the `update` of the checkpoint."""
+        return {name: self.host[name] for name in ("env_step", "update")}
 
 
 def read_saved(
-    workdir: str | Path, make_env: MakeEnv | None, *, member: int | None, step: int | None
+    workdir: str | Path,
+    numbers: Sequence[int] | None,
+    make_env: MakeEnv | None,
+    step: int | None = None,
 ) -> Saved:
-    """Read one member, or all, from a checkpoint.
-
-    Args:
-        workdir: The run's work directory.
-        make_env: As given to `train`.
-        member: The member's number; None for all.
-        step: Env step of the checkpoint; None for the newest intact one.
-
-    Raises:
-        FileNotFoundError: There is no run, or no checkpoint yet.
-        UsageError: There is no such member or checkpoint.
-    """
+    """Read the members with these numbers, or all, from a checkpoint; see `load` for the rest."""
     work = WorkDir(workdir)
-    config = work.read_config()
+    config = selected = work.read_config()
     present = sweep.members(config)
-    if member is not None and not 0 <= member < len(present):
-        raise UsageError(f"member is {member}; the run in {work.path} has: {name_members(config)}")
-    if member is not None:
-        config = sweep.with_members(config, [present[member]])
-    members = list(range(len(present))) if member is None else [member]
-    setup = build(config, make_env, one_device())
+    if numbers is not None:
+        numbers = list(numbers)
+        if not numbers or len(set(numbers) & set(range(len(present)))) < len(numbers):
+            raise UsageError(
+                f"members are {numbers}; allowed: one or more of those in {work.path}, each once: "
+                + ", ".join(f"{number} ({member})" for number, member in enumerate(present))
+            )
+        selected = sweep.with_members(config, [present[number] for number in numbers])
+    setup = build(selected, make_env, one_device())
     arrays, host = read_checkpoint(work, setup.saved_shapes(len(present)), step)
-    params = arrays["state"].params
-    if member is not None:
-        params = jax.tree.map(lambda x: x[np.array(members)], params)
-    return Saved(work=work, setup=setup, members=members, params=params, env_step=host["env_step"])
-
-
-def name_members(config: ConfigDict) -> str:
-    """List the numbers of a config's members, with what identifies each."""
-    return ", ".join(f"{n} ({member})" for n, member in enumerate(sweep.members(config)))
+    if numbers is None:
+        return Saved(work, config, setup, list(range(len(present))), arrays, host)
+    arrays = jax.tree.map(lambda x: x[np.array(numbers)], arrays)
+    host = {**host, "members": [host["members"][number] for number in numbers]}
+    return Saved(work, config, setup, numbers, arrays, host)
 
 
 def read_checkpoint(work: WorkDir, shapes: Any, step: int | None = None) -> tuple[Any, dict]:
-    """Read a checkpoint as the trainer saved it, without changing any file.
+    """Read the arrays and the host data of a run's checkpoint, without changing any file.
 
     Args:
-        work: The run's work directory.
-        shapes: The run's `RunSetup.saved_shapes`.
-        step: As in `read_saved`.
-
-    Returns:
-        The arrays and the host data.
-
-    Raises:
-        FileNotFoundError: There is no checkpoint yet.
-        UsageError: There is none of that step, or no intact one.
+        work: the run's work directory.
+        shapes: the run's `RunSetup.saved_shapes`.
+        step: env step of the checkpoint; None for the newest intact one.
     """
-    checkpoints = Checkpoints(work.checkpoints)
-    try:
+    with contextlib.closing(Checkpoints(work.checkpoints)) as checkpoints:
         steps = checkpoints.steps()
         if not steps:
             raise FileNotFoundError(f"no checkpoint in {work.checkpoints} yet")
@@ -99,23 +99,20 @@ def read_checkpoint(work: WorkDir, shapes: Any, step: int | None = None) -> tupl
             except DamagedCheckpoint as error:
                 log.warning("the checkpoint of env step %d is damaged: %s", candidate, error)
         raise UsageError(f"no checkpoint in {work.checkpoints} is intact")
-    finally:
-        checkpoints.close()
 
 
 class MemberAgent:
     """One trained member that acts in one environment and keeps its recurrent state.
 
     Attributes:
-        member: The member's number in the run.
-        seed: The member's seed.
-        env_step: Env step of the checkpoint.
-        action_space: Of its actions, `Discrete` from 0 or a `Box` in [-1, 1].
+        member, seed: the member's number in the run, and its seed.
+        env_step: env step of the checkpoint.
+        action_space: a `Discrete` from 0 or a `Box` in [-1, 1].
     """
 
     def __init__(self, saved: Saved):
         self._saved, self._setup = saved, saved.setup
-        self.member, self.seed = saved.members[0], saved.setup.seeds[0]
+        self.member, self.seed = saved.numbers[0], saved.setup.seeds[0]
         self.env_step, self.action_space = saved.env_step, saved.setup.action_space
         keys = member_keys(self._setup.seeds, EVAL_KEY)
         self._carry: PolicyCarry = self._setup.fns.init_policy(keys, 1)
@@ -133,15 +130,15 @@ class MemberAgent:
         """Update the recurrent state with an observation and choose an action.
 
         Args:
-            obs: One observation from `make_env`'s environment, entries without a leading axis.
-            sample: Draw the action, without exploration, instead of taking the distribution's
+            obs: an observation of `make_env`'s environment, entries without a leading axis.
+            sample: draw the action, without exploration, instead of taking the distribution's
                 mode.
 
         Returns:
             The action's index, or float32 [A] in [-1, 1].
 
         Raises:
-            UsageError: An entry is missing or has another shape.
+            UsageError: an entry is missing or has another shape.
         """
         shapes = self._setup.agent.obs_shapes
         for key, (shape, _) in shapes.items():
@@ -153,9 +150,8 @@ class MemberAgent:
         is_first = np.full((1, 1), self._is_first)
         self._carry, action = act(self._saved.params, self._carry, grid, is_first)
         self._is_first = False
-        discrete = self._setup.action.discrete
-        action = to_env_actions(np.asarray(action), discrete)[0, 0]
-        return int(action) if discrete else action
+        action = to_env_actions(np.asarray(action), self._setup.action.discrete)[0, 0]
+        return int(action) if self._setup.action.discrete else action
 
 
 def load(
@@ -168,13 +164,13 @@ def load(
     """Load one member's agent for use in other code.
 
     Args:
-        workdir: The run's work directory.
-        member: The member's number.
-        step: Env step of the checkpoint; None for the newest intact one.
-        make_env: As given to `train`.
+        workdir: the run's work directory.
+        member: the member's number.
+        step: env step of the checkpoint; None for the newest intact one.
+        make_env: as given to `train`.
 
     Raises:
-        FileNotFoundError: There is no run, or no checkpoint yet.
-        UsageError: There is no such member or checkpoint.
+        FileNotFoundError: there is no run, or no checkpoint yet.
+        UsageError: there is no such member or checkpoint.
     """
-    return MemberAgent(read_saved(workdir, make_env, member=member, step=step))
+    return MemberAgent(read_saved(workdir, [member], make_env, step))

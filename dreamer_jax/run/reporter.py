@@ -1,8 +1,8 @@
-"""Report a run to people: metrics.jsonl, the terminal, curves and videos, W&B, faults.log."""
+"""Report a run to people: metrics.jsonl, the terminal, curves, W&B, faults.log."""
 
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ _add = jax.jit(lambda total, metrics: jax.tree.map(jnp.add, total, metrics), don
 
 
 class Reporter:
-    """Writes the metrics, pictures and faults of all members; failing to write stops no run."""
+    """Writes the metrics, curves and faults of all members."""
 
     def __init__(self, config: ConfigDict, work: WorkDir, progress: Progress):
         self._config, self._work, self._progress = config, work, progress
@@ -32,7 +32,7 @@ class Reporter:
         self._wandb: WandbProcess | None = None
         self._sums: Metrics | None = None  # since the last log line, [M] each
         self._frozen = np.zeros(len(self._members), bool)
-        self._faults = np.zeros(len(self._members), int)  # environments replaced, [M]
+        self._faults = np.zeros(len(self._members), int)  # number of replaced environments
         self._clock = (time.monotonic(), 0, 0)  # at the last log line: seconds, env step, update
 
     def add(self, metrics: Metrics) -> None:
@@ -50,8 +50,7 @@ class Reporter:
         """Write a log line per member, with the means of the metrics added since the last one.
 
         Args:
-            env_step: env steps so far.
-            update: updates so far.
+            env_step, update: progress of the run.
             episodes: [M] statistics of the episodes since the last log line.
             skipped: [M] int, updates skipped so far.
             frozen: [M] bool, True for members that are no longer updated.
@@ -63,15 +62,15 @@ class Reporter:
             "frames_per_s": steps * self._config.env.action_repeat / seconds,
             "updates_per_s": updates / seconds,
         }
-        means = self._pop_means()
-        state = [
-            {"skipped_updates": int(skipped[m]), "frozen": bool(frozen[m])}
+        records = [
+            {**episodes[m], **means, "skipped_updates": int(skipped[m]), "frozen": bool(frozen[m])}
             | ({"env_faults": int(self._faults[m])} if self._faults[m] else {})
-            for m in range(len(self._members))
+            | rates
+            for m, means in enumerate(self._pop_means())
         ]
-        records = zip(episodes, means, state, strict=True)
-        self._write_rows(env_step, update, [{**e, **m, **s, **rates} for e, m, s in records])
-        self._show(env_step, update, [record.get("train_return") for record in episodes])
+        self._write_rows(env_step, update, records)
+        returns = [record.get("train_return") for record in episodes]
+        self._progress.update(env_step, self._frame(env_step), update, returns)
         for member in np.flatnonzero(frozen & ~self._frozen):
             self._progress.print(
                 f"member {member} ({self._members[member]}) is frozen after "
@@ -83,30 +82,21 @@ class Reporter:
     def write_evaluation(self, env_step: int, update: int, records: Sequence[Mapping]) -> None:
         """Write a line per member with the record of its evaluation."""
         self._write_rows(env_step, update, records)
+        frame, unchanged = self._frame(env_step), [None] * len(self._members)
         returns = [record["eval_return"] for record in records]
-        self._show(env_step, update, eval_returns=returns)
+        self._progress.update(env_step, frame, update, unchanged, eval_returns=returns)
 
-    def draw(self, env_step: int, write_videos: Callable[[], object]) -> None:
-        """Draw the curves so far, and write videos.
-
-        Args:
-            env_step: env steps so far.
-            write_videos: writes the open-loop videos of this step.
-        """
-        try:
-            draw_curves(
-                read_metrics(self._work.metrics), self._work.curves, title=self._config.task
-            )
-            write_videos()
-        except OSError as error:
-            self._progress.print(f"no picture at env step {env_step}: {error}; training continues")
+    def draw_curves(self) -> None:
+        """Draw the curves so far."""
+        rows = read_metrics(self._work.metrics)
+        draw_curves(rows, self._work.curves, title=self._config.task)
 
     def fault(self, env_step: int, member: int, name: str, text: str) -> None:
         """Report an environment that failed and is replaced.
 
         Args:
             env_step: env steps so far.
-            member: the environment's member.
+            member: number of the environment's member.
             name: the environment in words.
             text: a description whose last line is the reason.
         """
@@ -121,12 +111,7 @@ class Reporter:
             self._progress.print(f"{self._work.faults} cannot be written: {error}\n{text}")
 
     def state(self) -> list[dict]:
-        """Return what `restore` needs, a JSON record per member.
-
-        Returns:
-            [M] records: `sums` of the metrics since the last log line, None without an update since
-            then; `frozen`; and `faults`, the number of environments replaced.
-        """
+        """Return M JSON records for `restore`; `sums` are None if no update followed a log line."""
         sums = jax.device_get(self._sums)
         return [
             {
@@ -138,9 +123,9 @@ class Reporter:
         ]
 
     def log_position(self) -> dict:
-        """Return the place in metrics.jsonl: its `offset` in bytes and the `pending` lines.
+        """Return the `offset` in metrics.jsonl, in bytes, and the `pending` lines.
 
-        What lies before the offset is on disk afterwards, unless the disk fails.
+        Afterwards the bytes before the offset are on disk, unless the disk fails.
         """
         self._log.flush()
         return {"offset": self._log.offset, "pending": self._log.pending}
@@ -155,11 +140,10 @@ class Reporter:
         """Return to a checkpoint, or to the beginning of the run, and report to W&B from there.
 
         Args:
-            records: a `state()`, or None at the beginning. A member whose sums are None while
-                others have some counts as zeros.
+            records: a `state()`, or None at the beginning. A member without sums counts as zeros
+                if others have some.
             position: a `log_position()`, or None at the beginning.
-            env_step: the step of the checkpoint.
-            update: its number of updates.
+            env_step, update: progress of the run.
         """
         self._clock = (time.monotonic(), env_step, update)
         self._log.cut(**position or {"offset": 0})
@@ -172,7 +156,7 @@ class Reporter:
             self._wandb = WandbProcess(self._work.path, info, warn=self._progress.print)
 
     def close(self) -> None:
-        """Write the pending lines, and have W&B receive the rest."""
+        """Write the pending lines, and wait for W&B to receive the rest."""
         try:
             self._log.close()
         except OSError as error:
@@ -193,8 +177,7 @@ class Reporter:
         ]
 
     def _write_rows(self, env_step: int, update: int, records: Sequence[Mapping]) -> None:
-        frame = env_step * self._config.env.action_repeat
-        head = {"env_step": env_step, "frame": frame, "update": update}
+        head = {"env_step": env_step, "frame": self._frame(env_step), "update": update}
         self._log.write(
             {"member": m, "seed": self._members[m].seed} | head | self._labels[m] | dict(record)
             for m, record in enumerate(records)
@@ -202,21 +185,8 @@ class Reporter:
         if self._wandb is not None:
             self._wandb.check()
 
-    def _show(
-        self,
-        env_step: int,
-        update: int,
-        returns: Sequence[float | None] | None = None,
-        eval_returns: Sequence[float | None] | None = None,
-    ) -> None:
-        nothing = [None] * len(self._members)
-        self._progress.update(
-            env_step,
-            env_step * self._config.env.action_repeat,
-            update,
-            returns or nothing,
-            eval_returns=eval_returns or nothing,
-        )
+    def _frame(self, env_step: int) -> int:
+        return env_step * self._config.env.action_repeat
 
 
 def _stack_sums(sums: Sequence[Mapping[str, float] | None]) -> Metrics | None:
@@ -229,7 +199,7 @@ def _stack_sums(sums: Sequence[Mapping[str, float] | None]) -> Metrics | None:
 
 
 def _run_info(config: ConfigDict, work: WorkDir) -> RunInfo:
-    # What distinguishes the runs of a project, then the user's own tags.
+    # First the tags that distinguish the runs of a project, then the user's own.
     tags = [config.task, config.behavior, config.objective]
     return RunInfo(
         mode=config.wandb.mode,

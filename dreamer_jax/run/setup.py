@@ -1,4 +1,4 @@
-"""Build what a run consists of from its config; nothing here steps or trains."""
+"""Build the parts of a run from its config; nothing here steps or trains."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -42,11 +42,6 @@ class RunSetup:
     placement: Placement
 
     @property
-    def labels(self) -> list[dict]:
-        """Each member's hyperparameters as its records state them, see `metrics.HYPER`."""
-        return sweep.member_labels(self.config)
-
-    @property
     def obs_keys(self) -> tuple[str, ...]:
         """The observation entries that the agent uses."""
         return tuple(self.agent.obs_shapes)
@@ -64,13 +59,13 @@ class RunSetup:
         Args:
             use: ENV_STREAM or EVAL_STREAM, from which the environments' seeds are drawn.
             num_envs: E, environments per member.
-            on_fault: Called with the row and the text of each failure of an environment.
-            workers: Number of worker processes; 0 steps the environments in this process.
+            on_fault: called with the row and the text of each failure of an environment.
+            workers: number of worker processes; 0 steps the environments in this process.
         """
         make_env, seeds = self.make_env, self.seeds
 
-        # A local function is sent to workers by value. They would have to import the module of a
-        # global one, and JAX with it.
+        # Workers receive a local function by value. For a global one they would import its module,
+        # and JAX with it.
         def make_row(row: int, generation: int) -> gymnasium.Env:
             member, env = divmod(row, num_envs)
             return make_env(env_seed(seeds[member], use, env, generation))
@@ -86,13 +81,8 @@ class RunSetup:
     def make_replay(self, workdir: WorkDir) -> Replay:
         """Make or open the replay, in the work directory or in memory as the config says."""
         directory = workdir.replay if self.config.replay.storage == "disk" else None
-        return Replay(
-            seeds=self.seeds,
-            batch=self.config.batch,
-            sampling=self.config.replay.sampling,
-            directory=directory,
-            **self._replay_sizes(),
-        )
+        settings = {"batch": self.config.batch, "sampling": self.config.replay.sampling}
+        return Replay(seeds=self.seeds, directory=directory, **settings, **self._replay_sizes())
 
     def replay_bytes(self) -> int:
         """Return the size of the replay once it is full."""
@@ -121,24 +111,15 @@ class RunSetup:
         """Return the shapes and placement of a checkpoint's arrays, without allocating any.
 
         Args:
-            num_members: Members in the checkpoint, if it has others than this setup.
+            num_members: members in the checkpoint; this setup's by default.
         """
-        count = len(self.seeds) if num_members is None else num_members
-        sharding = self.placement.by_member
+        count, sharding = num_members or len(self.seeds), self.placement.by_member
         shapes = jax.eval_shape(lambda: {"state": self.init_state(), "carry": self.init_policy()})
-        return jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct((count, *x.shape[1:]), x.dtype, sharding=sharding),
-            shapes,
-        )
 
-    def count_parameters(self) -> dict[str, int]:
-        """Return the number of parameters of each part of one member's agent."""
-        hypers = sweep.member_hypers(self.config)[0]
-        init = partial(agent_lib.init, self.agent)
-        params = jax.eval_shape(init, jax.random.key(0), hypers).params
-        counts = {name: count_parameters(part) for name, part in params["model"].items()}
-        counts["world_model"] = sum(counts.values())
-        return counts | {n: count_parameters(part) for n, part in params.items() if n != "model"}
+        def saved(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct((count, *x.shape[1:]), x.dtype, sharding=sharding)
+
+        return jax.tree.map(saved, shapes)
 
 
 def count_parameters(params: Params) -> int:
@@ -151,21 +132,20 @@ def build(
 ) -> RunSetup:
     """Validate the config, probe one environment's spaces, and build the agent.
 
-    Allocates nothing large.
-
     Args:
-        config: See `config/keys.py`.
+        config: see `config/keys.py`.
         make_env_fn: `seed -> gymnasium.Env`, used instead of `config.task`.
-        placement: Where arrays live; None follows the config.
+        placement: where arrays live; None follows the config.
+
+    Returns:
+        The setup; nothing large has been allocated.
 
     Raises:
-        UsageError: The config is invalid, or does not fit the devices or the environment.
+        UsageError: the config is invalid, or does not fit the devices or the environment.
     """
     config_lib.validate(config)
-    settings = {
-        name: config.env[name] for name in ("action_repeat", "time_limit", "sticky", "noops")
-    }
-    make_env = env_maker(make_env_fn or config.task, **settings)
+    names = ("action_repeat", "time_limit", "sticky", "noops")
+    make_env = env_maker(make_env_fn or config.task, **{name: config.env[name] for name in names})
     seeds = sweep.member_seeds(config)
     placement = placement or place(len(seeds), config.batch, config.devices)
     probe = make_env(env_seed(seeds[0], EVAL_STREAM, 0))
@@ -174,37 +154,28 @@ def build(
     shapes = {key: (box.shape, box.dtype.name) for key, box in observation_space.items()}
     backend = make_backend(placement.devices[0])
     agent = make_agent(config, shapes, ActionSpec.of(action_space), backend)
-    return RunSetup(
-        config=config,
-        seeds=seeds,
-        agent=agent,
-        fns=make_members(agent, placement),
-        action_space=action_space,
-        make_env=make_env,
-        placement=placement,
-    )
+    fns = make_members(agent, placement)
+    return RunSetup(config, seeds, agent, fns, action_space, make_env, placement)
 
 
 def dry_run(config: ConfigDict, make_env_fn: MakeEnv | None = None) -> dict:
-    """Build everything and describe the run, without training or allocating.
-
-    Args:
-        config: See `config/keys.py`.
-        make_env_fn: As in `build`.
+    """Describe the run that `build` makes of these arguments, without training or allocating.
 
     Returns:
-        The parameters of each part, the members' number, seeds and values of what
-        `config.members` lists, devices, replay bytes, agent steps, frames and updates.
+        The parameters of each part; the number, seeds and listed hyperparameters of the members;
+        devices, replay bytes, agent steps, frames and updates.
     """
     setup = build(config, make_env_fn)
+    members = sweep.members(config)
+    init, hypers = partial(agent_lib.init, setup.agent), sweep.member_hypers(config)[0]
+    params = dict(jax.eval_shape(init, jax.random.key(0), hypers).params)
+    counts = {name: count_parameters(part) for name, part in params.pop("model").items()}
+    counts["world_model"] = sum(counts.values())
     return {
-        "parameters": setup.count_parameters(),
+        "parameters": counts | {name: count_parameters(part) for name, part in params.items()},
         "members": len(setup.seeds),
         "seeds": setup.seeds,
-        "hypers": {
-            name: [member.values[name] for member in sweep.members(config)]
-            for name in sweep.member_lists(config)
-        },
+        "hypers": {n: [m.values[n] for m in members] for n in sweep.member_lists(config)},
         "devices": len(setup.placement.devices),
         "replay_bytes": setup.replay_bytes(),
         "steps": config.steps,
@@ -216,14 +187,14 @@ def dry_run(config: ConfigDict, make_env_fn: MakeEnv | None = None) -> dict:
 def describe(setup: RunSetup, work: WorkDir) -> str:
     """Return a one-line summary of a run's size."""
     where = work.replay if setup.config.replay.storage == "disk" else "memory"
-    size = describe_bytes(setup.replay_bytes())
     devices = len(setup.placement.devices)
     on = f" on {devices} devices" if devices > 1 else ""
+    size = describe_bytes(setup.replay_bytes())
     return f"{len(setup.seeds)} members{on}; replay grows to {size} in {where}"
 
 
 def describe_bytes(count: int) -> str:
-    """Format a number of bytes in the unit that reads best."""
+    """Format a number of bytes with the largest unit that it reaches."""
     for unit, size in (("GB", 1e9), ("MB", 1e6)):
         if count >= size:
             return f"{count / size:.1f} {unit}"

@@ -1,4 +1,4 @@
-"""Stop a run from outside: by SIGTERM, as cluster managers do, or by Ctrl-C."""
+"""Stop a run on SIGTERM, which cluster managers send, or on Ctrl-C."""
 
 import os
 import signal
@@ -8,7 +8,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Stopped(Exception):
-    """Work was interrupted on request, at a point from which the run can resume."""
+    """A signal interrupted the run at a point from which it can resume."""
 
 
 class StopSignals:
@@ -35,7 +35,6 @@ class StopSignals:
     def __exit__(self, *exception: object) -> None:
         for number, handler in self._old.items():
             signal.signal(number, handler)
-        self._old = {}
 
     def _handle(self, number: int, frame: object) -> None:
         if self.requested:

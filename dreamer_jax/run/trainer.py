@@ -1,9 +1,8 @@
-"""The training run: step environments, update all members, log, evaluate, save, resume."""
+"""The training loop: step environments, update all members, log, evaluate, save, resume."""
 
 import contextlib
 import time
 import weakref
-from collections.abc import Mapping
 from pathlib import Path
 
 import jax
@@ -28,7 +27,7 @@ from dreamer_jax.run.setup import MakeEnv, RunSetup, build, describe
 from dreamer_jax.run.signals import Stopped, StopSignals
 from dreamer_jax.run.workdir import WorkDir
 from dreamer_jax.seeding import ENV_STREAM, REPORT_KEY, member_keys
-from dreamer_jax.types import Batch, Params, PolicyCarry, TrainState
+from dreamer_jax.types import Batch, PolicyCarry, TrainState
 
 SEQUENCES = 6  # in each open-loop video
 
@@ -36,11 +35,11 @@ SEQUENCES = 6  # in each open-loop video
 def train(config: ConfigDict, workdir: str | Path, make_env: MakeEnv | None = None) -> dict:
     """Train all members of a config; resume from the last checkpoint in `workdir` if there is one.
 
-    SIGTERM and SIGINT (Ctrl-C) end training early but in order: it saves a checkpoint and returns.
+    On SIGTERM or SIGINT (Ctrl-C) it saves a checkpoint and returns early.
 
     Args:
-        config: See `config/keys.py`.
-        workdir: The run's work directory.
+        config: see `config/keys.py`.
+        workdir: the run's work directory.
         make_env: `seed -> gymnasium.Env`, used instead of `config.task`.
 
     Returns:
@@ -48,10 +47,10 @@ def train(config: ConfigDict, workdir: str | Path, make_env: MakeEnv | None = No
         evaluation; None if the run has not finished.
 
     Raises:
-        UsageError: The config is invalid, does not fit the environment, or differs from the one
+        UsageError: the config is invalid, does not fit the environment, or differs from the one
             in the work directory, or another process uses that directory. Nothing was changed.
-        OSError: The disk is full; the last checkpoint is intact.
-        TooManyFaults: Environments failed more often than `config.env.max_faults` allows.
+        OSError: the disk is full; the last checkpoint is intact.
+        TooManyFaults: environments failed more often than `config.env.max_faults` allows.
     """
     setup = build(config, make_env)
     work = WorkDir(workdir)
@@ -71,11 +70,11 @@ class Trainer:
     """A run in progress.
 
     Args:
-        setup: What the run consists of.
-        work: Its work directory, claimed.
-        progress: Shows messages and progress.
-        stop: Says when to stop early.
-        closing: Receives the callbacks that release processes, threads and files.
+        setup: the parts of the run that have no state.
+        work: its work directory, claimed.
+        progress: shows messages and progress.
+        stop: tells when to stop early.
+        closing: receives the callbacks that release processes, threads and files.
     """
 
     def __init__(
@@ -88,9 +87,8 @@ class Trainer:
     ):
         self._setup, self._config, self._work = setup, setup.config, work
         self._progress, self._stop = progress, stop
-        checkpoints = Checkpoints(
-            work.checkpoints, self._config.checkpoint_keep, self._config.checkpoint_keep_every
-        )
+        keep, keep_every = self._config.checkpoint_keep, self._config.checkpoint_keep_every
+        checkpoints = Checkpoints(work.checkpoints, keep, keep_every)
         closing.callback(checkpoints.close)
         if checkpoints.steps():
             work.check_replay(self._config)
@@ -106,13 +104,9 @@ class Trainer:
         self._reporter = Reporter(self._config, work, progress)
         closing.callback(self._reporter.close)
         self._limit = FaultLimit(self._config.env.max_faults, log=lambda row, text: None)
-        num_envs = self._config.env.num_envs
-        vector = setup.make_vector(
-            ENV_STREAM,
-            num_envs,
-            self._on_fault("environment", num_envs),
-            workers=self._config.env.workers,
-        )
+        num_envs, workers = self._config.env.num_envs, self._config.env.workers
+        on_fault = self._on_fault("environment", num_envs)
+        vector = setup.make_vector(ENV_STREAM, num_envs, on_fault, workers=workers)
         closing.callback(vector.close)
         self._driver = Driver(vector, self._replay, setup.seeds, setup.obs_keys)
         self._prefetch = Prefetcher(self._replay, setup.placement.by_sequence)
@@ -124,7 +118,7 @@ class Trainer:
         self._summary: list[dict] | None = None  # of the final evaluation
 
     def run(self) -> dict:
-        """Train until the end of the run, or until a signal stops it."""
+        """Train until the run ends or a signal stops it; return the result of `train`."""
         self._restore()
         finished = False
         try:
@@ -143,27 +137,23 @@ class Trainer:
             saved = "no checkpoint yet" if self._saver.step is None else self._saver.step
             message = f"{error.strerror}; stopped at env step {self._env_step}, saved: {saved}"
             raise OSError(error.errno, message, error.filename) from error
-        result = {
-            "finished": finished,
-            "env_step": self._env_step,
-            "update": self._update,
-            "members": self._summary if finished else None,
-        }
+        result = {"finished": finished, "env_step": self._env_step, "update": self._update}
+        result["members"] = self._summary if finished else None
         if finished:
             self._work.write_summary(result)
         return result
 
     def _step(self) -> None:
         """Take one step in every environment, and make the updates that are due."""
-        config = self._config
-        # All due updates but the last; that one overlaps with the environments' step.
-        self._update_until(schedule.updates_due(config, self._env_step) - 1)
+        config, updates = self._config, schedule.updates_due(self._config, self._env_step)
+        self._update_until(updates - 1)  # the last one overlaps with the environments' step
         obs, is_first = self._driver.reset_finished()
         if self._env_step < config.prefill:
             actions = self._driver.random_actions(self._env_step)
         else:
             self._carry, policy_actions = self._act(obs, is_first)
-            self._update_if_due()  # dispatched behind the policy: runs while environments step
+            if self._update < updates:
+                self._update_members()  # dispatched behind the policy: runs while environments step
             actions = to_env_actions(np.asarray(policy_actions), self._setup.action.discrete)
         failed = self._driver.step(actions)  # and add the transitions to the replay
         if failed.any():
@@ -180,15 +170,13 @@ class Trainer:
         return fns.policy_step(state.params, *inputs)
 
     def _update_until(self, count: int) -> None:
-        """Make due updates until there are `count` in total."""
+        """Make updates until there are `count` in total."""
         while self._update < count:
             self._stop.check()
-            self._update_if_due()
+            self._update_members()
 
-    def _update_if_due(self) -> None:
-        """Update all members from the next batch, if an update is due."""
-        if self._update >= schedule.updates_due(self._config, self._env_step):
-            return
+    def _update_members(self) -> None:
+        """Update all members from the next batch."""
         if not self._replay.ready:
             raise UsageError(
                 f"after a prefill of {self._config.prefill} steps the replay has no sequence of "
@@ -201,18 +189,17 @@ class Trainer:
         self._update += 1
 
     def _do_due_work(self) -> None:
-        """Do what is due at this env step; if interrupted, a resumed run does the rest."""
+        """Do the work that is due at this env step; if interrupted, a resumed run does the rest."""
+        updates = schedule.updates_due(self._config, self._env_step)
         work = {
             "log": self._log,
-            "updates": lambda: self._update_until(
-                schedule.updates_due(self._config, self._env_step)
-            ),
+            "updates": lambda: self._update_until(updates),
             "evaluation": self._evaluate,
             "pictures": self._draw,
         }
         while self._due and self._due[0] != "checkpoint":
             work[self._due[0]]()
-            self._due.pop(0)
+            self._due.pop(0)  # not before: an interrupted run has to do it again
         if self._due or self._saver.due():
             self._due = []
             self._save(wait=self._env_step >= self._config.steps)
@@ -221,23 +208,15 @@ class Trainer:
     def _log(self) -> None:
         frozen = is_frozen(self._state, self._config.max_nonfinite)
         skipped, frozen = jax.device_get((self._state.skipped, frozen))
-        self._reporter.write(
-            self._env_step,
-            self._update,
-            self._driver.stats.pop(),
-            skipped=skipped,
-            frozen=frozen,
-        )
+        episodes = self._driver.stats.pop()
+        self._reporter.write(self._env_step, self._update, episodes, skipped, frozen)
 
     def _evaluate(self) -> None:
         episodes, records = self._config.eval_episodes, [{} for _ in self._setup.seeds]
         if episodes:
+            on_fault, check = self._on_fault("evaluation environment", episodes), self._stop.check
             returns, lengths, _ = play_episodes(
-                self._setup,
-                self._state.params,
-                episodes,
-                on_fault=self._on_fault("evaluation environment", episodes),
-                check=self._stop.check,
+                self._setup, self._state.params, episodes, on_fault=on_fault, check=check
             )
             records = summarize(self._setup, returns, lengths)
             self._reporter.write_evaluation(self._env_step, self._update, records)
@@ -245,20 +224,30 @@ class Trainer:
             self._summary = records
 
     def _draw(self) -> None:
-        """Draw open-loop videos of the next batch, and the curves so far."""
-        params, step = self._state.params, self._env_step
+        """Draw the curves so far, and open-loop videos; a failed write stops no run."""
+        try:
+            self._reporter.draw_curves()
+            # Before the first update no batch is in flight, and drawing one only for a video
+            # would change the updates that follow.
+            if self._update and self._config.length > CONTEXT:
+                self._draw_open_loop(self._prefetch.peek())
+        except OSError as error:
+            step = self._env_step
+            self._progress.print(f"no picture at env step {step}: {error}; training continues")
 
-        def write_videos():
-            # Before the first update no batch is in flight, and a draw for the sake of a picture
-            # would change what is learned.
-            if self._update:
-                write_open_loop(self._setup, params, self._prefetch.peek(), self._work, step)
-
-        self._reporter.draw(step, write_videos)
+    def _draw_open_loop(self, batch: Batch) -> None:
+        """Write a GIF of open-loop predictions beside the truth, per member and image entry."""
+        keys = member_keys(self._setup.seeds, REPORT_KEY)
+        sequences = _least_interrupted(batch, SEQUENCES)
+        videos = self._setup.fns.report(self._state.params, sequences, keys)
+        for key, (truth, prediction) in jax.device_get(videos).items():
+            for member in range(len(self._setup.seeds)):
+                path = open_loop_path(self._work.videos, key, self._env_step, member)
+                open_loop_gif(truth[member], prediction[member], path, context=CONTEXT)
 
     def _on_fault(self, name: str, num_envs: int) -> OnFault:
         """Return the handler of faults in M * num_envs environments called `name`."""
-        # A strong reference would be a cycle, and keep device arrays until a garbage collection.
+        # A strong reference would be a cycle that keeps device arrays until a garbage collection.
         trainer = weakref.proxy(self)
 
         def on_fault(row: int, text: str) -> None:
@@ -269,12 +258,12 @@ class Trainer:
         return on_fault
 
     def _close_episodes(self, mask: np.ndarray) -> None:
-        """End the open episodes of some environments [M, E] in the replay, as truncated."""
+        """Truncate the open episodes of some environments [M, E] in the replay."""
         self._prefetch.settle()  # the batch in flight may read the records that change
         self._replay.close_open(mask)
 
     def _save(self, *, wait: bool) -> None:
-        """Save everything that a resumed run needs, see `checkpoint`."""
+        """Start saving the state of the run; `checkpoint` describes it."""
         states = {
             "driver": self._driver.state(),  # first: environments may fail while they are saved
             "replay": self._replay.state(),
@@ -294,7 +283,7 @@ class Trainer:
         self._saver.collect(wait=wait)
 
     def _restore(self) -> None:
-        """Resume from the newest intact checkpoint, or start."""
+        """Resume from the newest intact checkpoint, or start afresh."""
         began = time.monotonic()
         saved = self._saver.restore(self._setup.saved_shapes())
         if saved is None:
@@ -304,9 +293,7 @@ class Trainer:
         arrays, host = saved
         states = {name: [m[name] for m in host["members"]] for name in host["members"][0]}
         self._state, self._carry = arrays["state"], arrays["carry"]
-        self._env_step, self._update, self._due = (
-            host[name] for name in ("env_step", "update", "due")
-        )
+        self._env_step, self._update, self._due = host["env_step"], host["update"], host["due"]
         self._summary = None if None in states["summary"] else states["summary"]
         self._prefetch.restore(states["prefetch"])
         restored = self._driver.restore(states["driver"])
@@ -323,36 +310,8 @@ class Trainer:
             )
 
 
-def write_open_loop(
-    setup: RunSetup, params: Mapping[str, Params], batch: Batch, work: WorkDir, env_step: int
-) -> None:
-    """Write a GIF of open-loop predictions beside the truth, per member and image entry.
-
-    Nothing is written if sequences are not longer than the context, or there are no images.
-
-    Args:
-        setup: The run's setup.
-        params: Parameters by group, [M, ...].
-        batch: Replayed sequences [M, B, T, ...].
-        work: The run's work directory; the files go to its `videos/`.
-        env_step: Part of the files' names.
-    """
-    if batch.reward.shape[-1] <= CONTEXT:
-        return
-    keys = member_keys(setup.seeds, REPORT_KEY)
-    videos = setup.fns.report(params, _least_interrupted(batch, SEQUENCES), keys)
-    for key, (truth, prediction) in jax.device_get(videos).items():
-        for member in range(len(setup.seeds)):
-            path = open_loop_path(work.videos, key, env_step, member)
-            open_loop_gif(truth[member], prediction[member], path, context=CONTEXT)
-
-
 def _least_interrupted(batch: Batch, count: int) -> Batch:
-    """Return each member's `count` sequences in which a new episode starts latest, or never.
-
-    Returns:
-        A batch [M, count, T, ...].
-    """
+    """Return each member's `count` sequences that a new episode interrupts latest or never."""
     first = np.asarray(batch.is_first)[:, :, 1:]
     undisturbed = np.where(first.any(-1), first.argmax(-1), first.shape[-1])
     chosen = np.argsort(-undisturbed, axis=1, kind="stable")[:, :count]

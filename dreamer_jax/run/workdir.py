@@ -36,8 +36,8 @@ class WorkDir:
         """Read the config of the run in this directory.
 
         Raises:
-            FileNotFoundError: There is no run.
-            UsageError: The config cannot be read.
+            FileNotFoundError: there is no run.
+            UsageError: the config cannot be read.
         """
         if not self.config.is_file():
             raise FileNotFoundError(f"no run in {self.path}: {self.config} does not exist")
@@ -47,11 +47,11 @@ class WorkDir:
             raise UsageError(f"{self.config} is not a config of this version: {error}") from error
 
     def read_summary(self) -> dict[str, Any] | None:
-        """Read what `train` returned for a finished run; None if the run is not finished."""
+        """Read the result of `train`; None if the run is not finished."""
         try:
             return json.loads(self.summary.read_text()) if self.summary.is_file() else None
         except ValueError:
-            return None  # damaged: the last checkpoint holds it all, and it is written again
+            return None  # damaged: training resumes at the end, and writes it again
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Mark the run as finished."""
@@ -62,11 +62,10 @@ class WorkDir:
     def claim(self, config: ConfigDict) -> Iterator[None]:
         """Lock the directory for a new run of `config`, or for resuming the run in it.
 
-        The kernel holds the lock on an open file, so it ends with the process however that ends:
-        a dead process leaves no obstacle behind.
+        The kernel releases the lock when the process ends, however that happens.
 
         Raises:
-            UsageError: The directory holds a run of another config (the message lists the
+            UsageError: the directory holds a run of another config (the message lists the
                 differences), or files that are no run, or another process has claimed it.
         """
         self._check(config)

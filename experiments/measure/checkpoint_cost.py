@@ -32,15 +32,11 @@ from dreamer_jax.seeding import ENV_STREAM
 
 
 def add_flags(flags: Flags) -> None:
-    """Define the flags of the command."""
     flags.add_config()
-    flags.add_argument(
-        "--pairs", type=whole_number(2), default=7, help="windows with, and without, a save; 7"
-    )
-    flags.add_argument("--updates", type=whole_number(1), default=8, help="updates in a window; 8")
-    flags.add_argument(
-        "--steps", type=whole_number(1), default=2_000, help="env steps before them; 2000"
-    )
+    add = flags.add_argument
+    add("--pairs", type=whole_number(2), default=7, help="windows with, and without, a save; 7")
+    add("--updates", type=whole_number(1), default=8, help="updates in a window; 8")
+    add("--steps", type=whole_number(1), default=2_000, help="env steps before them; 2000")
 
 
 def main(args: Namespace) -> None:

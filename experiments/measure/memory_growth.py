@@ -1,5 +1,4 @@
-"""Train with many log lines, sample the memory of the process along the way, and write the samples
-as JSON.
+"""Train with many log lines, and write samples of the process's memory as JSON.
 
   python experiments/measure/memory_growth.py --config=configs/catch.py --json=memory.json
 
@@ -26,7 +25,6 @@ from dreamer_jax.run.workdir import WorkDir
 
 
 def add_flags(flags: Flags) -> None:
-    """Define the flags of the command."""
     flags.add_config()
     flags.add_argument(
         "--intervals", type=whole_number(20), default=1000, help="log lines per member; 1000"
@@ -48,20 +46,14 @@ def main(args: Namespace) -> None:
     about = describe(setup, args.config_name)
     with tempfile.TemporaryDirectory() as directory:
         work = WorkDir(Path(directory) / "run")
-        watch = Watch(work.metrics, intervals * len(setup.seeds) // args.samples)
-        with watch:
+        with Watch(work.metrics, intervals * len(setup.seeds) // args.samples) as watch:
             train(config, work.path)
     row = about | {"intervals": intervals, "samples": watch.samples}
     Path(args.json).write_text(json.dumps(row, indent=2) + "\n")
 
 
 class Watch(threading.Thread):
-    """Samples the memory of this process each time that a file has grown by some lines.
-
-    Args:
-        path: the file.
-        lines: number of lines between samples.
-    """
+    """Samples the memory of this process each time that a file has grown by so many lines."""
 
     def __init__(self, path: Path, lines: int):
         super().__init__(daemon=True)
@@ -69,8 +61,9 @@ class Watch(threading.Thread):
         self._path, self._lines = path, lines
         self._ended = threading.Event()
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> "Watch":
         self.start()
+        return self
 
     def __exit__(self, *error) -> None:
         self._ended.set()

@@ -1,10 +1,10 @@
-"""Time how long training takes to start, first without compiled programs, then with those of the
-first start, and write the result as JSON.
+"""Time how long training takes to start, with and without compiled programs, as JSON.
 
   python experiments/measure/start_time.py --config=configs/catch.py --json=start.json
 
-A start lasts from the command until the log has the losses of a first update. The replay is
-prefilled with a single sequence, so nearly all of it is imports, building and compiling.
+The first start compiles; the second finds the programs in the cache. A start lasts from the command
+until the log has the losses of an update. The replay is prefilled with a single sequence, so nearly
+all of it is imports, building and compiling.
 """
 
 import json
@@ -27,7 +27,6 @@ from dreamer_jax.run.workdir import WorkDir
 
 
 def add_flags(flags: Flags) -> None:
-    """Define the flags of the command."""
     flags.add_config()
     flags.add_argument("--json", required=True, help="file for the seconds")
 

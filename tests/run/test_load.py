@@ -87,7 +87,7 @@ def test_an_older_checkpoint(run):
 
 @pytest.mark.parametrize("member", [2, -1])
 def test_members_that_do_not_exist(run, member):
-    message = f"member is {member}; .* has: 0 \\(seed 4\\), 1 \\(seed 7\\)"
+    message = rf"members are \[{member}\]; allowed: .*: 0 \(seed 4\), 1 \(seed 7\)"
     with pytest.raises(UsageError, match=message):
         load(run, member=member)
     with pytest.raises(UsageError, match=message):

@@ -175,7 +175,7 @@ def test_mistakes_on_the_command_line(early_run, tmp_path):
     run, to = f"--workdir={early_run}", f"--to={tmp_path / 'new'}"
     for flags, message in (
         (["--extract=9", to], "members are [9]; allowed"),
-        (["--extract=1", "--add=3", to], "argument --add: not allowed with argument --extract"),
+        (["--extract=1", "--add=3", to], "--add: not allowed with argument --extract"),
     ):
         status, out, err = forked_command("members", run, *flags, cache=tmp_path)
         assert status == 2 and message in err, err
