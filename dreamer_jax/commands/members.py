@@ -43,14 +43,16 @@ def main(args: Namespace) -> None:
             print("nothing has been joined yet; the same command resumes the training")
             return
     records = list_members(args.to if changes else args.workdir)
-    rows = [{key: _format(value) for key, value in record.items()} for record in records]
+    rows = [{key: _format(key, value) for key, value in record.items()} for record in records]
     print(format_table([Column(key, key) for key in rows[0]], rows))
 
 
-def _format(value: bool | int | float | None) -> str | int | None:
+def _format(key: str, value: bool | int | float | None) -> str | int | None:
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return f"{value:.2f}" if isinstance(value, float) else value
+    if isinstance(value, float):
+        return f"{value:.2f}" if key.endswith("_return") else f"{value:g}"
+    return value
 
 
 COMMAND = Command(__doc__, add_flags, main)
