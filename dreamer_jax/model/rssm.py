@@ -1,7 +1,7 @@
 """The recurrent state-space model (Hafner et al. 2021, Eq. 1; Hafner et al. 2019).
 
-Scan bodies hold only what is recurrent: the embedding's share of the posterior's first layer is one
-matmul over all steps before the scan, and the prior's head runs over all steps after it.
+The scans compute only what is recurrent: the embedding's share of the posterior's first layer is
+one matmul over all steps before the scan, and the prior's head runs over all steps after it.
 """
 
 from collections.abc import Callable, Sequence
@@ -101,9 +101,8 @@ class RSSM(nn.Module):
 
     def initial(self, shape: tuple[int, ...]) -> RSSMState:
         """Return the zero state: deter [*shape, D], stoch [*shape, *latent.shape]."""
-        return RSSMState(
-            deter=jnp.zeros((*shape, self.deter)), stoch=jnp.zeros((*shape, *self.latent.shape))
-        )
+        deter = jnp.zeros((*shape, self.deter))
+        return RSSMState(deter=deter, stoch=jnp.zeros((*shape, *self.latent.shape)))
 
     def step_deter(self, state: RSSMState, action: Array) -> Array:
         """Return the next deter [..., D] of state [...] and the action [..., A] that leaves it."""
@@ -124,12 +123,7 @@ class RSSM(nn.Module):
         return self.posterior_in.part(1, embed)
 
     def posterior(self, deter: Array, projected: Array) -> LatentStats:
-        """Return the parameters of q(z | h, x).
-
-        Args:
-            deter: [..., D].
-            projected: the projected embedding, [..., hidden] from `project_embed`.
-        """
+        """Return the parameters of q(z | h, x) for deter [..., D] and a `project_embed` result."""
         hidden = self.posterior_in.add_bias(self.posterior_in.part(0, deter) + projected)
         if self.norm:
             hidden = self.posterior_norm(hidden)
@@ -149,11 +143,11 @@ class RSSM(nn.Module):
 
         Args:
             state: previous state [...].
-            action: [..., A] that led to this observation.
-            projected: the projected embedding, [..., hidden] from `project_embed`.
+            action: [..., A], led to this observation.
+            projected: [..., hidden], the embedding's part from `project_embed`.
             is_first: [...] bool, where state and action are reset.
-            noise: noise of one latent sample.
-            sample: how the latent is taken from the posterior.
+            noise: of one latent sample per state, from `Latent.noise`.
+            sample: sampling rule of the latent.
 
         Returns:
             The new state [...], and the parameters of its posterior.
@@ -191,12 +185,10 @@ def img_step(
     """Take one step of the prior (Eq. 1, transition predictor).
 
     Args:
-        rssm: the model.
-        params: its parameters.
         state: [...].
-        action: [..., A] that leaves the state.
-        noise: noise of one latent sample.
-        sample: how the latent is taken from the prior.
+        action: [..., A], leaves the state.
+        noise: of one latent sample per state.
+        sample: sampling rule of the latent.
 
     Returns:
         The next state [...], and the parameters of its prior.
@@ -225,14 +217,12 @@ def observe(
         state   start->s0 -> s1 -> s2
 
     Args:
-        rssm: the model.
-        params: its parameters.
         embed: [B, T, X].
         action: [B, T, A].
-        is_first: [B, T] bool.
-        noise: noise of the latent samples, [T, B, ...].
+        is_first: [B, T] bool, where a new episode starts from the zero state.
+        noise: of the latent samples, [T, B, ...].
         start: state before the first step, [B, ...].
-        sample: how latents are taken from the posterior.
+        sample: sampling rule of the latents.
 
     Returns:
         States [B, T, ...], and the parameters [B, T, ...] of their posteriors and of their priors.
@@ -259,16 +249,7 @@ def open_loop(
     *,
     sample: SampleFn,
 ) -> tuple[RSSMState, LatentStats]:
-    """Predict states under given actions, without observations.
-
-    Args:
-        rssm: the model.
-        params: its parameters.
-        action: [B, T, A]; action[t] leads to the state at t.
-        is_first: [B, T] bool, where a new episode starts from the zero state.
-        noise: noise of the latent samples, [T, B, ...].
-        start: state before the first step, [B, ...].
-        sample: how latents are taken from the prior.
+    """Predict states from actions alone, by the prior; arguments are those of `observe`.
 
     Returns:
         States [B, T, ...], and the parameters of their priors [B, T, ...].

@@ -22,7 +22,7 @@ REWARD_TRANSFORMS: dict[str, Callable[[Array], Array]] = {
 
 @dataclass(frozen=True)
 class WorldModel:
-    """The parts as modules and functions; parameters are a dict by the parts' names."""
+    """The parts as modules and functions; their parameters are a dict by part."""
 
     encoder: Encoder
     rssm: RSSM
@@ -63,7 +63,7 @@ class WorldModel:
 
 
 def init_world_model(wm: WorldModel, key: Array, obs: Mapping[str, Array]) -> Params:
-    """Return initial parameters, given prepared observations [1, ...] of the right shapes."""
+    """Return initial parameters by part, given a prepared observation [1, ...]."""
     parts = ("encoder", "rssm", "objective", "reward", "discount")
     keys = dict(zip(parts, jax.random.split(key, len(parts)), strict=True))
     params = {"encoder": wm.encoder.init(keys["encoder"], obs)["params"]}
@@ -79,7 +79,7 @@ def init_world_model(wm: WorldModel, key: Array, obs: Mapping[str, Array]) -> Pa
 
 
 def prepare_obs(obs: Mapping[str, Array]) -> dict[str, Array]:
-    """Map uint8 entries (images) to floats in [-0.5, 0.5]; floats (vectors) stay unchanged."""
+    """Map uint8 entries (images) to floats in [-0.5, 0.5]; keep floats (vectors)."""
     return {
         key: value.astype(jnp.float32) / 255 - 0.5 if value.dtype == jnp.uint8 else value
         for key, value in obs.items()
@@ -87,7 +87,7 @@ def prepare_obs(obs: Mapping[str, Array]) -> dict[str, Array]:
 
 
 def prepare_action(action: Array, size: int) -> Array:
-    """Map indices [...] to one-hot [..., size], -1 to zeros; float actions stay unchanged."""
+    """Map indices [...] to one-hot [..., size], and -1 to zeros; keep float actions."""
     if jnp.issubdtype(action.dtype, jnp.integer):
         return jax.nn.one_hot(action, size)
     return action
@@ -109,8 +109,7 @@ def log_probs(
     `grad_heads` learn from states without training them.
 
     Args:
-        wm: the world model.
-        params: parameters of its parts.
+        params: parameters by part.
         feat: features of the posterior states, [B, T, F].
         obs: prepared observations [B, T, ...].
         reward: raw rewards [B, T].
@@ -149,13 +148,11 @@ def world_model_loss(
     loss = sum_k scale_k * -ln p_k + beta * KL loss.
 
     Args:
-        wm: the world model.
-        params: parameters of its parts.
+        params: parameters by part.
         batch: [B, T, ...] with raw observations.
-        noise: noise of the posterior samples, [T, B, ...].
+        noise: of the latent samples, [T, B, ...].
         start: state before the sequences, [B, ...].
-        hypers: hyperparameters of the member.
-        sample: how latents are taken from the posterior.
+        sample: sampling rule of the latents.
 
     Returns:
         The scalar loss, the posterior states [B, T, ...], and scalar metrics.

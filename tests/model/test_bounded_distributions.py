@@ -22,7 +22,7 @@ def test_truncated_normal_numbers():
     # At loc = 1 the ends are -2 and 0: mass 0.4772499, densities 0.0539910 and 0.3989423.
     edge = TruncatedNormal(jnp.ones(1), jnp.ones(1))
     np.testing.assert_allclose(edge.mean(), [1 + (0.0539910 - 0.3989423) / 0.4772499], rtol=1e-5)
-    np.testing.assert_array_equal(edge.mode(), [1.0])
+    np.testing.assert_array_equal(edge.sample_mode(), [1.0])
     outside = TruncatedNormal(jnp.array([-3.0]), jnp.ones(1))
     np.testing.assert_array_equal(outside.sample_mode(), [-1.0])
 
@@ -156,7 +156,7 @@ def test_tanh_normal_samples_and_their_gradient():
     assert np.isfinite(grads).all()
     drawn = dist.sample(seed=jax.random.key(0), sample_shape=1000)
     assert drawn.shape == (1000, 2)
-    np.testing.assert_allclose(np.median(drawn, 0), dist.mode(), atol=0.02)
+    np.testing.assert_allclose(np.median(drawn, 0), dist.sample_mode(), atol=0.02)
 
 
 def test_tanh_normal_policy():
