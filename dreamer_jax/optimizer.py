@@ -93,8 +93,6 @@ def step_group(
     params, opt_state, norm = apply_gradients(
         optimizers[group], grads, state.opt_states[group], state.params[group], lr
     )
-    state = state.replace(
-        params={**state.params, group: params},
-        opt_states={**state.opt_states, group: opt_state},
-    )
-    return state, norm
+    params = {**state.params, group: params}
+    opt_states = {**state.opt_states, group: opt_state}
+    return state.replace(params=params, opt_states=opt_states), norm

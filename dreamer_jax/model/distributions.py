@@ -1,4 +1,4 @@
-"""Distributions that sample from noise that is passed in (built on distrax).
+"""Distributions that sample from noise that is passed in.
 
 A sampling rule `(distribution, noise) -> value` is an argument of every function from here up to
 `train_step`: `from_noise` transforms the noise; `take_mode` ignores it, which makes a complete
@@ -99,7 +99,7 @@ class Gaussian(distrax.MultivariateNormalDiag):
         return self.loc
 
 
-class TruncatedNormal(distrax.Distribution):
+class TruncatedNormal:
     """Independent normals truncated to [-1, 1]; the event is the last axis.
 
     A sample x has the gradients d/dloc = 1 and d/dscale = (x - loc) / scale of a normal without
@@ -109,19 +109,11 @@ class TruncatedNormal(distrax.Distribution):
     CLIP = 1 - 1e-6
 
     def __init__(self, loc: Array, scale: Array):
-        super().__init__()
         self.loc = jnp.asarray(loc, jnp.float32)  # [..., A] in [-1, 1]
         self.scale = jnp.asarray(scale, jnp.float32)  # [..., A] > 0
         self._low = (-1 - self.loc) / self.scale
         self._high = (1 - self.loc) / self.scale
         self._mass = ndtr(self._high) - ndtr(self._low)
-
-    @property
-    def event_shape(self) -> tuple[int, ...]:
-        return self.loc.shape[-1:]
-
-    def _sample_n(self, key: Array, n: int) -> Array:
-        return jax.vmap(self.sample_from)(jax.random.uniform(key, (n, *self.loc.shape)))
 
     def sample_from(self, noise: Array) -> Array:
         """Transform uniform noise [..., A] in [0, 1) to values in (-1, 1) by the inverse CDF."""
@@ -157,7 +149,7 @@ class TruncatedNormal(distrax.Distribution):
         return jnp.exp(-0.5 * unit**2 - _LOG_SQRT_2PI)
 
 
-class TanhNormal(distrax.Distribution):
+class TanhNormal:
     """Independent normals squashed by tanh; the event is the last axis (Hafner et al. 2020, Eq. 3).
 
     y = tanh(x), x = mean + std * noise, so ln p(y) = ln N(x) - ln(1 - y^2).
@@ -167,16 +159,8 @@ class TanhNormal(distrax.Distribution):
     POINTS = 16  # points of the entropy's quadrature
 
     def __init__(self, mean: Array, std: Array):
-        super().__init__()
         self._mean = jnp.asarray(mean, jnp.float32)  # before tanh, [..., A]
         self._std = jnp.asarray(std, jnp.float32)  # before tanh, [..., A] > 0
-
-    @property
-    def event_shape(self) -> tuple[int, ...]:
-        return self._mean.shape[-1:]
-
-    def _sample_n(self, key: Array, n: int) -> Array:
-        return jax.vmap(self.sample_from)(jax.random.normal(key, (n, *self._mean.shape)))
 
     def sample_from(self, noise: Array) -> Array:
         """Transform standard normal noise [..., A] to values in [-1, 1]."""

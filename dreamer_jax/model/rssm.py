@@ -94,28 +94,21 @@ class RSSM(nn.Module):
         self.prior_out = dense(self.latent.stats_size, self.dtype)
         self.posterior_in = ConcatDense((self.deter, self.embed_size), self.hidden, self.dtype)
         self.posterior_out = ConcatDense((self.hidden,), self.latent.stats_size, self.dtype)
-        if self.norm:
-            self.img_norm = LayerNorm32(self.dtype)
-            self.prior_norm = LayerNorm32(self.dtype)
-            self.posterior_norm = LayerNorm32(self.dtype)
+        norm = partial(LayerNorm32, self.dtype) if self.norm else lambda: lambda hidden: hidden
+        self.img_norm, self.prior_norm, self.posterior_norm = norm(), norm(), norm()
 
     def initial(self, shape: tuple[int, ...]) -> RSSMState:
         """Return the zero state: deter [*shape, D], stoch [*shape, *latent.shape]."""
-        deter = jnp.zeros((*shape, self.deter))
-        return RSSMState(deter=deter, stoch=jnp.zeros((*shape, *self.latent.shape)))
+        return RSSMState(jnp.zeros((*shape, self.deter)), jnp.zeros((*shape, *self.latent.shape)))
 
     def step_deter(self, state: RSSMState, action: Array) -> Array:
         """Return the next deter [..., D] of state [...] and the action [..., A] that leaves it."""
-        hidden = self.img_in(flatten_stoch(self.latent, state.stoch), action)
-        if self.norm:
-            hidden = self.img_norm(hidden)
+        hidden = self.img_norm(self.img_in(flatten_stoch(self.latent, state.stoch), action))
         return self.gru(self.act(hidden), state.deter)
 
     def prior(self, deter: Array) -> LatentStats:
         """Return the parameters of p(z | h) for deter [..., D]."""
-        hidden = self.prior_in(deter.astype(self.dtype))
-        if self.norm:
-            hidden = self.prior_norm(hidden)
+        hidden = self.prior_norm(self.prior_in(deter.astype(self.dtype)))
         return self.latent.stats(self.prior_out(self.act(hidden)))
 
     def project_embed(self, embed: Array) -> Array:
@@ -125,9 +118,8 @@ class RSSM(nn.Module):
     def posterior(self, deter: Array, projected: Array) -> LatentStats:
         """Return the parameters of q(z | h, x) for deter [..., D] and a `project_embed` result."""
         hidden = self.posterior_in.add_bias(self.posterior_in.part(0, deter) + projected)
-        if self.norm:
-            hidden = self.posterior_norm(hidden)
-        return self.latent.stats(self.posterior_out(self.act(hidden)))
+        hidden = self.act(self.posterior_norm(hidden))
+        return self.latent.stats(self.posterior_out(hidden))
 
     def obs_step(
         self,
@@ -155,11 +147,10 @@ class RSSM(nn.Module):
         state, action = reset_where(is_first, state, action)
         deter = self.step_deter(state, action)
         posterior = self.posterior(deter, projected)
-        stoch = sample(self.latent.dist(posterior), noise)
-        return RSSMState(deter=deter, stoch=stoch), posterior
+        return RSSMState(deter, sample(self.latent.dist(posterior), noise)), posterior
 
     def init_all(self, action: Array, embed: Array) -> tuple[LatentStats, LatentStats]:
-        """Call every layer, for `init`, on action [..., A] and embed [..., X]."""
+        """Call every layer, on action [..., A] and embed [..., X]: the method to `init` with."""
         deter = self.step_deter(self.initial(action.shape[:-1]), action)
         return self.prior(deter), self.posterior(deter, self.project_embed(embed))
 
@@ -196,7 +187,7 @@ def img_step(
     variables = {"params": params}
     deter = rssm.apply(variables, state, action, method="step_deter")
     prior = rssm.apply(variables, deter, method="prior")
-    return RSSMState(deter=deter, stoch=sample(rssm.latent.dist(prior), noise)), prior
+    return RSSMState(deter, sample(rssm.latent.dist(prior), noise)), prior
 
 
 def observe(

@@ -41,7 +41,7 @@ class Formulation(NamedTuple):
 
 
 def conv_lax(images, kernel, stride, bias=None, act=LINEAR) -> Array:
-    """y[i, j] = sum_{u, v} x[s*i + u, s*j + v] k[u, v]."""
+    """Compute y[i, j] = sum_{u, v} x[s*i + u, s*j + v] k[u, v]."""
     out = jax.lax.conv_general_dilated(
         images, kernel, (stride, stride), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
@@ -49,7 +49,7 @@ def conv_lax(images, kernel, stride, bias=None, act=LINEAR) -> Array:
 
 
 def conv_transpose_lax(images, kernel, stride, bias=None, act=LINEAR) -> Array:
-    """y[s*i + u, s*j + v] += x[i, j] k[u, v]."""
+    """Compute y[s*i + u, s*j + v] += x[i, j] k[u, v]."""
     pad = kernel.shape[0] - 1
     out = jax.lax.conv_general_dilated(
         images,
