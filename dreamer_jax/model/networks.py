@@ -34,64 +34,51 @@ class LayerNorm32(nn.Module):
         return norm(inputs.astype(jnp.float32)).astype(self.dtype)
 
 
-class MLP(nn.Module):
-    """Hidden layers of `units`, then a linear output: [..., I] -> [..., outputs] float32.
+class _Network(nn.Module, kw_only=True):
+    """A network of hidden layers; `norm` normalises each between the layer and its activation."""
 
-    With `norm`, layer normalisation comes between each hidden layer and its activation.
-    """
+    act: Callable[[Array], Array]
+    norm: bool
+    dtype: jnp.dtype
+
+    def dense_stack(self, inputs: Array, layers: int, units: int) -> Array:
+        """Apply hidden layers `dense_0`, `dense_1`, ..."""
+        hidden = inputs.astype(self.dtype)
+        for i in range(layers):
+            hidden = dense(units, self.dtype, f"dense_{i}")(hidden)
+            if self.norm:
+                hidden = LayerNorm32(self.dtype, name=f"norm_{i}")(hidden)
+            hidden = self.act(hidden)
+        return hidden
+
+
+class MLP(_Network):
+    """Hidden layers of `units`, then a linear output: [..., I] -> [..., outputs] float32."""
 
     layers: int
     units: int
     outputs: int
-    act: Callable[[Array], Array]
-    norm: bool
-    dtype: jnp.dtype
 
     @nn.compact
     def __call__(self, inputs: Array) -> Array:
-        hidden = hidden_stack(inputs, self.layers, self.units, self.act, self.norm, self.dtype)
+        hidden = self.dense_stack(inputs, self.layers, self.units)
         return dense(self.outputs, self.dtype, "out")(hidden).astype(jnp.float32)
 
 
-def hidden_stack(
-    inputs: Array,
-    layers: int,
-    units: int,
-    act: Callable[[Array], Array],
-    norm: bool,
-    dtype: jnp.dtype,
-) -> Array:
-    """Apply hidden layers `dense_0`, `dense_1`, ... of the enclosing compact module."""
-    hidden = inputs.astype(dtype)
-    for i in range(layers):
-        hidden = dense(units, dtype, f"dense_{i}")(hidden)
-        if norm:
-            hidden = LayerNorm32(dtype, name=f"norm_{i}")(hidden)
-        hidden = act(hidden)
-    return hidden
-
-
-class _Coder(nn.Module, kw_only=True):
-    """The settings and layers that the encoder and the decoder share."""
+class _Coder(_Network, kw_only=True):
+    """A network of convolutions for images, and of dense layers for vectors."""
 
     depth: int
+    cnn_act: Activation
+    formulation: Formulation
     mlp_layers: int
     mlp_units: int
-    act: Callable[[Array], Array]
-    cnn_act: Activation
-    norm: bool
-    formulation: Formulation
-    dtype: jnp.dtype
-
-    def dense_stack(self, vectors: Array) -> Array:
-        args = (self.mlp_layers, self.mlp_units, self.act, self.norm, self.dtype)
-        return hidden_stack(vectors, *args)
 
     def conv_stack(
         self, images: Array, layer: Layer, depths: Sequence[int], kernels: Sequence[int]
     ) -> Array:
+        """Apply stride-2 layers `conv_0`, `conv_1`, ..."""
         for i, (depth, kernel) in enumerate(zip(depths, kernels, strict=True)):
-            # A layer norm comes between the convolution and its activation.
             act = LINEAR if self.norm else self.cnn_act
             images = Conv(depth, kernel, 2, layer, act, self.dtype, name=f"conv_{i}")(images)
             if self.norm:
@@ -126,7 +113,8 @@ class Encoder(_Coder):
             hidden = self.conv_stack(flat, self.formulation.conv, depths, ENCODER_KERNELS)
             parts.append(hidden.reshape(*images.shape[:-3], -1))
         if self.mlp_keys:
-            parts.append(self.dense_stack(jnp.concatenate([obs[k] for k in self.mlp_keys], -1)))
+            vectors = jnp.concatenate([obs[k] for k in self.mlp_keys], -1)
+            parts.append(self.dense_stack(vectors, self.mlp_layers, self.mlp_units))
         return jnp.concatenate(parts, -1)
 
 
@@ -148,8 +136,9 @@ class Decoder(_Coder):
             images = self._images(feat, sum(self.image_channels.values()))
             means |= _split(images, self.image_channels)
         if self.vector_sizes:
-            out = dense(sum(self.vector_sizes.values()), self.dtype, "out")
-            means |= _split(out(self.dense_stack(feat)), self.vector_sizes)
+            hidden = self.dense_stack(feat, self.mlp_layers, self.mlp_units)
+            vectors = dense(sum(self.vector_sizes.values()), self.dtype, "out")(hidden)
+            means |= _split(vectors, self.vector_sizes)
         return {key: mean.astype(jnp.float32) for key, mean in means.items()}
 
     def _images(self, feat: Array, channels: int) -> Array:

@@ -138,7 +138,7 @@ class RSSM(nn.Module):
             action: [..., A], led to this observation.
             projected: [..., hidden], the embedding's part from `project_embed`.
             is_first: [...] bool, where state and action are reset.
-            noise: of one latent sample per state, from `Latent.noise`.
+            noise: for one latent sample per state, from `Latent.noise`.
             sample: sampling rule of the latent.
 
         Returns:
@@ -178,7 +178,7 @@ def img_step(
     Args:
         state: [...].
         action: [..., A], leaves the state.
-        noise: of one latent sample per state.
+        noise: for one latent sample per state.
         sample: sampling rule of the latent.
 
     Returns:
@@ -211,7 +211,7 @@ def observe(
         embed: [B, T, X].
         action: [B, T, A].
         is_first: [B, T] bool, where a new episode starts from the zero state.
-        noise: of the latent samples, [T, B, ...].
+        noise: for the latent samples, [T, B, ...].
         start: state before the first step, [B, ...].
         sample: sampling rule of the latents.
 

@@ -64,17 +64,16 @@ class WorldModel:
 
 def init_world_model(wm: WorldModel, key: Array, obs: Mapping[str, Array]) -> Params:
     """Return initial parameters by part, given a prepared observation [1, ...]."""
-    parts = ("encoder", "rssm", "objective", "reward", "discount")
-    keys = dict(zip(parts, jax.random.split(key, len(parts)), strict=True))
-    params = {"encoder": wm.encoder.init(keys["encoder"], obs)["params"]}
+    encoder_key, rssm_key, objective_key, reward_key, discount_key = jax.random.split(key, 5)
+    params = {"encoder": wm.encoder.init(encoder_key, obs)["params"]}
     embed = wm.embed(params, obs)
     action = jnp.zeros((1, wm.rssm.action_size))
-    params["rssm"] = wm.rssm.init(keys["rssm"], action, embed, method="init_all")["params"]
+    params["rssm"] = wm.rssm.init(rssm_key, action, embed, method="init_all")["params"]
     feat = wm.feature(wm.rssm.initial((1,)))
-    params |= wm.objective.init(keys["objective"], feat, obs)
-    params["reward"] = wm.reward.init(keys["reward"], feat)["params"]
+    params |= wm.objective.init(objective_key, feat, obs)
+    params["reward"] = wm.reward.init(reward_key, feat)["params"]
     if wm.discount is not None:
-        params["discount"] = wm.discount.init(keys["discount"], feat)["params"]
+        params["discount"] = wm.discount.init(discount_key, feat)["params"]
     return params
 
 
@@ -117,7 +116,7 @@ def log_probs(
         gamma: discount in [0, 1].
 
     Returns:
-        [B, T] by key: those of the objective, `reward`, and `discount` if there is a head.
+        [B, T] by key: those of the objective, `reward`, and `discount` if it has a head.
     """
 
     def read(head: str) -> Array:
@@ -150,7 +149,7 @@ def world_model_loss(
     Args:
         params: parameters by part.
         batch: [B, T, ...] with raw observations.
-        noise: of the latent samples, [T, B, ...].
+        noise: for the latent samples, [T, B, ...].
         start: state before the sequences, [B, ...].
         sample: sampling rule of the latents.
 

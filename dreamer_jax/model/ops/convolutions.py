@@ -6,7 +6,7 @@ All are square and VALID. The package's docstring explains the matmul formulatio
 from collections.abc import Callable
 from functools import partial
 from types import ModuleType
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,18 +19,9 @@ from dreamer_jax.model.ops.slices import Operation, Shape, crop_or_pad, map_slic
 from dreamer_jax.runtime import Backend
 from dreamer_jax.types import Array
 
-
-class Layer(Protocol):
-    """act(conv(images) + bias): images [N, h, w, I], kernel [k, k, I, O] -> [N, h', w', O]."""
-
-    def __call__(
-        self,
-        images: Array,
-        kernel: Array,
-        stride: int,
-        bias: Array | None = None,  # [O]
-        act: Activation = LINEAR,
-    ) -> Array: ...
+# act(conv(images) + bias): (images [N, h, w, I], kernel [k, k, I, O], stride, bias [O] or None,
+# act) -> [N, h', w', O]. Bias and activation are optional.
+Layer = Callable[..., Array]
 
 
 class Formulation(NamedTuple):
@@ -137,7 +128,8 @@ def _make_layer(
 
 
 LAX = Formulation(conv_lax, conv_transpose_lax)
-FORMULATIONS: dict[str, Callable[[int], Formulation]] = {  # name -> (slice_bytes -> formulation)
+# Each entry takes `slice_bytes`; XLA's own convolutions need no slices.
+FORMULATIONS: dict[str, Callable[[int], Formulation]] = {
     "lax": lambda slice_bytes: LAX,
     "matmul": partial(from_operations, matmul),
     "winograd": partial(from_operations, winograd),
