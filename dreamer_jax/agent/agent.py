@@ -242,9 +242,9 @@ def report(
     start = wm.rssm.initial((b,))
     states, _, _ = rssm_lib.observe(wm.rssm, model["rssm"], *past, noise, start, sample=from_noise)
 
-    future = (action[:, context:], batch.is_first[:, context:])
-    noise = wm.rssm.latent.noise(predict_key, (t - context, b))
     last = jax.tree.map(lambda x: x[:, -1], states)
+    noise = wm.rssm.latent.noise(predict_key, (t - context, b))
+    future = (action[:, context:], batch.is_first[:, context:])
     predicted, _ = rssm_lib.open_loop(
         wm.rssm, model["rssm"], *future, noise, last, sample=from_noise
     )
