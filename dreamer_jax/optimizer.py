@@ -15,7 +15,7 @@ from dreamer_jax.types import Array, Params, TrainState
 
 
 class AdamHatState(NamedTuple):
-    """Moments of the gradients, and the number of updates."""
+    """Moments of the gradients and the number of updates."""
 
     count: Array  # int32
     mu: Params  # first moment
@@ -27,12 +27,7 @@ def scale_by_adam_hat(b1: float, b2: float, eps: float) -> optax.GradientTransfo
 
     step = sqrt(1 - b2^t) / (1 - b1^t) * m / (sqrt(v) + eps): 'epsilon hat' of Kingma & Ba 2015,
     Section 2. `optax.adam` adds epsilon after the correction, which makes it smaller in the first
-    updates.
-
-    Args:
-        b1: decay rate of the first moment m.
-        b2: decay rate of the second moment v.
-        eps: epsilon hat.
+    updates. b1 and b2 are the decay rates of the moments m and v.
     """
 
     def init(params: Params) -> AdamHatState:
@@ -52,7 +47,7 @@ def scale_by_adam_hat(b1: float, b2: float, eps: float) -> optax.GradientTransfo
 
 
 def make_optimizer(
-    *, clip: float, eps: float, decay: float, b1: float = 0.9, b2: float = 0.999
+    *, clip: float, eps: float, decay: float
 ) -> optax.GradientTransformationExtraArgs:
     """Return the optimizer: clip by global norm, epsilon-hat Adam, decoupled weight decay.
 
@@ -63,10 +58,8 @@ def make_optimizer(
         clip: largest global norm of the gradient.
         eps: Adam's epsilon hat.
         decay: share of the weights that an update removes, in [0, 1).
-        b1: decay rate of the first moment.
-        b2: decay rate of the second moment.
     """
-    core = optax.chain(optax.clip_by_global_norm(clip), scale_by_adam_hat(b1, b2, eps))
+    core = optax.chain(optax.clip_by_global_norm(clip), scale_by_adam_hat(0.9, 0.999, eps))
 
     def update(grads, state, params, *, lr):
         steps, state = core.update(grads, state)
@@ -82,11 +75,7 @@ def apply_gradients(
     params: Params,
     lr: Array | float,
 ) -> tuple[Params, optax.OptState, Array]:
-    """Update parameters by one optimizer step.
-
-    Returns:
-        The new parameters, the optimizer state, and the gradient's norm before the clip.
-    """
+    """Return the new parameters, the optimizer state, and the gradient's norm before the clip."""
     chex.assert_trees_all_equal_structs(grads, params)
     norm = optax.tree.norm(grads)
     updates, state = optimizer.update(grads, state, params, lr=lr)
@@ -100,16 +89,10 @@ def step_group(
     grads: Params,
     lr: Array,
 ) -> tuple[TrainState, Array]:
-    """Update one parameter group of a state by one optimizer step.
-
-    Returns:
-        The new state, and the gradient's norm before the clip.
-    """
+    """Update one parameter group of a state; also return the gradient's norm before the clip."""
     params, opt_state, norm = apply_gradients(
         optimizers[group], grads, state.opt_states[group], state.params[group], lr
     )
-    state = state.replace(
-        params={**state.params, group: params},
-        opt_states={**state.opt_states, group: opt_state},
-    )
-    return state, norm
+    params = {**state.params, group: params}
+    opt_states = {**state.opt_states, group: opt_state}
+    return state.replace(params=params, opt_states=opt_states), norm

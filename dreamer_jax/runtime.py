@@ -1,7 +1,7 @@
 """Settings of the whole process, and the choices that depend on the backend (`Backend`).
 
-The command line makes the settings before JAX computes anything. The backend is chosen once, where
-the agent is built, and passed down, so that programs can be compiled for a device that is absent.
+The command line makes the settings before JAX computes anything. The backend is chosen where the
+agent is built and is passed down, so that programs can be compiled for a device that is absent.
 """
 
 import ctypes
@@ -23,28 +23,20 @@ _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 
 @dataclass(frozen=True)
 class Backend:
-    """Choices that depend on the kind of device that programs are compiled for.
+    """Choices that depend on the kind of device that programs are compiled for."""
 
-    Attributes:
-        platform: 'cpu', 'gpu' or 'tpu'.
-        map_members_together: True maps an update over the members with `vmap`, which fills an
-            accelerator; False with `lax.map`, one member at a time. On a CPU `vmap` turns matmuls
-            into batched ones, which XLA multiplies more slowly, and holds all members' temporaries
-            at once.
-        convolutions: formulation of convolutions for `config.conv = 'auto'`.
-        slice_bytes: memory that a convolution may unfold at a time (`model.ops.slices`).
-        compiler_options: for `jax.jit` of an update.
-    """
-
-    platform: str
+    platform: str  # 'cpu', 'gpu' or 'tpu'
+    # Map an update over the members with `vmap`, which fills an accelerator, or with `lax.map`, one
+    # member at a time. On a CPU `vmap` turns matmuls into batched ones, which XLA multiplies more
+    # slowly, and holds all members' temporaries at once.
     map_members_together: bool
-    convolutions: str
-    slice_bytes: int
-    compiler_options: Mapping[str, str]
+    convolutions: str  # formulation for `config.conv = 'auto'`
+    slice_bytes: int  # memory that a convolution may unfold at a time (`model.ops.slices`)
+    compiler_options: Mapping[str, str]  # for `jax.jit` of an update
 
 
 def make_backend(target: str | jax.Device | None = None) -> Backend:
-    """Return the choices for a device or platform, which need not be available.
+    """Return the choices for a device or platform that need not be available.
 
     Args:
         target: a device, or one of 'cpu', 'gpu', 'cuda', 'rocm' and 'tpu'; None for JAX's default.

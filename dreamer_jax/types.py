@@ -28,22 +28,22 @@ class ActionSpec(NamedTuple):
 
     @classmethod
     def of(cls, space: Any) -> "ActionSpec":
-        """Return the spec of a gymnasium space: a Discrete from 0, or a Box [A] in [-1, 1]."""
+        """Return the spec of a gymnasium space: Discrete from 0, or Box [A] in [-1, 1]."""
         discrete = hasattr(space, "n")
         return cls(discrete, int(space.n if discrete else space.shape[0]))
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of an action outside of the agent: () for an index, (A,) for a vector."""
+        """Shape of an action outside the agent: () for an index, (A,) for a vector."""
         return () if self.discrete else (self.size,)
 
     @property
     def dtype(self) -> str:
-        """Data type of an action outside of the agent."""
+        """Data type of an action outside the agent."""
         return "int32" if self.discrete else "float32"
 
     def none(self, leading: tuple[int, ...]) -> np.ndarray:
-        """Return the action recorded at the first step of an episode, which none led to."""
+        """Return what is recorded as the action at an episode's first step, to which none led."""
         return np.full((*leading, *self.shape), -1 if self.discrete else 0, self.dtype)
 
     def random(self, rng: np.random.Generator, count: int) -> np.ndarray:

@@ -62,7 +62,7 @@ def load(name):
 
 
 def assert_same_structure(imported, ours):
-    """Check that imported parameters fit a network; the error names the first five that do not."""
+    """Check that imported parameters fit a network; the error names the first five misfits."""
 
     def shapes(tree):
         leaves = jax.tree_util.tree_leaves_with_path(tree)
@@ -81,7 +81,7 @@ def check_metrics(ours, theirs):
 
 
 def check_grads(ours, theirs):
-    """Compare gradients with `theirs` by variable name; every one of ours must have its peer."""
+    """Compare gradients with `theirs` by variable name; all of ours must occur in it."""
     mapped = import_reference(theirs)
     assert_same_structure(mapped.params, ours)
     jax.tree.map(lambda a, b: close(a, b, GRADIENT), ours, mapped.params)

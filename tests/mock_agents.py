@@ -44,7 +44,7 @@ def train_step(agent, state, batch):
 
 
 def random_like(shapes, seed=0, scale=0.3):
-    """Draw normal float32 numbers in a tree's shapes by NumPy: JAX would compile for each shape."""
+    """Draw normal numbers in a tree's shapes with NumPy: JAX would compile for each shape."""
     rng = np.random.default_rng(seed)
     return jax.tree.map(
         lambda x: jnp.asarray(scale * rng.normal(size=x.shape), jnp.float32), shapes
@@ -76,14 +76,14 @@ def shared_agent():
 
 @functools.cache
 def shared_members(together):
-    """Return the functions of all members of the shared agent, mapped in one of the two ways."""
+    """Return the shared agent's functions, mapped over members by `vmap` if `together`."""
     agent, _, _ = shared_agent()
     backend = replace(agent.backend, map_members_together=together)
     return make_members(replace(agent, backend=backend))
 
 
 def mock_batch(obs="vector", action="discrete", b=2, t=4, seed=0):
-    """Draw sequences in which an episode ends in the middle of row 0, and is cut in row 1."""
+    """Draw sequences with a terminal episode in row 0, and a truncated one in row 1."""
     rng = np.random.default_rng(seed)
     entries = {}
     for key, (shape, dtype) in OBS[obs].items():

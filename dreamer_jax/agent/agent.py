@@ -1,12 +1,7 @@
-"""One member's agent as pure functions: `init`, `init_policy`, `policy_step`, `explore_step`,
-`train_step` and `report`.
-
-No member knows of the others; members.py maps each function over many members.
-"""
+"""One member's agent as pure functions; members.py maps each of them over many members."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -41,13 +36,13 @@ CONTEXT = 5  # observed steps before the prediction of `report`
 
 @dataclass(frozen=True)
 class Agent:
-    """An agent's code: modules, optimizers, sizes, and the backend that they were chosen for."""
+    """Modules, optimizers and settings of an agent, and the backend that they were chosen for."""
 
     wm: WorldModel
     behaviors: tuple[Behavior, ...]  # all learn; the first acts on the task, the last explores
     exploration: Exploration
     optimizers: Mapping[str, optax.GradientTransformationExtraArgs]  # by group
-    obs_shapes: Mapping[str, tuple[tuple[int, ...], str]]  # key -> shape and dtype of one entry
+    obs_shapes: Mapping[str, tuple[tuple[int, ...], str]]  # shape and dtype of each entry
     max_nonfinite: int  # consecutive non-finite updates that freeze a member
     backend: Backend
 
@@ -95,21 +90,21 @@ def policy_step(
     """Filter one observation and choose an action for the task.
 
     Args:
-        agent: the agent.
         params: parameters by group.
         carry: carry of the last step.
         obs: raw observation entries [E, ...].
         is_first: [E] bool, True resets the carry.
         greedy: take the mode of the action distribution.
-        sample: how the latent is taken from the posterior, and the action unless `greedy`.
+        sample: sampling rule of the latent, and of the action unless `greedy`.
 
     Returns:
-        The next carry and actions [E, A], one-hot or in [-1, 1].
+        The next carry, and actions [E, A], one-hot or in [-1, 1].
     """
-    state, keys = _filter_obs(agent, params, carry, obs, is_first, sample)
+    next_key, latent_key, action_key, _ = jax.random.split(carry.key, 4)
+    state = _filter_obs(agent, params, carry, obs, is_first, latent_key, sample)
     choose = take_mode if greedy else sample
-    action = agent.behaviors[0].act(agent.wm, params, state, keys.action, sample=choose)
-    return PolicyCarry(state=state, action=action, key=keys.carry), action
+    action = agent.behaviors[0].act(agent.wm, params, state, action_key, sample=choose)
+    return PolicyCarry(state=state, action=action, key=next_key), action
 
 
 def explore_step(
@@ -124,29 +119,14 @@ def explore_step(
 ) -> tuple[PolicyCarry, Array]:
     """Filter one observation and choose the exploring behaviour's action, with noise.
 
-    Args:
-        agent: the agent.
-        params: parameters by group.
-        carry: carry of the last step.
-        obs: raw observation entries [E, ...].
-        is_first: [E] bool, True resets the carry.
-        update: scalar number of updates made, for the noise's schedule.
-        sample: how latent and action are taken from their distributions.
-
-    Returns:
-        The next carry and actions [E, A], one-hot or in [-1, 1].
+    `update`, the number of updates made, sets the amount of noise. The other arguments and the
+    results are those of `policy_step`.
     """
-    state, keys = _filter_obs(agent, params, carry, obs, is_first, sample)
-    action = agent.behaviors[-1].act(agent.wm, params, state, keys.action, sample=sample)
-    action = agent.exploration(action, keys.exploration, update)
-    return PolicyCarry(state=state, action=action, key=keys.carry), action
-
-
-class _PolicyKeys(NamedTuple):
-    carry: Array  # for the next step
-    latent: Array
-    action: Array
-    exploration: Array
+    next_key, latent_key, action_key, noise_key = jax.random.split(carry.key, 4)
+    state = _filter_obs(agent, params, carry, obs, is_first, latent_key, sample)
+    action = agent.behaviors[-1].act(agent.wm, params, state, action_key, sample=sample)
+    action = agent.exploration(action, noise_key, update)
+    return PolicyCarry(state=state, action=action, key=next_key), action
 
 
 def _filter_obs(
@@ -155,25 +135,17 @@ def _filter_obs(
     carry: PolicyCarry,
     obs: Mapping[str, Array],
     is_first: Array,
+    key: Array,
     sample: SampleFn,
-) -> tuple[RSSMState, _PolicyKeys]:
-    """Return the posterior state [E, ...] after an observation, and the keys of this step."""
-    keys = _PolicyKeys(*jax.random.split(carry.key, 4))
+) -> RSSMState:
+    """Return the posterior state [E, ...] after an observation."""
     wm = agent.wm
     embed = wm.embed(params["model"], prepare_obs(obs))
     variables = {"params": params["model"]["rssm"]}
     projected = wm.rssm.apply(variables, embed, method="project_embed")
-    state, _ = wm.rssm.apply(
-        variables,
-        carry.state,
-        carry.action,
-        projected,
-        is_first,
-        wm.rssm.latent.noise(keys.latent, is_first.shape),
-        sample=sample,
-        method="obs_step",
-    )
-    return state, keys
+    noise = wm.rssm.latent.noise(key, is_first.shape)
+    args = (carry.state, carry.action, projected, is_first, noise)
+    return wm.rssm.apply(variables, *args, sample=sample, method="obs_step")[0]
 
 
 def train_step(
@@ -183,12 +155,6 @@ def train_step(
 
     Imagination runs with the world model's new weights from the posteriors of its old ones, all
     B*T of them (Hafner et al. 2021, Section 2).
-
-    Args:
-        agent: the agent.
-        state: state of one member.
-        batch: [B, T, ...].
-        sample: how samples are taken from distributions.
 
     Returns:
         The new state, and the outcome of the update by parameter group.
@@ -229,7 +195,7 @@ def update_behaviors(
     keys: Sequence[Array],
     sample: SampleFn,
 ) -> tuple[TrainState, dict[str, Update]]:
-    """Update every behaviour on a filtered batch, each with a key of its own.
+    """Update every behaviour on a filtered batch, each with its own key.
 
     Returns:
         The new state, and the outcomes by parameter group.
@@ -239,9 +205,8 @@ def update_behaviors(
     """
     updates: dict[str, Update] = {}
     for behavior, key in zip(agent.behaviors, keys, strict=True):
-        state, learned = behavior.learn(
-            agent.wm, agent.optimizers, state, replayed, key, sample=sample
-        )
+        args = (agent.wm, agent.optimizers, state, replayed, key)
+        state, learned = behavior.learn(*args, sample=sample)
         if set(learned) != set(behavior.groups):
             raise ValueError(
                 f"{type(behavior).__name__}.learn returned updates of the groups "
@@ -257,11 +222,9 @@ def report(
     """Predict images open loop: filter `context` steps, then follow the replayed actions.
 
     Args:
-        agent: the agent.
         params: parameters by group.
         batch: [B, T, ...] with T > context.
         key: key of the latent samples.
-        context: number of observed steps.
 
     Returns:
         The truth and the prediction of each image key, float32 [B, T, 64, 64, C] in [0, 1]. The
@@ -272,30 +235,21 @@ def report(
     obs = prepare_obs(batch.obs)
     action = prepare_action(batch.action, wm.rssm.action_size)
     b, t = batch.reward.shape
-    latent = wm.rssm.latent
+
     embed = wm.embed(model, {k: x[:, :context] for k, x in obs.items()})
-    states, _, _ = rssm_lib.observe(
-        wm.rssm,
-        model["rssm"],
-        embed,
-        action[:, :context],
-        batch.is_first[:, :context],
-        latent.noise(observe_key, (context, b)),
-        wm.rssm.initial((b,)),
-        sample=from_noise,
-    )
+    past = (embed, action[:, :context], batch.is_first[:, :context])
+    noise = wm.rssm.latent.noise(observe_key, (context, b))
+    start = wm.rssm.initial((b,))
+    states, _, _ = rssm_lib.observe(wm.rssm, model["rssm"], *past, noise, start, sample=from_noise)
+
     last = jax.tree.map(lambda x: x[:, -1], states)
-    noise = latent.noise(predict_key, (t - context, b))
-    future, _ = rssm_lib.open_loop(
-        wm.rssm,
-        model["rssm"],
-        action[:, context:],
-        batch.is_first[:, context:],
-        noise,
-        last,
-        sample=from_noise,
+    noise = wm.rssm.latent.noise(predict_key, (t - context, b))
+    future = (action[:, context:], batch.is_first[:, context:])
+    predicted, _ = rssm_lib.open_loop(
+        wm.rssm, model["rssm"], *future, noise, last, sample=from_noise
     )
-    joined = jax.tree.map(lambda x, y: jnp.concatenate([x, y], 1), states, future)
+
+    joined = jax.tree.map(lambda x, y: jnp.concatenate([x, y], 1), states, predicted)
     means = wm.decode(model, wm.feature(joined))
     images = [k for k in means if means[k].ndim == 5]
     return {k: (obs[k] + 0.5, jnp.clip(means[k] + 0.5, 0, 1)) for k in images}

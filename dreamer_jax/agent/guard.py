@@ -1,10 +1,11 @@
 """Protection of a member's state from non-finite losses and gradients.
 
-Members share nothing within an update, so a member that diverges cannot affect the others. The
-guard keeps it at its last finite state.
+A member that diverges cannot affect the others, because members share nothing within an update. It
+is kept at its last finite state.
 """
 
 from collections.abc import Mapping
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ COUNTED = "counted"  # metric: 1 if the update was taken, else 0
 
 
 def is_frozen(state: TrainState, max_nonfinite: int) -> Array:
-    """Return whether a member was given up: it takes no further updates."""
+    """Return whether a member takes no further updates."""
     return state.nonfinite >= max_nonfinite
 
 
@@ -31,32 +32,23 @@ def flatten_metrics(updates: Mapping[str, Update]) -> Metrics:
 def keep_finite(
     old: TrainState, new: TrainState, updates: Mapping[str, Update], max_nonfinite: int
 ) -> tuple[TrainState, Metrics]:
-    """Take an update only if all of its losses and gradient norms are finite.
+    """Take an update from `old` to `new` only if all its losses and gradient norms are finite.
 
     A skipped update changes only the key and the counts of updates and of skipped updates. After
     `max_nonfinite` consecutive ones the member is frozen: further updates are neither taken nor
     counted.
 
-    Args:
-        old: state before the update.
-        new: state after it.
-        updates: outcome of the update by parameter group.
-        max_nonfinite: consecutive skipped updates that freeze a member.
-
     Returns:
-        The state to continue from, and the update's metrics, zero if it was skipped. Among them is
-        `counted`: the sum of a metric over updates divided by the sum of `counted` is its mean.
+        The state to continue from, and the update's metrics, zero if it was not taken. The sum of
+        a metric over updates divided by the sum of the metric `counted` is its mean.
     """
     frozen = is_frozen(old, max_nonfinite)
     checked = [x for group in old.params for x in (updates[group].loss, updates[group].grad_norm)]
     finite = jnp.isfinite(jnp.stack(checked)).all()
     take, skip = finite & ~frozen, ~finite & ~frozen
-    learned = ("params", "slow_critic", "opt_states")
     kept = {
-        name: jax.tree.map(
-            lambda a, b: jnp.where(take, a, b), getattr(new, name), getattr(old, name)
-        )
-        for name in learned
+        name: jax.tree.map(partial(jnp.where, take), getattr(new, name), getattr(old, name))
+        for name in ("params", "slow_critic", "opt_states")
     }
     state = new.replace(
         nonfinite=jnp.where(frozen, old.nonfinite, jnp.where(finite, 0, old.nonfinite + 1)),

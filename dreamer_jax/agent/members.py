@@ -36,7 +36,6 @@ def make_members(agent: Agent, placement: Placement | None = None) -> MemberFns:
     the faster rbg generator does not guarantee.
 
     Args:
-        agent: the agent.
         placement: where arguments lie and results stay; None leaves that to JAX.
     """
 
@@ -54,16 +53,16 @@ def make_members(agent: Agent, placement: Placement | None = None) -> MemberFns:
         return compiled_report(params, batch, keys)
 
     compile_ = partial(_compile, agent.backend, placement)
-    update = {"donate_argnums": 0, "compiler_options": dict(agent.backend.compiler_options)}
     policy, greedy = (partial(agent_lib.policy_step, agent, greedy=g) for g in (False, True))
-    compiled_report = compile_(partial(agent_lib.report, agent), 3)
+    compiled_report = compile_(partial(agent_lib.report, agent))
+    options = dict(agent.backend.compiler_options)
     return MemberFns(
-        init=compile_(partial(agent_lib.init, agent), 2),
+        init=compile_(partial(agent_lib.init, agent)),
         init_policy=init_policy,
-        policy_step=compile_(policy, 4),
-        greedy_step=compile_(greedy, 4),
-        explore_step=compile_(partial(agent_lib.explore_step, agent), 5),
-        train_step=compile_(step, 2, batch_argument=1, **update),
+        policy_step=compile_(policy),
+        greedy_step=compile_(greedy),
+        explore_step=compile_(partial(agent_lib.explore_step, agent)),
+        train_step=compile_(step, takes_batch=True, donate_argnums=0, compiler_options=options),
         report=report,
     )
 
@@ -72,23 +71,14 @@ def _compile(
     backend: Backend,
     placement: Placement | None,
     fn: Callable,
-    arguments: int,
     *,
-    batch_argument: int | None = None,
+    takes_batch: bool = False,  # as its second argument of two
     **options,
 ) -> Callable:
-    """Compile a function of one member for all members.
+    """Compile a function of one member for all members, with options for `jax.jit`.
 
     On several devices each runs the program of its own members, so that members never communicate,
     whatever the compiler makes of their operations; only devices that share a member do.
-
-    Args:
-        backend: decides how members are mapped.
-        placement: where arguments lie and results stay; None leaves that to JAX.
-        fn: the function of one member.
-        arguments: number of its arguments.
-        batch_argument: index of the argument that is a batch, if any.
-        **options: passed to `jax.jit`.
     """
     fn = over_members(fn, together=backend.map_members_together)
     if placement is None or placement.mesh is None:
@@ -97,12 +87,9 @@ def _compile(
     sharded = jax.shard_map(
         fn, mesh=placement.mesh, in_specs=spec, out_specs=spec, axis_names={MEMBER}, check_vma=False
     )
-    shardings = [placement.by_member] * arguments
-    if batch_argument is not None:
-        shardings[batch_argument] = placement.by_sequence
-    return jax.jit(
-        sharded, in_shardings=tuple(shardings), out_shardings=placement.by_member, **options
-    )
+    here = placement.by_member
+    arguments = (here, placement.by_sequence) if takes_batch else here
+    return jax.jit(sharded, in_shardings=arguments, out_shardings=here, **options)
 
 
 def over_members(fn: Callable, *, together: bool) -> Callable:
@@ -111,8 +98,7 @@ def over_members(fn: Callable, *, together: bool) -> Callable:
     A single member is not mapped: a batch of one helps no compiler.
 
     Args:
-        fn: the function of one member.
-        together: True maps with `vmap`, False with `lax.map`, see `Backend.map_members_together`.
+        together: map with `vmap` rather than `lax.map`, see `Backend.map_members_together`.
     """
 
     def of_members(*args):

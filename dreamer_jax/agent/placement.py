@@ -21,15 +21,10 @@ MEMBER, DATA = "member", "data"  # axes of the mesh
 
 @dataclass(frozen=True)
 class Placement:
-    """The devices of a run.
+    """The devices of a run."""
 
-    Attributes:
-        devices: the devices in use, member-major.
-        data: number of devices that share one member.
-    """
-
-    devices: tuple[jax.Device, ...]
-    data: int = 1
+    devices: tuple[jax.Device, ...]  # member-major
+    data: int = 1  # number of devices that share one member
 
     @functools.cached_property
     def mesh(self) -> Mesh | None:
@@ -67,8 +62,7 @@ def place(num_members: int, batch: int, devices: int) -> Placement:
     """Spread members over the local devices, and batches if there are fewer members.
 
     Args:
-        num_members: M.
-        batch: B.
+        batch: number of sequences B of each member.
         devices: number of devices to use, 0 for all. On a CPU, 0 uses the most cores that get
             members of their own: a core is faster on its own member than on a part of a batch, and
             a program on one device uses all cores anyway.
@@ -100,7 +94,7 @@ def place(num_members: int, batch: int, devices: int) -> Placement:
 
 
 def _all_of(available: list[jax.Device], num_members: int) -> int:
-    """Return the number of devices that 0 stands for."""
+    """Return the number of devices that `devices=0` stands for."""
     if available[0].platform != "cpu":
         return len(available)
     return max(n for n in range(1, len(available) + 1) if num_members % n == 0)

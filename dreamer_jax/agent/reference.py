@@ -1,17 +1,19 @@
 """Import of weights of the original TensorFlow implementation.
 
 The original names its variables by their place in its modules, such as `wm/rssm/gru/dense/kernel`
-or `ac/target_critic/out/out/bias`; `_RULES` is the complete mapping. Dense kernels (in, out) and
-convolution kernels (h, w, in, out) have the same layout in both. Transposed convolutions are
-(h, w, out, in) there and (h, w, in, out) here. A layer norm's gamma and beta are scale and bias.
+or `ac/target_critic/out/out/bias`; `_RULES` is the complete mapping. The layouts are the same in
+both, (in, out) of dense kernels and (h, w, in, out) of convolutions, except that transposed
+convolutions are (h, w, out, in) there. A layer norm's gamma and beta are scale and bias here.
 """
 
 import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 
 from dreamer_jax.types import Params
 
@@ -23,8 +25,8 @@ class ImportedParams(NamedTuple):
     slow_critic: Params
 
 
-# Their name -> our path. Heads that predict a distribution end in a layer `out/out`, and continuous
-# actors have `out/std` beside it; both are columns of one layer here.
+# Their name -> our path. Their heads of distributions end in a layer `out/out`, to which continuous
+# actors add `out/std`; both are columns of one layer here.
 _RULES = [
     (r"wm/encoder/conv(\d)/(kernel|bias)", r"model/encoder/conv_\1/\2"),
     (r"wm/encoder/dense(\d)/(kernel|bias)", r"model/encoder/dense_\1/\2"),
@@ -49,11 +51,7 @@ _TRANSPOSED = re.compile(r"wm/decoder/conv\d/kernel")
 
 
 def reference_path(name: str) -> str:
-    """Return our path, joined by '/', of the original's variable `name`.
-
-    Raises:
-        ValueError: no rule maps the name.
-    """
+    """Return our path, joined by '/', of the original's variable `name`."""
     for pattern, target in _RULES:
         if re.fullmatch(pattern, name):
             *parents, leaf = re.sub(pattern, target, name).split("/")
@@ -62,7 +60,7 @@ def reference_path(name: str) -> str:
 
 
 def import_reference(arrays: Mapping[str, np.ndarray]) -> ImportedParams:
-    """Map the original's variables, by name, onto our parameters.
+    """Convert variables of the original to our parameters.
 
     Args:
         arrays: arrays in the original's layouts, by variable name under `wm/` or `ac/`.
@@ -80,12 +78,6 @@ def import_reference(arrays: Mapping[str, np.ndarray]) -> ImportedParams:
             value = value.transpose(0, 1, 3, 2)
         path = reference_path(name)
         flat[path] = np.concatenate([flat[path], value], -1) if path in flat else value
-    tree: dict = {}
-    for path, value in flat.items():
-        *parents, leaf = path.split("/")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[leaf] = jnp.asarray(value)
-    slow_critic = tree.pop("slow_critic", {})
-    return ImportedParams(params=tree, slow_critic=slow_critic)
+    params = traverse_util.unflatten_dict(jax.tree.map(jnp.asarray, flat), sep="/")
+    slow_critic = params.pop("slow_critic", {})
+    return ImportedParams(params=params, slow_critic=slow_critic)

@@ -1,8 +1,8 @@
-"""Distributions that sample from noise that is passed in (built on distrax).
+"""Distributions that sample from noise that is passed in.
 
-A sampling rule is a function `(distribution, noise) -> value`: `from_noise` transforms the noise,
-`take_mode` ignores it. It is an argument of every function from here up to `train_step`, so that a
-complete update has a deterministic form. Everything here is float32 whatever the compute dtype.
+A sampling rule `(distribution, noise) -> value` is an argument of every function from here up to
+`train_step`: `from_noise` transforms the noise; `take_mode` ignores it, which makes a complete
+update deterministic. Everything here is float32, whatever the compute dtype.
 """
 
 import math
@@ -59,14 +59,7 @@ class OneHot(distrax.OneHotCategorical):
         super().__init__(logits=jnp.asarray(logits, jnp.float32), dtype=jnp.float32)
 
     def sample_from(self, noise: Array) -> Array:
-        """Transform one uniform per categorical by the inverse CDF.
-
-        Args:
-            noise: [...] float32 in [0, 1).
-
-        Returns:
-            One-hot values [..., K] with the gradient of the probabilities.
-        """
+        """Transform uniform noise [...] in [0, 1) to one-hot [..., K] by the inverse CDF."""
         chex.assert_shape(noise, self.logits.shape[:-1])
         # A matmul, since XLA lowers `cumsum` to a quadratic window; exact on accelerators too.
         sums = jnp.triu(jnp.ones((self.num_categories, self.num_categories)))
@@ -79,16 +72,10 @@ class OneHot(distrax.OneHotCategorical):
         return self._straight_through(jnp.argmax(self.logits, -1))
 
     def log_prob(self, value: Array) -> Array:
-        """Return ln p(value), with no gradient to the value.
+        """Return ln p(value) [...] of one-hot values [..., K], without a gradient to the value.
 
         The straight-through gradient of a sampled action must not leak into the reinforce term of
         the mixed actor objective.
-
-        Args:
-            value: [..., K] one-hot.
-
-        Returns:
-            [...] nats.
         """
         return super().log_prob(jax.lax.stop_gradient(value))
 
@@ -112,7 +99,7 @@ class Gaussian(distrax.MultivariateNormalDiag):
         return self.loc
 
 
-class TruncatedNormal(distrax.Distribution):
+class TruncatedNormal:
     """Independent normals truncated to [-1, 1]; the event is the last axis.
 
     A sample x has the gradients d/dloc = 1 and d/dscale = (x - loc) / scale of a normal without
@@ -122,29 +109,14 @@ class TruncatedNormal(distrax.Distribution):
     CLIP = 1 - 1e-6
 
     def __init__(self, loc: Array, scale: Array):
-        super().__init__()
         self.loc = jnp.asarray(loc, jnp.float32)  # [..., A] in [-1, 1]
         self.scale = jnp.asarray(scale, jnp.float32)  # [..., A] > 0
         self._low = (-1 - self.loc) / self.scale
         self._high = (1 - self.loc) / self.scale
         self._mass = ndtr(self._high) - ndtr(self._low)
 
-    @property
-    def event_shape(self) -> tuple[int, ...]:
-        return self.loc.shape[-1:]
-
-    def _sample_n(self, key: Array, n: int) -> Array:
-        return jax.vmap(self.sample_from)(jax.random.uniform(key, (n, *self.loc.shape)))
-
     def sample_from(self, noise: Array) -> Array:
-        """Transform uniform noise by the inverse CDF.
-
-        Args:
-            noise: [..., A] in [0, 1).
-
-        Returns:
-            [..., A] in (-1, 1).
-        """
+        """Transform uniform noise [..., A] in [0, 1) to values in (-1, 1) by the inverse CDF."""
         quantile = ndtr(self._low) + noise * self._mass
         drawn = jax.lax.stop_gradient(jnp.clip(self.loc + self.scale * ndtri(quantile), -1, 1))
         unit = jax.lax.stop_gradient((drawn - self.loc) / self.scale)
@@ -153,7 +125,7 @@ class TruncatedNormal(distrax.Distribution):
         return sample + jax.lax.stop_gradient(clipped - sample)
 
     def sample_mode(self) -> Array:
-        return self.mode()
+        return jnp.clip(self.loc, -1, 1)
 
     def log_prob(self, value: Array) -> Array:
         """Return ln p(value) [...], summed over actions, of values [..., A] in [-1, 1]."""
@@ -172,16 +144,12 @@ class TruncatedNormal(distrax.Distribution):
         shift = (self._density(self._low) - self._density(self._high)) / self._mass
         return self.loc + self.scale * shift
 
-    def mode(self) -> Array:
-        """Return the mode [..., A]."""
-        return jnp.clip(self.loc, -1, 1)
-
     @staticmethod
     def _density(unit: Array) -> Array:
         return jnp.exp(-0.5 * unit**2 - _LOG_SQRT_2PI)
 
 
-class TanhNormal(distrax.Distribution):
+class TanhNormal:
     """Independent normals squashed by tanh; the event is the last axis (Hafner et al. 2020, Eq. 3).
 
     y = tanh(x), x = mean + std * noise, so ln p(y) = ln N(x) - ln(1 - y^2).
@@ -191,29 +159,16 @@ class TanhNormal(distrax.Distribution):
     POINTS = 16  # points of the entropy's quadrature
 
     def __init__(self, mean: Array, std: Array):
-        """Store the parameters of the normals.
-
-        Args:
-            mean: mean before tanh, [..., A].
-            std: standard deviation before tanh, [..., A] > 0.
-        """
-        super().__init__()
-        self._mean = jnp.asarray(mean, jnp.float32)
-        self._std = jnp.asarray(std, jnp.float32)
-
-    @property
-    def event_shape(self) -> tuple[int, ...]:
-        return self._mean.shape[-1:]
-
-    def _sample_n(self, key: Array, n: int) -> Array:
-        return jax.vmap(self.sample_from)(jax.random.normal(key, (n, *self._mean.shape)))
+        self._mean = jnp.asarray(mean, jnp.float32)  # before tanh, [..., A]
+        self._std = jnp.asarray(std, jnp.float32)  # before tanh, [..., A] > 0
 
     def sample_from(self, noise: Array) -> Array:
         """Transform standard normal noise [..., A] to values in [-1, 1]."""
         return jnp.tanh(self._mean + self._std * noise)
 
     def sample_mode(self) -> Array:
-        return self.mode()
+        """Return the median tanh(mean) [..., A]; the density itself may peak at -1 and 1."""
+        return jnp.tanh(self._mean)
 
     def log_prob(self, value: Array) -> Array:
         """Return ln p(value) [...], summed over actions, of values [..., A] in [-1, 1]."""
@@ -224,14 +179,11 @@ class TanhNormal(distrax.Distribution):
         return (each - 2 * (math.log(2) - x - jax.nn.softplus(-2 * x))).sum(-1)
 
     def entropy(self) -> Array:
-        """Approximate the entropy H[x] + E[ln(1 - tanh(x)^2)].
+        """Approximate the entropy H[x] + E[ln(1 - tanh(x)^2)], [...] nats summed over actions.
 
         ln(1 - tanh(x)^2) = 2 ln 2 - 2 |x| - 2 ln(1 + exp(-2 |x|)). The expectation of |x| has a
         closed form; that of the last term, which is bounded, is a mean over equally likely points.
         The error is below 0.03 nats per action for std up to 8.
-
-        Returns:
-            [...] nats, summed over actions.
         """
         ratio = self._mean / self._std
         spread = 2 * self._std * jnp.exp(-0.5 * ratio**2 - _LOG_SQRT_2PI)
@@ -242,10 +194,6 @@ class TanhNormal(distrax.Distribution):
         rest = jnp.log1p(jnp.exp(-2 * jnp.abs(x))).mean(0)
         normal = 0.5 + _LOG_SQRT_2PI + jnp.log(self._std)
         return (normal + 2 * (math.log(2) - absolute - rest)).sum(-1)
-
-    def mode(self) -> Array:
-        """Return the median tanh(mean) [..., A]; the density itself may peak at -1 and 1."""
-        return jnp.tanh(self._mean)
 
 
 def unit_normal(mean: Array, event_ndims: int) -> distrax.Independent:

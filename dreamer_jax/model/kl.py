@@ -1,7 +1,6 @@
-"""The KL loss between posterior and prior: balanced (DreamerV2) or plain (DreamerV1).
+"""The KL loss between posterior and prior: balanced (DreamerV2) or plain (DreamerV1)."""
 
-Both losses take the same arguments and are registered in `KL_LOSSES`.
-"""
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -25,8 +24,7 @@ def balanced_kl(
 
     Args:
         latent: kind of the latent variables.
-        posterior: parameters of the posterior, [B, T, ...].
-        prior: parameters of the prior, [B, T, ...].
+        posterior, prior: parameters of the distributions, [B, T, ...].
         balance: share of the gradient that trains the prior, in [0, 1].
         free_nats: nats below which the KL is clamped.
         free_avg: clamp the mean over batch and time, instead of every step.
@@ -37,8 +35,8 @@ def balanced_kl(
     sg = jax.lax.stop_gradient
     post_kl = latent.dist(posterior).kl_divergence(latent.dist(sg(prior)))
     prior_kl = latent.dist(sg(posterior)).kl_divergence(latent.dist(prior))
-    clamp = _clamped_mean if free_avg else _mean_of_clamped
-    return (1 - balance) * clamp(post_kl, free_nats) + balance * clamp(prior_kl, free_nats), post_kl
+    clamp = partial(_clamped_mean, free_nats=free_nats, free_avg=free_avg)
+    return (1 - balance) * clamp(post_kl) + balance * clamp(prior_kl), post_kl
 
 
 def plain_kl(
@@ -52,20 +50,15 @@ def plain_kl(
 ) -> tuple[Array, Array]:
     """Compute KL(post || prior) with its full gradient to both sides (Hafner et al. 2020, Eq. 10).
 
-    A balance of 0.5 would give each side half of its gradient. Arguments and results are those of
-    `balanced_kl`; `balance` has no effect.
+    Arguments and results are those of `balanced_kl`. `balance` has no effect: even 0.5 would leave
+    each side only half of its gradient.
     """
     kl = latent.dist(posterior).kl_divergence(latent.dist(prior))
-    clamp = _clamped_mean if free_avg else _mean_of_clamped
-    return clamp(kl, free_nats), kl
+    return _clamped_mean(kl, free_nats, free_avg), kl
 
 
 KL_LOSSES = {"balanced": balanced_kl, "plain": plain_kl}
 
 
-def _clamped_mean(kl: Array, free_nats: Array | float) -> Array:
-    return jnp.maximum(kl.mean(), free_nats)
-
-
-def _mean_of_clamped(kl: Array, free_nats: Array | float) -> Array:
-    return jnp.maximum(kl, free_nats).mean()
+def _clamped_mean(kl: Array, free_nats: Array | float, free_avg: bool) -> Array:
+    return jnp.maximum(kl.mean(), free_nats) if free_avg else jnp.maximum(kl, free_nats).mean()

@@ -1,6 +1,7 @@
-"""The stochastic part of the world-model state, categorical or Gaussian, behind one interface.
+"""The stochastic part of the world-model state behind one interface.
 
-Hafner et al. 2021, Section 2.1 (32 categoricals of 32 classes); Hafner et al. 2020 for Gaussian.
+Categorical (Hafner et al. 2021, Section 2.1: 32 variables of 32 classes) or Gaussian (Hafner et al.
+2020).
 """
 
 from collections.abc import Callable
@@ -25,7 +26,7 @@ class LatentDist(NoiseDistribution, Protocol):
 
 
 class Latent(Protocol):
-    """A kind of latent variables: from a network's output to a distribution and its noise."""
+    """A kind of latent variables: how a network's output becomes a distribution."""
 
     @property
     def stats_size(self) -> int:
@@ -45,7 +46,7 @@ class Latent(Protocol):
         """Draw noise for `shape` samples, in the form that `sample_from` takes."""
 
 
-# Factories (Z, **values of the keys that were registered with it) -> latent.
+# Factories (Z, **values of the keys registered with it) -> latent.
 LATENTS: Registry[Callable[..., Latent]] = Registry()
 
 
@@ -144,5 +145,4 @@ def make_gaussian(stoch: int, *, min_std: float, std_act: str) -> GaussianLatent
 
 def flatten_stoch(latent: Latent, stoch: Array) -> Array:
     """Flatten latent states [..., *latent.shape] to [..., S]."""
-    lead = stoch.shape[: stoch.ndim - len(latent.shape)]
-    return stoch.reshape(*lead, -1)
+    return stoch.reshape(*stoch.shape[: stoch.ndim - len(latent.shape)], -1)

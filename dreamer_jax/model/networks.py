@@ -1,13 +1,14 @@
 """Feed-forward networks: dense stacks, image encoder and decoder (Hafner et al. 2021, App. D)."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
 
 import jax.numpy as jnp
 from flax import linen as nn
 
 from dreamer_jax.model.ops.activations import LINEAR, Activation
-from dreamer_jax.model.ops.convolutions import Conv, Formulation
+from dreamer_jax.model.ops.convolutions import Conv, Formulation, Layer
 from dreamer_jax.types import Array
 
 ENCODER_KERNELS = (4, 4, 4, 4)
@@ -33,44 +34,59 @@ class LayerNorm32(nn.Module):
         return norm(inputs.astype(jnp.float32)).astype(self.dtype)
 
 
-class MLP(nn.Module):
-    """Hidden layers of `units`, then a linear output: [..., I] -> [..., outputs] float32.
+class _Network(nn.Module, kw_only=True):
+    """A network of hidden layers; `norm` normalises each between the layer and its activation."""
 
-    With `norm`, layer normalisation comes between each hidden layer and its activation.
-    """
-
-    layers: int
-    units: int
-    outputs: int
     act: Callable[[Array], Array]
     norm: bool
     dtype: jnp.dtype
 
+    def dense_stack(self, inputs: Array, layers: int, units: int) -> Array:
+        """Apply hidden layers `dense_0`, `dense_1`, ..."""
+        hidden = inputs.astype(self.dtype)
+        for i in range(layers):
+            hidden = dense(units, self.dtype, f"dense_{i}")(hidden)
+            if self.norm:
+                hidden = LayerNorm32(self.dtype, name=f"norm_{i}")(hidden)
+            hidden = self.act(hidden)
+        return hidden
+
+
+class MLP(_Network):
+    """Hidden layers of `units`, then a linear output: [..., I] -> [..., outputs] float32."""
+
+    layers: int
+    units: int
+    outputs: int
+
     @nn.compact
     def __call__(self, inputs: Array) -> Array:
-        hidden = hidden_stack(inputs, self.layers, self.units, self.act, self.norm, self.dtype)
+        hidden = self.dense_stack(inputs, self.layers, self.units)
         return dense(self.outputs, self.dtype, "out")(hidden).astype(jnp.float32)
 
 
-def hidden_stack(
-    inputs: Array,
-    layers: int,
-    units: int,
-    act: Callable[[Array], Array],
-    norm: bool,
-    dtype: jnp.dtype,
-) -> Array:
-    """Apply hidden layers `dense_0`, `dense_1`, ... of the enclosing compact module."""
-    hidden = inputs.astype(dtype)
-    for i in range(layers):
-        hidden = dense(units, dtype, f"dense_{i}")(hidden)
-        if norm:
-            hidden = LayerNorm32(dtype, name=f"norm_{i}")(hidden)
-        hidden = act(hidden)
-    return hidden
+class _Coder(_Network, kw_only=True):
+    """A network of convolutions for images, and of dense layers for vectors."""
+
+    depth: int
+    cnn_act: Activation
+    formulation: Formulation
+    mlp_layers: int
+    mlp_units: int
+
+    def conv_stack(
+        self, images: Array, layer: Layer, depths: Sequence[int], kernels: Sequence[int]
+    ) -> Array:
+        """Apply stride-2 layers `conv_0`, `conv_1`, ..."""
+        for i, (depth, kernel) in enumerate(zip(depths, kernels, strict=True)):
+            act = LINEAR if self.norm else self.cnn_act
+            images = Conv(depth, kernel, 2, layer, act, self.dtype, name=f"conv_{i}")(images)
+            if self.norm:
+                images = self.cnn_act(LayerNorm32(self.dtype, name=f"conv_norm_{i}")(images))
+        return images
 
 
-class Encoder(nn.Module):
+class Encoder(_Coder):
     """A network from observations to embeddings.
 
     Images (64x64, all `cnn_keys` stacked on channels) pass four stride-2 convolutions,
@@ -79,14 +95,6 @@ class Encoder(nn.Module):
 
     cnn_keys: tuple[str, ...]
     mlp_keys: tuple[str, ...]
-    depth: int
-    mlp_layers: int
-    mlp_units: int
-    act: Callable[[Array], Array]
-    cnn_act: Activation
-    norm: bool
-    formulation: Formulation
-    dtype: jnp.dtype
 
     @property
     def embed_size(self) -> int:
@@ -96,52 +104,29 @@ class Encoder(nn.Module):
 
     @nn.compact
     def __call__(self, obs: Mapping[str, Array]) -> Array:
-        """Embed observations.
-
-        Args:
-            obs: floats by key, images [..., 64, 64, C] in [-0.5, 0.5], vectors [..., V].
-
-        Returns:
-            [..., X].
-        """
+        """Map images [..., 64, 64, C] in [-0.5, 0.5] and vectors [..., V] to [..., X]."""
         parts = []
         if self.cnn_keys:
-            parts.append(self._images(jnp.concatenate([obs[k] for k in self.cnn_keys], -1)))
+            images = jnp.concatenate([obs[k] for k in self.cnn_keys], -1)
+            flat = images.reshape(-1, *images.shape[-3:])
+            depths = [self.depth * 2**i for i in range(len(ENCODER_KERNELS))]
+            hidden = self.conv_stack(flat, self.formulation.conv, depths, ENCODER_KERNELS)
+            parts.append(hidden.reshape(*images.shape[:-3], -1))
         if self.mlp_keys:
             vectors = jnp.concatenate([obs[k] for k in self.mlp_keys], -1)
-            args = (self.mlp_layers, self.mlp_units, self.act, self.norm, self.dtype)
-            parts.append(hidden_stack(vectors, *args))
+            parts.append(self.dense_stack(vectors, self.mlp_layers, self.mlp_units))
         return jnp.concatenate(parts, -1)
 
-    def _images(self, images: Array) -> Array:
-        lead, hidden = images.shape[:-3], images.reshape(-1, *images.shape[-3:])
-        for i, kernel in enumerate(ENCODER_KERNELS):
-            # A layer norm goes between the convolution and its activation.
-            act = LINEAR if self.norm else self.cnn_act
-            args = (self.depth * 2**i, kernel, 2, self.formulation.conv, act, self.dtype)
-            hidden = Conv(*args, name=f"conv_{i}")(hidden)
-            if self.norm:
-                hidden = self.cnn_act(LayerNorm32(self.dtype, name=f"conv_norm_{i}")(hidden))
-        return hidden.reshape(*lead, -1)
 
-
-class Decoder(nn.Module):
+class Decoder(_Coder):
     """A network from features to the means of observation entries.
 
-    Images come from a dense layer to 32 * depth channels and four stride-2 transposed convolutions,
-    1 -> 5 -> 13 -> 30 -> 64; vectors from a dense stack.
+    A dense layer to 32 * depth channels and four stride-2 transposed convolutions,
+    1 -> 5 -> 13 -> 30 -> 64, produce images; a dense stack produces vectors.
     """
 
     image_channels: Mapping[str, int]  # channels of each image key
     vector_sizes: Mapping[str, int]  # size of each vector key
-    depth: int
-    mlp_layers: int
-    mlp_units: int
-    act: Callable[[Array], Array]
-    cnn_act: Activation
-    norm: bool
-    formulation: Formulation
-    dtype: jnp.dtype
 
     @nn.compact
     def __call__(self, feat: Array) -> dict[str, Array]:
@@ -151,8 +136,7 @@ class Decoder(nn.Module):
             images = self._images(feat, sum(self.image_channels.values()))
             means |= _split(images, self.image_channels)
         if self.vector_sizes:
-            args = (self.mlp_layers, self.mlp_units, self.act, self.norm, self.dtype)
-            hidden = hidden_stack(feat, *args)
+            hidden = self.dense_stack(feat, self.mlp_layers, self.mlp_units)
             vectors = dense(sum(self.vector_sizes.values()), self.dtype, "out")(hidden)
             means |= _split(vectors, self.vector_sizes)
         return {key: mean.astype(jnp.float32) for key, mean in means.items()}
@@ -161,18 +145,14 @@ class Decoder(nn.Module):
         lead = feat.shape[:-1]
         hidden = dense(32 * self.depth, self.dtype, "conv_in")(feat.astype(self.dtype))
         hidden = hidden.reshape(math.prod(lead), 1, 1, 32 * self.depth)
-        depths = (4 * self.depth, 2 * self.depth, self.depth, channels)
-        for i, (features, kernel) in enumerate(zip(depths, DECODER_KERNELS, strict=True)):
-            last = i == len(depths) - 1
-            act = LINEAR if self.norm or last else self.cnn_act
-            args = (features, kernel, 2, self.formulation.conv_transpose, act, self.dtype)
-            hidden = Conv(*args, name=f"conv_{i}")(hidden)
-            if self.norm and not last:
-                hidden = self.cnn_act(LayerNorm32(self.dtype, name=f"conv_norm_{i}")(hidden))
-        return hidden.reshape(*lead, IMAGE_SIZE, IMAGE_SIZE, channels)
+        layer, (*kernels, last) = self.formulation.conv_transpose, DECODER_KERNELS
+        depths = (4 * self.depth, 2 * self.depth, self.depth)
+        hidden = self.conv_stack(hidden, layer, depths, kernels)
+        images = Conv(channels, last, 2, layer, LINEAR, self.dtype, name="conv_3")(hidden)
+        return images.reshape(*lead, IMAGE_SIZE, IMAGE_SIZE, channels)
 
 
 def _split(joined: Array, sizes: Mapping[str, int]) -> dict[str, Array]:
     """Split the last axis into named entries."""
-    offsets = [sum(list(sizes.values())[: i + 1]) for i in range(len(sizes) - 1)]
+    *offsets, _ = accumulate(sizes.values())
     return dict(zip(sizes, jnp.split(joined, offsets, -1), strict=True))

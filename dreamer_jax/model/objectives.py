@@ -1,7 +1,6 @@
 """Objectives of the representation, beside rewards and ends (Hafner et al. 2020, Section 4).
 
-Reconstruction, contrastive estimation, or the prediction of rewards alone. Each is a small class
-with the network that it trains, if any, registered in `OBJECTIVES`.
+Each is a small class with the network that it trains, if any, registered in `OBJECTIVES`.
 """
 
 from collections.abc import Callable, Mapping
@@ -26,47 +25,38 @@ class Objective:
     """A bound on the information that features hold about observations.
 
     The defaults are those of an objective without a network. `docs/extending.md` has an example.
-
-    Attributes:
-        loss_scales: weights of its losses by name, 1 for those that are not in it.
     """
 
-    loss_scales: Mapping[str, float] = MappingProxyType({})
+    loss_scales: Mapping[str, float] = MappingProxyType({})  # weights of its losses; 1 if absent
 
     def init(self, key: Array, feat: Array, obs: Obs) -> dict[str, Params]:
-        """Return initial parameters of its network by name, empty without a network.
-
-        Args:
-            key: key of the initialisation.
-            feat: a feature [1, F].
-            obs: a prepared observation [1, ...].
-        """
+        """Return parameters by network, given a feature [1, F] and an observation [1, ...]."""
         return {}
 
     def decode(self, params: Mapping[str, Params], feat: Array) -> dict[str, Array]:
-        """Map features [B, T, F] to means of observation entries, empty without a decoder."""
+        """Map features [B, T, F] to means of observation entries; empty without a decoder."""
         return {}
 
     def log_probs(self, params: Mapping[str, Params], feat: Array, obs: Obs) -> dict[str, Array]:
         """Return log-likelihoods [B, T] to maximise, by name.
 
         Args:
-            params: parameters of the world model's parts.
-            feat: features [B, T, F].
+            params: parameters of all parts of the world model.
+            feat: [B, T, F].
             obs: prepared observations of the same steps.
         """
         raise NotImplementedError
 
 
 class ObjectiveParts(NamedTuple):
-    """Everything that an objective may be made of."""
+    """The parts that an objective may be made of."""
 
-    encoder: Encoder  # of the observation's entries
+    encoder: Encoder
     decoder: Decoder
     features: int  # F
 
 
-# Factories (parts, **values of the keys that were registered with it) -> objective.
+# Factories (parts, **values of the keys registered with it) -> objective.
 OBJECTIVES: Registry[Callable[..., Objective]] = Registry()
 
 
@@ -132,7 +122,7 @@ class Contrastive(Objective):
     {"loss_scales.state": Key(1.0, number(), "weight of the contrastive loss")},
 )
 def make_contrastive(parts: ObjectiveParts, *, state: float) -> Contrastive:
-    return Contrastive(StateModel(parts.encoder, parts.features, parts.encoder.dtype), state)
+    return Contrastive(StateModel(parts.encoder, parts.features), state)
 
 
 class RewardOnly(Objective):
@@ -148,27 +138,22 @@ def make_reward_only(parts: ObjectiveParts) -> RewardOnly:
 
 
 class StateModel(nn.Module):
-    """q(s | o): the mean of a unit-variance normal over features."""
+    """q(s | o): float32 means [..., F] of a unit-variance normal over features."""
 
     encoder: Encoder
     outputs: int  # F
-    dtype: jnp.dtype
 
     @nn.compact
     def __call__(self, obs: Obs) -> Array:
-        """Map observations as `Encoder` takes them to float32 means [..., F]."""
-        return dense(self.outputs, self.dtype, "out")(self.encoder(obs)).astype(jnp.float32)
+        out = dense(self.outputs, self.encoder.dtype, "out")
+        return out(self.encoder(obs)).astype(jnp.float32)
 
 
 def reconstruction(means: Obs, obs: Obs) -> dict[str, Array]:
     """Return ln N(x; mean, 1) of every observation entry x (Hafner et al. 2021, Eq. 2).
 
-    Args:
-        means: outputs of the decoder, images [B, T, 64, 64, C], vectors [B, T, V].
-        obs: the targets, of the same shapes.
-
-    Returns:
-        The log-likelihood [B, T] of each entry, summed over pixels or vector elements.
+    Images are [B, T, 64, 64, C], vectors [B, T, V]; the results [B, T] are sums over their
+    elements.
     """
     log_probs = {}
     for key, mean in means.items():
@@ -183,11 +168,11 @@ def info_nce(mean: Array, feat: Array) -> Array:
     The sum is over all steps j of the batch.
 
     Args:
-        mean: features m predicted from each observation, [B, T, F].
+        mean: features m that are predicted from each observation, [B, T, F].
         feat: features s, [B, T, F].
 
     Returns:
-        [B, T], at most 0; -ln(B*T) if the observation is uninformative.
+        [B, T], at most 0; -ln(B*T) if the observations are uninformative.
     """
     chex.assert_equal_shape([mean, feat])
     means, feats = (x.reshape(-1, x.shape[-1]) for x in (mean, feat))

@@ -1,7 +1,7 @@
 """The recurrent state-space model (Hafner et al. 2021, Eq. 1; Hafner et al. 2019).
 
-Scan bodies hold only what is recurrent: the embedding's share of the posterior's first layer is one
-matmul over all steps before the scan, and the prior's head runs over all steps after it.
+The scans compute only what is recurrent: the embedding's share of the posterior's first layer is
+one matmul over all steps before the scan, and the prior's head runs over all steps after it.
 """
 
 from collections.abc import Callable, Sequence
@@ -94,29 +94,21 @@ class RSSM(nn.Module):
         self.prior_out = dense(self.latent.stats_size, self.dtype)
         self.posterior_in = ConcatDense((self.deter, self.embed_size), self.hidden, self.dtype)
         self.posterior_out = ConcatDense((self.hidden,), self.latent.stats_size, self.dtype)
-        if self.norm:
-            self.img_norm = LayerNorm32(self.dtype)
-            self.prior_norm = LayerNorm32(self.dtype)
-            self.posterior_norm = LayerNorm32(self.dtype)
+        norm = partial(LayerNorm32, self.dtype) if self.norm else lambda: lambda hidden: hidden
+        self.img_norm, self.prior_norm, self.posterior_norm = norm(), norm(), norm()
 
     def initial(self, shape: tuple[int, ...]) -> RSSMState:
         """Return the zero state: deter [*shape, D], stoch [*shape, *latent.shape]."""
-        return RSSMState(
-            deter=jnp.zeros((*shape, self.deter)), stoch=jnp.zeros((*shape, *self.latent.shape))
-        )
+        return RSSMState(jnp.zeros((*shape, self.deter)), jnp.zeros((*shape, *self.latent.shape)))
 
     def step_deter(self, state: RSSMState, action: Array) -> Array:
         """Return the next deter [..., D] of state [...] and the action [..., A] that leaves it."""
-        hidden = self.img_in(flatten_stoch(self.latent, state.stoch), action)
-        if self.norm:
-            hidden = self.img_norm(hidden)
+        hidden = self.img_norm(self.img_in(flatten_stoch(self.latent, state.stoch), action))
         return self.gru(self.act(hidden), state.deter)
 
     def prior(self, deter: Array) -> LatentStats:
         """Return the parameters of p(z | h) for deter [..., D]."""
-        hidden = self.prior_in(deter.astype(self.dtype))
-        if self.norm:
-            hidden = self.prior_norm(hidden)
+        hidden = self.prior_norm(self.prior_in(deter.astype(self.dtype)))
         return self.latent.stats(self.prior_out(self.act(hidden)))
 
     def project_embed(self, embed: Array) -> Array:
@@ -124,16 +116,10 @@ class RSSM(nn.Module):
         return self.posterior_in.part(1, embed)
 
     def posterior(self, deter: Array, projected: Array) -> LatentStats:
-        """Return the parameters of q(z | h, x).
-
-        Args:
-            deter: [..., D].
-            projected: the projected embedding, [..., hidden] from `project_embed`.
-        """
+        """Return the parameters of q(z | h, x) for deter [..., D] and a `project_embed` result."""
         hidden = self.posterior_in.add_bias(self.posterior_in.part(0, deter) + projected)
-        if self.norm:
-            hidden = self.posterior_norm(hidden)
-        return self.latent.stats(self.posterior_out(self.act(hidden)))
+        hidden = self.act(self.posterior_norm(hidden))
+        return self.latent.stats(self.posterior_out(hidden))
 
     def obs_step(
         self,
@@ -149,11 +135,11 @@ class RSSM(nn.Module):
 
         Args:
             state: previous state [...].
-            action: [..., A] that led to this observation.
-            projected: the projected embedding, [..., hidden] from `project_embed`.
+            action: [..., A], led to this observation.
+            projected: [..., hidden], the embedding's part from `project_embed`.
             is_first: [...] bool, where state and action are reset.
-            noise: noise of one latent sample.
-            sample: how the latent is taken from the posterior.
+            noise: for one latent sample per state, from `Latent.noise`.
+            sample: sampling rule of the latent.
 
         Returns:
             The new state [...], and the parameters of its posterior.
@@ -161,11 +147,10 @@ class RSSM(nn.Module):
         state, action = reset_where(is_first, state, action)
         deter = self.step_deter(state, action)
         posterior = self.posterior(deter, projected)
-        stoch = sample(self.latent.dist(posterior), noise)
-        return RSSMState(deter=deter, stoch=stoch), posterior
+        return RSSMState(deter, sample(self.latent.dist(posterior), noise)), posterior
 
     def init_all(self, action: Array, embed: Array) -> tuple[LatentStats, LatentStats]:
-        """Call every layer, for `init`, on action [..., A] and embed [..., X]."""
+        """Call every layer, on action [..., A] and embed [..., X]: the method to `init` with."""
         deter = self.step_deter(self.initial(action.shape[:-1]), action)
         return self.prior(deter), self.posterior(deter, self.project_embed(embed))
 
@@ -191,12 +176,10 @@ def img_step(
     """Take one step of the prior (Eq. 1, transition predictor).
 
     Args:
-        rssm: the model.
-        params: its parameters.
         state: [...].
-        action: [..., A] that leaves the state.
-        noise: noise of one latent sample.
-        sample: how the latent is taken from the prior.
+        action: [..., A], leaves the state.
+        noise: for one latent sample per state.
+        sample: sampling rule of the latent.
 
     Returns:
         The next state [...], and the parameters of its prior.
@@ -204,7 +187,7 @@ def img_step(
     variables = {"params": params}
     deter = rssm.apply(variables, state, action, method="step_deter")
     prior = rssm.apply(variables, deter, method="prior")
-    return RSSMState(deter=deter, stoch=sample(rssm.latent.dist(prior), noise)), prior
+    return RSSMState(deter, sample(rssm.latent.dist(prior), noise)), prior
 
 
 def observe(
@@ -225,14 +208,12 @@ def observe(
         state   start->s0 -> s1 -> s2
 
     Args:
-        rssm: the model.
-        params: its parameters.
         embed: [B, T, X].
         action: [B, T, A].
-        is_first: [B, T] bool.
-        noise: noise of the latent samples, [T, B, ...].
+        is_first: [B, T] bool, where a new episode starts from the zero state.
+        noise: for the latent samples, [T, B, ...].
         start: state before the first step, [B, ...].
-        sample: how latents are taken from the posterior.
+        sample: sampling rule of the latents.
 
     Returns:
         States [B, T, ...], and the parameters [B, T, ...] of their posteriors and of their priors.
@@ -259,16 +240,7 @@ def open_loop(
     *,
     sample: SampleFn,
 ) -> tuple[RSSMState, LatentStats]:
-    """Predict states under given actions, without observations.
-
-    Args:
-        rssm: the model.
-        params: its parameters.
-        action: [B, T, A]; action[t] leads to the state at t.
-        is_first: [B, T] bool, where a new episode starts from the zero state.
-        noise: noise of the latent samples, [T, B, ...].
-        start: state before the first step, [B, ...].
-        sample: how latents are taken from the prior.
+    """Predict states from actions alone, by the prior; arguments are those of `observe`.
 
     Returns:
         States [B, T, ...], and the parameters of their priors [B, T, ...].

@@ -22,7 +22,7 @@ REWARD_TRANSFORMS: dict[str, Callable[[Array], Array]] = {
 
 @dataclass(frozen=True)
 class WorldModel:
-    """The parts as modules and functions; parameters are a dict by the parts' names."""
+    """The parts as modules and functions; their parameters are a dict by part."""
 
     encoder: Encoder
     rssm: RSSM
@@ -63,23 +63,22 @@ class WorldModel:
 
 
 def init_world_model(wm: WorldModel, key: Array, obs: Mapping[str, Array]) -> Params:
-    """Return initial parameters, given prepared observations [1, ...] of the right shapes."""
-    parts = ("encoder", "rssm", "objective", "reward", "discount")
-    keys = dict(zip(parts, jax.random.split(key, len(parts)), strict=True))
-    params = {"encoder": wm.encoder.init(keys["encoder"], obs)["params"]}
+    """Return initial parameters by part, given a prepared observation [1, ...]."""
+    encoder_key, rssm_key, objective_key, reward_key, discount_key = jax.random.split(key, 5)
+    params = {"encoder": wm.encoder.init(encoder_key, obs)["params"]}
     embed = wm.embed(params, obs)
     action = jnp.zeros((1, wm.rssm.action_size))
-    params["rssm"] = wm.rssm.init(keys["rssm"], action, embed, method="init_all")["params"]
+    params["rssm"] = wm.rssm.init(rssm_key, action, embed, method="init_all")["params"]
     feat = wm.feature(wm.rssm.initial((1,)))
-    params |= wm.objective.init(keys["objective"], feat, obs)
-    params["reward"] = wm.reward.init(keys["reward"], feat)["params"]
+    params |= wm.objective.init(objective_key, feat, obs)
+    params["reward"] = wm.reward.init(reward_key, feat)["params"]
     if wm.discount is not None:
-        params["discount"] = wm.discount.init(keys["discount"], feat)["params"]
+        params["discount"] = wm.discount.init(discount_key, feat)["params"]
     return params
 
 
 def prepare_obs(obs: Mapping[str, Array]) -> dict[str, Array]:
-    """Map uint8 entries (images) to floats in [-0.5, 0.5]; floats (vectors) stay unchanged."""
+    """Map uint8 entries (images) to floats in [-0.5, 0.5]; keep floats (vectors)."""
     return {
         key: value.astype(jnp.float32) / 255 - 0.5 if value.dtype == jnp.uint8 else value
         for key, value in obs.items()
@@ -87,7 +86,7 @@ def prepare_obs(obs: Mapping[str, Array]) -> dict[str, Array]:
 
 
 def prepare_action(action: Array, size: int) -> Array:
-    """Map indices [...] to one-hot [..., size], -1 to zeros; float actions stay unchanged."""
+    """Map indices [...] to one-hot [..., size], and -1 to zeros; keep float actions."""
     if jnp.issubdtype(action.dtype, jnp.integer):
         return jax.nn.one_hot(action, size)
     return action
@@ -109,8 +108,7 @@ def log_probs(
     `grad_heads` learn from states without training them.
 
     Args:
-        wm: the world model.
-        params: parameters of its parts.
+        params: parameters by part.
         feat: features of the posterior states, [B, T, F].
         obs: prepared observations [B, T, ...].
         reward: raw rewards [B, T].
@@ -118,7 +116,7 @@ def log_probs(
         gamma: discount in [0, 1].
 
     Returns:
-        [B, T] by key: those of the objective, `reward`, and `discount` if there is a head.
+        [B, T] by key: those of the objective, `reward`, and `discount` if it has a head.
     """
 
     def read(head: str) -> Array:
@@ -149,13 +147,11 @@ def world_model_loss(
     loss = sum_k scale_k * -ln p_k + beta * KL loss.
 
     Args:
-        wm: the world model.
-        params: parameters of its parts.
+        params: parameters by part.
         batch: [B, T, ...] with raw observations.
-        noise: noise of the posterior samples, [T, B, ...].
+        noise: for the latent samples, [T, B, ...].
         start: state before the sequences, [B, ...].
-        hypers: hyperparameters of the member.
-        sample: how latents are taken from the posterior.
+        sample: sampling rule of the latents.
 
     Returns:
         The scalar loss, the posterior states [B, T, ...], and scalar metrics.

@@ -124,7 +124,7 @@ def test_a_behavior_must_report_each_of_its_groups():
 
 @functools.cache
 def losses_of(name="plain"):
-    """Loss, metrics, log-likelihoods [B, T] by key, and predictions of a world model variant."""
+    """Return loss, metrics, log-likelihoods [B, T] by key, and predictions of a variant."""
     agent, hypers = mock_agent("vector", **VARIANTS[name])
     wm, batch, params = agent.wm, mock_batch(), mock_state(agent, hypers).params["model"]
     noise, start = jnp.zeros((4, 2, 4)), wm.rssm.initial((2,))
@@ -234,7 +234,7 @@ def test_published_parameter_counts():
 
 
 class Reported:
-    """An image agent's report of sequences longer than the context."""
+    """An image agent's report on sequences longer than the context."""
 
     def __init__(self):
         self.agent, hypers = mock_agent("mixed")
@@ -276,7 +276,7 @@ def test_a_report_sees_the_context_and_the_actions_alone(reported):
     batch, key = reported.batch, jax.random.key(0)
 
     def change(obs, start):
-        """Other images from step `start` on."""
+        """Return observations with other images from step `start` on."""
         return {
             k: x.at[:, start:].set(255 - x[:, start:]) if x.ndim == 5 else x for k, x in obs.items()
         }

@@ -153,7 +153,7 @@ def test_report(kind):
 
 
 class Small:
-    """An agent that is run, with arguments for its functions."""
+    """An agent that is executed, with arguments for its functions."""
 
     def __init__(self):
         layers = {"layers": 1, "units": 16}

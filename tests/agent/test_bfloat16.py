@@ -16,7 +16,7 @@ SIZES = {"cnn_depth": 8, "rssm": {"stoch": 8, "classes": 8, "deter": 64, "hidden
 
 @pytest.fixture(scope="module")
 def losses():
-    """Losses [BATCHES] by dtype and name, of the same parameters and random numbers."""
+    """Return losses [BATCHES] by dtype and name, for equal parameters and random numbers."""
     results = {}
     for dtype in ("float32", "bfloat16"):
         agent, hypers = mock_agent("image", compute_dtype=dtype, **SIZES)

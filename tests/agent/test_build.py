@@ -24,7 +24,7 @@ def test_an_entry_must_not_have_the_name_of_a_loss(name):
 
 
 def test_losses_are_scaled_by_what_they_are():
-    """An entry may be called as the contrastive objective's loss is."""
+    """An observation entry may have the name of the contrastive loss."""
     shapes = POSITION | {"state": ((2,), "float32"), "camera": ((64, 64, 3), "uint8")}
     scales = {"image": 2.0, "vector": 3.0, "state": 5.0, "reward": 7.0, "discount": 11.0}
     heads = {"reward": 7.0, "discount": 11.0}
@@ -38,7 +38,7 @@ def test_losses_are_scaled_by_what_they_are():
 
 
 def test_a_program_is_made_for_a_backend_that_is_absent():
-    """A GPU's update, traced on a CPU: XLA's convolutions, members mapped together, no slices."""
+    """A GPU's update, traced on a CPU, has XLA's convolutions, mapped members, and no slices."""
     loops, convolutions = {}, {}
     for name in ("cpu", "gpu"):
         agent, hypers = mock_agent("image", backend=name, horizon=2, **SHALLOW)

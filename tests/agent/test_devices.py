@@ -1,4 +1,4 @@
-"""Members on several devices: placement, and the same numbers as on one."""
+"""Members on several devices: their placement, and the same numbers as on one device."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""A non-finite member stays at its last finite state, is frozen in the end, and harms no other."""
+"""A non-finite member keeps its last finite state, is frozen in time, and harms no other."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ MEMBERS, BAD, LIMIT = 3, 1, 3
 
 
 def initial():
-    """Initial states of all members."""
+    """Return the initial states of all members."""
     agent, hypers, _ = shared_agent()
     assert agent.max_nonfinite == LIMIT
     states = [mock_state(agent, hypers, seed) for seed in range(MEMBERS)]
@@ -21,7 +21,7 @@ def initial():
 
 
 def batches(update, poison):
-    """Make a batch [M, B, T, ...]; the bad member's has one NaN reward if `poison`."""
+    """Make a batch [M, B, T, ...]; `poison` puts one NaN reward into the bad member's."""
     rows = [mock_batch("vector", b=4, t=6, seed=10 * m + update) for m in range(MEMBERS)]
     batch = jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
     if poison:

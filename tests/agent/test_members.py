@@ -72,7 +72,7 @@ class Sweep:
 
 @pytest.fixture(scope="module", params=[True, False], ids=["together", "one by one"])
 def fns(request):
-    """Functions mapped over members as on accelerators, and as on a CPU."""
+    """Return functions mapped over members as on accelerators, or as on a CPU."""
     return shared_members(request.param)
 
 

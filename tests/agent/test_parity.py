@@ -1,6 +1,6 @@
 """Parity of networks, RSSM, losses and gradients with the original TensorFlow implementation.
 
-Covers every golden number of the world model; test_parity_behavior.py covers the behaviour.
+Every golden number of the world model is compared; test_parity_behavior.py has the behaviour's.
 """
 
 import jax
@@ -139,7 +139,7 @@ def test_kl(golden, setting):
 
 @pytest.fixture(scope="module")
 def loss_and_grads(golden):
-    """The world model's loss, its gradients, and the parts of the loss, compiled for any start."""
+    """Return the compiled loss, its gradients and its parts, of parameters and any start."""
     wm, batch, hypers = golden.agent.wm, golden.batch, golden.hypers
     obs = prepare_obs(batch.obs)
 

@@ -31,7 +31,7 @@ pytestmark = needs_goldens
 
 @pytest.fixture(scope="module")
 def rollout_of(golden):
-    """Imagines from the stored posteriors with an actor's parameters, compiled once for all."""
+    """Return compiled imagination from the stored posteriors, given an actor's parameters."""
     states = golden.stored_state("out/observe/post")
     starts = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), states)
     is_terminal = golden.batch.is_terminal.reshape(-1)
@@ -128,7 +128,8 @@ def test_policy(golden, mode):
 def carried_step(golden, state, start):
     """Make a training step whose sequences follow `start`; the mode is taken, so keys are unused.
 
-    Returns: the new state, the last posterior state [B, ...], and metrics.
+    Returns:
+        The new state, the last posterior state [B, ...], and metrics.
     """
     agent, batch, key = golden.agent, golden.batch, jax.random.key(0)
     state, posteriors, update = agent_lib.update_model(agent, state, batch, start, key, take_mode)

@@ -96,7 +96,7 @@ def shapes():
 
 
 def reference_names(params, slow_critic):
-    """The original's name of each of an image agent's parameters, with its shape there."""
+    """Return the original's shape of each of an image agent's parameters, by its name there."""
     rssm = {
         "gru/norm/norm": "gru/norm",
         "prior_in": "img_out_0",

@@ -24,7 +24,7 @@ LAYERS = [("conv", *row) for row in ENCODER] + [("conv_transpose", *row) for row
 
 @pytest.fixture(autouse=True)
 def few_are_many(request, monkeypatch):
-    """Use Winograd's sums for the few images of these tests too."""
+    """Let Winograd's sums apply even to the few images of these tests."""
     if "for_many_images" not in request.node.name:
         monkeypatch.setattr(winograd, "MANY", 0)
 
@@ -70,7 +70,7 @@ def test_formulations_agree_in_values_and_gradients_over_members(
 )
 @pytest.mark.parametrize("formulation", ["matmul", "winograd"])
 def test_slices_of_images_change_nothing(monkeypatch, formulation, operation, kernel, channels):
-    """Seven images in three slices, the last padded, or in seven, equal all at once."""
+    """Seven images in three slices, the last one padded, or in seven equal one slice."""
     monkeypatch.setattr(winograd, "WIDE", 0)
     monkeypatch.setattr(winograd, "MIN_SLICE", 0)
     rng = np.random.default_rng(channels)
@@ -137,7 +137,7 @@ def test_every_formulation_equals_a_loop(formulation, operation, kernel, stride)
 @pytest.mark.parametrize("outputs", [2, 3])  # along an axis: full tiles, and half a tile
 @pytest.mark.parametrize("operation", sorted(LOOPS))
 def test_winograd_equals_a_loop(monkeypatch, operation, outputs, taps, stride):
-    """Also with few channels, and where the kernel does not reach the images' border."""
+    """They agree even with few channels, and where the kernel misses the images' border."""
     monkeypatch.setattr(winograd, "WIDE", 0)
     kernel = taps * stride
     size = outputs if operation == "conv_transpose" else kernel + outputs * stride - 1
@@ -169,7 +169,7 @@ def test_winograd_computes_as_much_less_as_it_says(operation, size, kernel, fewe
 
 
 def test_winograd_leaves_bfloat16_alone():
-    """Its sums would lose digits: the results are those of `matmul`, bit for bit."""
+    """In bfloat16 its sums would lose digits: the results equal those of `matmul` exactly."""
     images, kernels = (x.astype(jnp.bfloat16) for x in arrays(6, 4, channels=32))
     results = [WHOLE[name].conv(images, kernels, 2) for name in ("winograd", "matmul")]
     assert results[0].dtype == jnp.bfloat16
@@ -178,7 +178,7 @@ def test_winograd_leaves_bfloat16_alone():
 
 @pytest.mark.parametrize("operation", ["conv", "conv_transpose"])
 def test_winograd_is_for_many_images(operation):
-    """A policy sees one per environment, too few to be worth the kernel's sums."""
+    """A policy sees one image per environment, too few to be worth the kernel's sums."""
 
     def flops(name, n):
         images, kernels = jnp.zeros((n, 14, 14, 128)), jnp.zeros((4, 4, 128, 128))
@@ -190,7 +190,7 @@ def test_winograd_is_for_many_images(operation):
 
 
 def test_one_pixel_by_hand():
-    """A 2x2 kernel of 1, 2, 3, 4 on a single pixel, and back."""
+    """A kernel [[1, 2], [3, 4]] maps a single pixel to four, and back."""
     kernel = jnp.array([[1.0, 2.0], [3.0, 4.0]])[..., None, None]
     for formulation in WHOLE.values():
         spread = formulation.conv_transpose(jnp.full((1, 1, 1, 1), 2.0), kernel, 2)

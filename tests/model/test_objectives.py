@@ -1,4 +1,4 @@
-"""Objectives of the representation and returns of the behaviour that DreamerV1's paper compares."""
+"""The objectives and returns that are compared in the paper of DreamerV1."""
 
 import functools
 import math
@@ -41,7 +41,7 @@ def test_info_nce_of_nothing_and_of_everything():
 
 @functools.cache
 def gradients(objective):
-    """Gradients of the losses, each by itself: loss -> part of the world model -> parameters."""
+    """Return the gradients of each loss alone: loss -> part of the world model -> parameters."""
     scales = {"state": 3.0, "reward": 0.0, "discount": 0.0}
     agent, hypers = mock_agent("vector", objective=objective, kl_scale=0.0, loss_scales=scales)
     return loss_gradients(agent, hypers, "vector")

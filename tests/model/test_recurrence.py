@@ -17,7 +17,7 @@ def case(request):
 
 
 def observe_losses(case):
-    """A loss of everything that is observed, by `observe` and by a loop over its steps."""
+    """Return a loss of all results of `observe`, and the same loss of a loop over steps."""
     is_first = case.is_first.at[0, 2].set(True)
 
     def of(outputs):
@@ -44,7 +44,7 @@ def observe_losses(case):
 
 
 def test_gradients_of_observe_are_those_of_a_loop(case):
-    """Also where two members are mapped over, and none is zero that should not be."""
+    """The gradients agree even under `vmap` over two members, and all parameters get some."""
     args = case.params, case.start, case.embed, case.action
     members = jax.tree.map(lambda x: jnp.stack([x, 0.5 * x]), args)
     one, two = (
@@ -55,7 +55,7 @@ def test_gradients_of_observe_are_those_of_a_loop(case):
 
 
 def test_no_kernel_gradient_is_summed_over_the_scan(case):
-    """Carries and outputs of the loops have the shapes of rows, none that of a recurrent kernel."""
+    """No carry or output of the loops has the shape of a recurrent kernel."""
     scanned, _ = observe_losses(case)
     args = case.params, case.start, case.embed, case.action
     jaxpr = jax.make_jaxpr(jax.grad(scanned))(*args)

@@ -1,4 +1,4 @@
-"""The RSSM in time (resets, loops, split layers), its KL losses, and the GRU by hand."""
+"""The RSSM over time (resets, loops, split layers), its KL losses, and the GRU by hand."""
 
 import functools
 import math
@@ -22,7 +22,7 @@ LATENTS = {"categorical": CategoricalLatent(3, 4), "gaussian": GaussianLatent(5)
 
 
 class Case:
-    """An RSSM with random weights, sequences for it, and a start state that is not zero."""
+    """An RSSM with random weights, sequences for it, and a nonzero start state."""
 
     def __init__(self, latent):
         self.rssm = RSSM(
@@ -62,7 +62,7 @@ def assert_close(a, b):
 
 
 def test_nothing_before_a_first_step_is_seen_after_it(case):
-    """From `is_first` on the states are the same bit for bit, whatever came before."""
+    """From `is_first` on, the states are exactly the same, whatever came before."""
     is_first = case.is_first.at[0, 2].set(True).at[1, 0].set(True)
     one, *_ = case.observe(case.start, case.embed, case.action, is_first)
     past = jnp.arange(T)[None, :, None] < jnp.array([2, 0, 0])[:, None, None]
@@ -196,7 +196,7 @@ def test_gru_normalises_all_gates_together():
 
 
 def kl_of(post, prior):
-    """The KL written out, mean over rows of the sum over latent variables."""
+    """Return the KL, written out and summed over latent variables."""
     post, prior = jax.nn.log_softmax(post), jax.nn.log_softmax(prior)
     return (jnp.exp(post) * (post - prior)).sum((-2, -1))
 

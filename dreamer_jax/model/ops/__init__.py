@@ -1,7 +1,6 @@
 """Fast ways to compute what the networks are made of; no equation of a paper is in here.
 
-Start with `convolutions`, which turns the operations of the other modules into layers:
-    convolutions   the layer `Conv`, and FORMULATIONS, the three ways to compute one
+    convolutions   the layer `Conv`, and FORMULATIONS, the three ways to compute one: start here
     matmul         a convolution, its transpose and its kernel's gradient as matmuls
     winograd       the same three operations with fewer multiplications
     slices         the images of a batch in slices that fit the cache
@@ -21,12 +20,11 @@ of k / stride taps along each axis, and each tap multiplies a shifted window of 
     dkernel[tap] = shift(blocks, tap)^T @ dy               matmul.kernel_grad
 
 So nothing larger than one window is unfolded, except where a tap has so few channels that a matmul
-for each would not pay. The forward and backward pass of a layer and of its transpose are these same
-three operations in another order (`convolutions.from_operations`), written as a `custom_vjp`
-because autodiff would keep every unfolded window. Slices of the images then bound the memory and,
-on a CPU, keep the windows in the cache. Winograd's filtering replaces the taps' matmuls by fewer
-matmuls between sums of windows and sums of taps.
+for each would not pay. The forward and backward passes of a layer and of its transpose are these
+three operations (`convolutions.from_operations`), written as a `custom_vjp` because autodiff would
+keep every unfolded window. Winograd's filtering replaces the taps' matmuls by fewer matmuls between
+sums of windows and sums of taps.
 
-Measured gains are in docs/performance.md, "Choices". `Backend` (runtime.py) picks the formulation
-and the size of a slice. May import types, errors and runtime.
+`Backend` (runtime.py) picks the formulation and the size of a slice; docs/performance.md has the
+measured gains ("Choices"). May import types, errors and runtime.
 """

@@ -1,12 +1,12 @@
 """Strided convolutions in three formulations: XLA's own, and two made of matmuls.
 
-All are square and VALID; images are [..., height, width, channels]. The package's docstring
-explains the matmul formulations.
+All are square and VALID. The package's docstring explains the matmul formulations.
 """
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple, Protocol
+from types import ModuleType
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,18 +19,9 @@ from dreamer_jax.model.ops.slices import Operation, Shape, crop_or_pad, map_slic
 from dreamer_jax.runtime import Backend
 from dreamer_jax.types import Array
 
-
-class Layer(Protocol):
-    """act(conv(images) + bias): images [N, h, w, I], kernel [k, k, I, O] -> [N, h', w', O]."""
-
-    def __call__(
-        self,
-        images: Array,
-        kernel: Array,
-        stride: int,
-        bias: Array | None = None,  # [O]
-        act: Activation = LINEAR,
-    ) -> Array: ...
+# act(conv(images) + bias): (images [N, h, w, I], kernel [k, k, I, O], stride, bias [O] or None,
+# act) -> [N, h', w', O]. Bias and activation are optional.
+Layer = Callable[..., Array]
 
 
 class Formulation(NamedTuple):
@@ -41,7 +32,7 @@ class Formulation(NamedTuple):
 
 
 def conv_lax(images, kernel, stride, bias=None, act=LINEAR) -> Array:
-    """y[i, j] = sum_{u, v} x[s*i + u, s*j + v] k[u, v]."""
+    """Compute y[i, j] = sum_{u, v} x[s*i + u, s*j + v] k[u, v]."""
     out = jax.lax.conv_general_dilated(
         images, kernel, (stride, stride), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
@@ -49,7 +40,7 @@ def conv_lax(images, kernel, stride, bias=None, act=LINEAR) -> Array:
 
 
 def conv_transpose_lax(images, kernel, stride, bias=None, act=LINEAR) -> Array:
-    """y[s*i + u, s*j + v] += x[i, j] k[u, v]."""
+    """Compute y[s*i + u, s*j + v] += x[i, j] k[u, v]."""
     pad = kernel.shape[0] - 1
     out = jax.lax.conv_general_dilated(
         images,
@@ -72,21 +63,14 @@ def _sum_rows(grad: Array) -> Array:
     return jnp.ones(rows.shape[0], rows.dtype) @ rows
 
 
-KernelGrad = Callable[[Array, Array, int, int], Array]  # images, gradient, k, stride
-MakeOperation = Callable[[Array, int, Shape], Operation]  # kernel, stride, shape of the images
-
-
-def from_operations(
-    correlate: MakeOperation, scatter: MakeOperation, kernel_grad: KernelGrad, slice_bytes: int
-) -> Formulation:
-    """Make a formulation whose forward and backward passes are three operations.
+def from_operations(module: ModuleType, slice_bytes: int) -> Formulation:
+    """Make a formulation whose forward and backward passes are a module's three operations.
 
     Args:
-        correlate: the convolution, as `matmul.correlate`.
-        scatter: its transpose, as `matmul.scatter`.
-        kernel_grad: the gradient of the convolution's kernel, as `matmul.kernel_grad`.
+        module: has `correlate`, `scatter` and `kernel_grad`, as `matmul` does.
         slice_bytes: memory that a slice of the images may unfold.
     """
+    correlate, scatter, kernel_grad = module.correlate, module.scatter, module.kernel_grad
 
     def transposed_grad(images: Array, grad: Array, k: int, stride: int) -> Array:
         return kernel_grad(grad, images, k, stride).swapaxes(2, 3)
@@ -97,19 +81,19 @@ def from_operations(
     )
 
 
+MakeOperation = Callable[[Array, int, Shape], Operation]  # kernel, stride, shape of the images
+
+
 def _make_layer(
-    forward: MakeOperation, backward: MakeOperation, kernel_grad: KernelGrad, slice_bytes: int
+    forward: MakeOperation,
+    backward: MakeOperation,  # the transpose of `forward`
+    kernel_grad: Callable[[Array, Array, int, int], Array],  # images, gradient, k, stride
+    slice_bytes: int,
 ) -> Layer:
     """Make a layer that runs one loop over slices of the images forward, and one backward.
 
     A slice is finished while it is in the cache: bias and activation forward; the activation's
-    slope and all three gradients backward. Autodiff would keep everything that is unfolded.
-
-    Args:
-        forward: the operation on the images.
-        backward: its transpose, on the gradient of its result.
-        kernel_grad: the gradient of the kernel.
-        slice_bytes: memory that a slice may unfold.
+    slope and all three gradients backward.
     """
 
     @partial(jax.custom_vjp, nondiff_argnums=(2, 4))
@@ -129,9 +113,7 @@ def _make_layer(
         images, kernel, bias, values = saved
         operation = backward(kernel.swapaxes(2, 3), stride, values.shape)
 
-        def backward_slice(
-            images: Array, values: Array, grad: Array
-        ) -> tuple[Array, tuple[Array, Array]]:
+        def backward_slice(images, values, grad) -> tuple[Array, tuple[Array, Array]]:
             # The barrier keeps each reader of the product from computing it again.
             grad = jax.lax.optimization_barrier(grad * act.slope(values))
             sums = kernel_grad(images, grad, kernel.shape[0], stride), _sum_rows(grad)
@@ -149,19 +131,13 @@ LAX = Formulation(conv_lax, conv_transpose_lax)
 # Each entry takes `slice_bytes`; XLA's own convolutions need no slices.
 FORMULATIONS: dict[str, Callable[[int], Formulation]] = {
     "lax": lambda slice_bytes: LAX,
-    "matmul": partial(from_operations, matmul.correlate, matmul.scatter, matmul.kernel_grad),
-    "winograd": partial(
-        from_operations, winograd.correlate, winograd.scatter, winograd.kernel_grad
-    ),
+    "matmul": partial(from_operations, matmul),
+    "winograd": partial(from_operations, winograd),
 }
 
 
 def make_formulation(name: str, backend: Backend) -> Formulation:
-    """Return a formulation by name; 'auto' is the backend's choice.
-
-    Raises:
-        UsageError: the name is unknown.
-    """
+    """Return a formulation by the value of `config.conv`; 'auto' is the backend's choice."""
     name = backend.convolutions if name == "auto" else name
     return lookup(FORMULATIONS, name, "config.conv")(backend.slice_bytes)
 

@@ -1,8 +1,7 @@
-"""Convolutions as matrix multiplications (matmuls).
+"""A convolution, its transpose and its kernel's gradient as matrix multiplications (matmuls).
 
-A convolution, its transpose and their gradients are three operations: `correlate`, `scatter` and
-`kernel_grad`. Blocks of stride x stride pixels become channels, and the kernel is cut into taps of
-that size; each tap multiplies one shifted window of the blocks.
+Blocks of stride x stride pixels become channels, and the kernel is cut into taps of that size; each
+tap multiplies one shifted window of the blocks.
 """
 
 from typing import NamedTuple
@@ -21,19 +20,17 @@ class _Tap(NamedTuple):
 
     u: int  # place among the pieces
     v: int
-    rows: int  # size; less than the stride for the last pieces of some kernels
+    rows: int  # size; below the stride for the last pieces of some kernels
     columns: int
 
 
 def correlate(kernel: Array, stride: int, shape: Shape) -> Operation:
-    """Return a convolution, computed as a sum over taps.
+    """Return a convolution by a kernel [k, k, I, O] as a sum over taps.
 
     y[i, j] = sum_{u, v} x[s*i + u, s*j + v] k[u, v].
 
     Args:
-        kernel: [k, k, I, O].
-        stride: s.
-        shape: shape of all images, [N, h, h, I].
+        shape: of all images, [N, h, h, I].
 
     Returns:
         The operation [n, h, h, I] -> [n, out, out, O], where out = (h - k) // s + 1.
@@ -41,9 +38,7 @@ def correlate(kernel: Array, stride: int, shape: Shape) -> Operation:
     size, (k, _, channels, outputs) = shape[1], kernel.shape
     if size == k:
         flat = kernel.reshape(-1, outputs)
-        return Operation(
-            lambda images: (images.reshape(-1, flat.shape[0]) @ flat)[:, None, None], 0
-        )
+        return Operation(lambda x: (x.reshape(-1, flat.shape[0]) @ flat)[:, None, None], 0)
     out, taps = (size - k) // stride + 1, _taps(k, stride)
     weights = [_piece(kernel, tap, stride).reshape(-1, outputs) for tap in taps]
     narrow = _is_narrow(channels, stride)
@@ -60,14 +55,11 @@ def correlate(kernel: Array, stride: int, shape: Shape) -> Operation:
 
 
 def scatter(kernel: Array, stride: int, shape: Shape) -> Operation:
-    """Return a transposed convolution, computed as one matmul and an overlap-add of blocks.
+    """Return a transposed convolution as one matmul and an overlap-add of blocks.
 
     y[s*i + u, s*j + v] += x[i, j] k[u, v].
 
-    Args:
-        kernel: [k, k, I, O].
-        stride: s.
-        shape: shape of all images, [N, h, h, I].
+    Arguments are those of `correlate`.
 
     Returns:
         The operation [n, h, h, I] -> [n, side, side, O], where side = (h - 1) * s + k.
@@ -75,9 +67,7 @@ def scatter(kernel: Array, stride: int, shape: Shape) -> Operation:
     size, (k, _, channels, outputs) = shape[1], kernel.shape
     if size == 1:
         flat = kernel.transpose(2, 0, 1, 3).reshape(channels, -1)
-        return Operation(
-            lambda images: (images.reshape(-1, channels) @ flat).reshape(-1, k, k, outputs), 0
-        )
+        return Operation(lambda x: (x.reshape(-1, channels) @ flat).reshape(-1, k, k, outputs), 0)
     taps, side = _taps(k, stride), (size - 1) * stride + k
     pieces = [_piece(kernel, tap, stride).transpose(2, 0, 1, 3) for tap in taps]
     weights = jnp.concatenate([piece.reshape(channels, -1) for piece in pieces], -1)
@@ -98,18 +88,15 @@ def scatter(kernel: Array, stride: int, shape: Shape) -> Operation:
 
 
 def kernel_grad(images: Array, grad: Array, k: int, stride: int) -> Array:
-    """Compute the gradient of `correlate`'s kernel.
+    """Return the gradient [k, k, I, O] of `correlate`'s kernel.
 
     dk[u, v] = sum_{n, i, j} x[s*i + u, s*j + v] g[i, j].
 
     Args:
-        images: [n, h, h, I].
-        grad: gradient of the result, [n, out, out, O].
+        images: x, [n, h, h, I].
+        grad: gradient g of the result, [n, out, out, O].
         k: side of the kernel.
         stride: s.
-
-    Returns:
-        [k, k, I, O].
     """
     size, channels, out, outputs = *images.shape[2:], *grad.shape[2:]
     if size == k:
@@ -139,10 +126,8 @@ def _piece(kernel: Array, tap: _Tap, stride: int) -> Array:
 def _join(weights: Array, taps: list[_Tap], k: int, channels: int) -> Array:
     """Join the concatenated pieces of all taps: [k * k * I, O] -> [k, k, I, O]."""
     widths = [tap.rows * tap.columns * channels for tap in taps]
-    pieces = [
-        piece.reshape(tap.rows, tap.columns, channels, -1)
-        for tap, piece in zip(taps, jax.lax.split(weights, widths), strict=True)
-    ]
+    parts = zip(taps, jax.lax.split(weights, widths), strict=True)
+    pieces = [part.reshape(tap.rows, tap.columns, channels, -1) for tap, part in parts]
     across = taps[-1].v + 1
     rows = [pieces[i : i + across] for i in range(0, len(pieces), across)]
     return jnp.concatenate([jnp.concatenate(row, 1) for row in rows])

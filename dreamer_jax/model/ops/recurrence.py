@@ -53,26 +53,16 @@ def _kernel_grad(inputs: Array, grad: Array) -> Array:
     return jnp.einsum("ni,no->io", *flat, preferred_element_type=jnp.float32)
 
 
-def scan_plainly(apply: Callable, params: Params, start: Any, inputs: Any) -> tuple[Any, Any]:
-    """Compute `scan_steps` with JAX's own gradient of a scan."""
-
-    def step(state, entry):
-        state, outputs = apply({"params": params}, state, *entry)
-        return state, (state, outputs)
-
-    return jax.lax.scan(step, start, inputs)[1]
-
-
 def scan_steps(apply: Callable, params: Params, start: Any, inputs: Any) -> tuple[Any, Any]:
     """Run `lax.scan` over the steps of a module.
 
         state    start -> s0 -> s1 -> s2
         inputs          x0    x1    x2
 
-    The gradient of `lax.scan` accumulates a kernel's gradient step by step: each step is a matmul
-    over its few rows that reads and writes the whole sum. Here the backward scan finds only the
-    gradients of the results of `multiply`; the gradients of their kernels are deferred, and are
-    then one matmul each over all steps.
+    The gradient of `lax.scan` accumulates a kernel's gradient step by step, each time by a matmul
+    over few rows that reads and writes the whole sum. Here the backward scan computes only the
+    gradients of the results of `multiply`; each kernel's gradient is one matmul over all steps
+    after it.
 
     Args:
         apply: `Module.apply` of a step: (variables, state, *its inputs) -> next state, outputs.
@@ -81,12 +71,18 @@ def scan_steps(apply: Callable, params: Params, start: Any, inputs: Any) -> tupl
         inputs: a tuple of the steps' inputs, [T, ...].
 
     Returns:
-        states [T, ...] and outputs [T, ...].
+        The states and the outputs, [T, ...].
     """
 
-    def run_perturbed(
-        params: Params, start: Any, inputs: Any, perturbations: Any
-    ) -> tuple[Any, Any]:
+    @jax.custom_vjp
+    def run(params, start, inputs) -> tuple[Any, Any]:
+        def step(state, entry):
+            state, outputs = apply({"params": params}, state, *entry)
+            return state, (state, outputs)
+
+        return jax.lax.scan(step, start, inputs)[1]
+
+    def run_perturbed(params, start, inputs, perturbations) -> tuple[Any, Any]:
         def step(state, entry):
             entry, perturbation = entry
             variables = {"params": params, PERTURBATIONS: perturbation}
@@ -95,15 +91,12 @@ def scan_steps(apply: Callable, params: Params, start: Any, inputs: Any) -> tupl
 
         return jax.lax.scan(step, start, (inputs, perturbations))[1]
 
-    def save(params: Params, start: Any, inputs: Any) -> tuple[Any, Any]:
+    def save(params, start, inputs) -> tuple[Any, Any]:
         length = len(jax.tree.leaves(inputs)[0])
         first = jax.tree.map(lambda x: x[0], inputs)
-        _, shapes = jax.eval_shape(
-            partial(apply, mutable=[PERTURBATIONS]), {"params": params}, start, *first
-        )
-        zeros = jax.tree.map(
-            lambda x: jnp.zeros((length, *x.shape), x.dtype), shapes[PERTURBATIONS]
-        )
+        init = partial(apply, mutable=[PERTURBATIONS])
+        shapes = jax.eval_shape(init, {"params": params}, start, *first)[1][PERTURBATIONS]
+        zeros = jax.tree.map(lambda x: jnp.zeros((length, *x.shape), x.dtype), shapes)
         results, pull_back, multiplied = jax.vjp(
             run_perturbed, params, start, inputs, zeros, has_aux=True
         )
@@ -121,6 +114,5 @@ def scan_steps(apply: Callable, params: Params, start: Any, inputs: Any) -> tupl
             grad_params[kernel] = grad_params[kernel].at[rows].add(deferred)
         return traverse_util.unflatten_dict(grad_params), grad_start, grad_inputs
 
-    scan = jax.custom_vjp(partial(scan_plainly, apply))
-    scan.defvjp(save, grads)
-    return scan(params, start, inputs)
+    run.defvjp(save, grads)
+    return run(params, start, inputs)

@@ -1,7 +1,7 @@
-"""Helpers for the matmul convolutions: space-to-depth, and images in slices.
+"""Helpers of the matmul convolutions: space-to-depth, and images in slices.
 
-Working through the images in slices keeps the unfolded (im2col) buffer in a CPU's cache, and within
-a share of an accelerator's memory.
+Slices keep the unfolded (im2col) buffer in a CPU's cache, and within a share of an accelerator's
+memory.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ Shape = tuple[int, ...]  # of images, [N, h, w, c]
 
 
 class Operation(NamedTuple):
-    """A function of images, and the size of its temporaries."""
+    """A function of images with the size of its temporaries."""
 
     compute: Callable[[Array], Array]  # images [n, ...] -> [n, ...]
     im2col_size: int  # numbers that it unfolds per image
@@ -34,9 +34,8 @@ def map_slices(
     Args:
         fn: maps slices [n, ...] to a result [n, ...] and a tree of sums over the slice, to which
             rows of zeros must add nothing.
-        arrays: what is cut into slices.
-        operation: what `fn` computes for each image.
-        slice_bytes: what a slice may unfold.
+        operation: the operation that `fn` applies to each image.
+        slice_bytes: memory that a slice may unfold.
 
     Returns:
         The results [N, ...], and the sums over all slices, accumulated in float32.

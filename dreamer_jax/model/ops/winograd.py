@@ -115,7 +115,7 @@ def kernel_grad(images: Array, grad: Array, k: int, stride: int) -> Array:
 
 
 def _applies(k: int, stride: int, channels: int, n: int, side: int, dtype: jnp.dtype) -> bool:
-    """Tell whether this saves time for a kernel's channels and n images of side x side outputs."""
+    """Return whether this saves time for a kernel and n images of side x side outputs."""
     known = k % stride == 0 and k // stride in _FILTERS
     many = n * (-(-side // 2)) ** 2 >= MANY
     return known and many and stride**2 * channels >= WIDE and dtype == jnp.float32
@@ -171,18 +171,15 @@ def _join(parts: Sequence[Array], rows: Rows, axis: int) -> Array:
     """
     entries = [_combine(column, parts) for column in zip(*rows, strict=True)]
     longest = (len(entries) - 1) // 2
-    phases = []
-    for phase in (0, 1):
-        shifts = enumerate(entries[phase::2])
-        phases.append(sum(_shift(entry, i, longest - i, axis) for i, entry in shifts))
+
+    def shift(entry: Array, front: int) -> Array:
+        widths = [(0, 0)] * entry.ndim
+        widths[axis] = (front, longest - front)
+        return jnp.pad(entry, widths)
+
+    phases = [sum(shift(x, i) for i, x in enumerate(entries[phase::2])) for phase in (0, 1)]
     both = jnp.stack(phases, axis + 1)
     return both.reshape(*both.shape[:axis], -1, *both.shape[axis + 2 :])
-
-
-def _shift(array: Array, front: int, back: int, axis: int) -> Array:
-    widths = [(0, 0)] * array.ndim
-    widths[axis] = (front, back)
-    return jnp.pad(array, widths)
 
 
 def _combine(coefficients: Sequence[float], arrays: Sequence[Array]) -> Array:
