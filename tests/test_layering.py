@@ -3,6 +3,8 @@
 import ast
 from pathlib import Path
 
+import dreamer_jax
+
 PACKAGE = Path(__file__).parents[1] / "dreamer_jax"
 ROOMS = """types metrics errors schema files seeding optimizer runtime model.ops model envs
     envs.vector replay report behavior config agent run configs benchmark commands
@@ -33,3 +35,14 @@ def test_imports_point_to_earlier_rooms():
             if package == "dreamer_jax":
                 earlier = ROOMS.index(room_of(module)) <= ROOMS.index(room)
                 assert earlier, f"{path} imports {name}"
+
+
+def test_the_stub_declares_the_public_names():
+    stub = ast.parse((PACKAGE / "__init__.pyi").read_text())
+    declared = {
+        alias.name: node.module.removeprefix("dreamer_jax.")
+        for node in stub.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert declared == dreamer_jax._MODULES

@@ -195,6 +195,7 @@ def test_batches(task, synthetic):
         assert np.std(obs) > 0
 
 
+@pytest.mark.slow
 def test_rows(monkeypatch):
     monkeypatch.setattr(update, "matmul_rate", lambda repeats: 1e12)
     configs = suite.variants(small_config(), members=[1, 2])

@@ -8,8 +8,10 @@ from dreamer_jax import train
 from dreamer_jax.configs import get_config
 
 
-def kill_and_resume(config, reference, run, kills, seed=0):
+def kill_and_resume(config, tmp_path, kills, seed=0):
     """Kill a run repeatedly, the first and every third time during a save, and compare it."""
+    reference, run = tmp_path / "reference", tmp_path / "run"
+    train(config, reference)
     rng = np.random.default_rng(seed)
     total = newest(reference)[1]["members"][0]["replay"]["written"][0]
     while_saving = 0
@@ -26,21 +28,11 @@ def kill_and_resume(config, reference, run, kills, seed=0):
     assert_same_run(run, reference)
 
 
-def kill_and_resume_alone(config, tmp_path, **settings):
-    """Kill and resume a run, with its own reference."""
-    train(config, tmp_path / "reference")
-    kill_and_resume(config, tmp_path / "reference", tmp_path / "run", **settings)
-
-
-def test_catch_killed_while_it_saves(catch_run, tmp_path):
-    kill_and_resume(catch_config(), catch_run, tmp_path / "run", kills=1)
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.usefixtures("as_shipped")
 def test_catch_killed_ten_times(tmp_path):
-    kill_and_resume_alone(catch_config(steps=2_000), tmp_path, kills=10, seed=1)
+    kill_and_resume(catch_config(steps=2_000), tmp_path, kills=10, seed=1)
 
 
 @pytest.mark.slow
@@ -49,4 +41,4 @@ def test_catch_killed_ten_times(tmp_path):
 def test_pong_killed_ten_times(tmp_path):
     config = get_config("atari", "pong,debug")
     config.update({"seeds": 2, "checkpoint_every": 50, "log_every": 100, "eval_every": 700})
-    kill_and_resume_alone(config, tmp_path, kills=10)
+    kill_and_resume(config, tmp_path, kills=10)
