@@ -61,4 +61,6 @@ def action_generator(seed: int, env_step: int) -> np.random.Generator:
 
 def replay_generator(seed: int) -> np.random.Generator:
     """Return the generator that draws a member's training sequences."""
+    if seed < 0:
+        raise ValueError(f"a seed must not be negative, got {seed}")
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence([int(seed), REPLAY_STREAM])))
