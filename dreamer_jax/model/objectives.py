@@ -5,7 +5,6 @@ Each is a small class with the network that it trains, if any, registered in `OB
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import NamedTuple
 
 import chex
@@ -27,7 +26,10 @@ class Objective:
     The defaults are those of an objective without a network. `docs/extending.md` has an example.
     """
 
-    loss_scales: Mapping[str, float] = MappingProxyType({})  # weights of its losses; 1 if absent
+    @property
+    def loss_scales(self) -> dict[str, float]:
+        """The weights of its losses by name; 1 if absent."""
+        return {}
 
     def init(self, key: Array, feat: Array, obs: Obs) -> dict[str, Params]:
         """Return parameters by network, given a feature [1, F] and an observation [1, ...]."""
