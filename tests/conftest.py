@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import os
+from pathlib import Path
 
 import jax
 import pytest
@@ -27,20 +28,16 @@ jax.config.update("jax_disable_most_optimizations", True)
 collect_rarely()
 
 
-# A size limit makes JAX lock the files of its compilation cache, so that processes may share them.
-jax.config.update("jax_compilation_cache_max_size", 2**34)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-
-
 @pytest.fixture(scope="session", autouse=True)
 def compilation_cache(tmp_path_factory):
-    """Compile a program once in all processes of a test run."""
-    if jax.config.jax_compilation_cache_dir is None:
-        # The workers of pytest-xdist have sibling directories.
-        directory = tmp_path_factory.getbasetemp()
-        if "PYTEST_XDIST_WORKER" in os.environ:
-            directory = directory.parent
-        jax.config.update("jax_compilation_cache_dir", str(directory / "jax_cache"))
+    """Compile each program once, in a cache that persists if JAX is given a directory for it.
+
+    Every process of a parallel test run has its own: JAX does not write the files atomically.
+    """
+    given = jax.config.jax_compilation_cache_dir or tmp_path_factory.mktemp("jax_cache")
+    directory = Path(given) / os.environ.get("PYTEST_XDIST_WORKER", "")
+    jax.config.update("jax_compilation_cache_dir", str(directory))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 @pytest.fixture(scope="session", autouse=True)
