@@ -243,6 +243,7 @@ def test_a_row_that_does_not_fit_says_so(monkeypatch):
     assert "out of memory" in format_report(rows)
 
 
+@pytest.mark.slow
 def test_plan_extrapolates_linearly():
     (row,) = suite.plan([small_config()], name="tiny")
     assert 0 < row["temp_bytes"] < row["bytes_one"] < row["bytes_limit"]

@@ -59,6 +59,7 @@ def test_a_signal_stops_the_run_in_order(catch_run, tmp_path, number):
     assert_same_run(tmp_path / "run", catch_run)
 
 
+@pytest.mark.slow
 def test_a_signal_stops_an_evaluation(catch_run, tmp_path, monkeypatch):
     """A resumed run makes the evaluation at its step, in the middle of the run and at its end.
 

@@ -191,6 +191,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(finished, tmp_path, stop, 
     assert comparable(tmp_path / "run") == comparable(reference)
 
 
+@pytest.mark.slow
 def test_images_and_vectors_and_continuous_actions(tmp_path):
     config = probe_config(steps=120)
     result = train(config, tmp_path / "run", lambda seed: Probe())
@@ -200,6 +201,7 @@ def test_images_and_vectors_and_continuous_actions(tmp_path):
     assert -9 * 8 <= last["train_return"] < 0  # actions reach the bounds of +-2, 9 steps
 
 
+@pytest.mark.slow
 def test_cartpole(tmp_path):
     config = make_tiny_config(task="gym:CartPole-v1", steps=100, eval_episodes=1, **SHALLOW)
     result = train(config, tmp_path / "run")
