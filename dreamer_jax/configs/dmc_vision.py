@@ -42,7 +42,23 @@ DMC = {
     "critic_lr": 8e-5,
 }
 PIXELS = {"cnn_keys": ".*", "mlp_keys": ""}
+# An update of one member takes 0.2 s (vectors) or 0.4 s (pixels) on one core.
+SMALL = {
+    "steps": 75_000,
+    "batch": 8,
+    "length": 32,
+    "log_every": 1_000,
+    "eval_every": 5_000,
+    "eval_episodes": 5,
+    "video_every": 25_000,
+    "replay": {"capacity": 100_000},
+    "rssm": {"stoch": 16, "classes": 16, "deter": 128, "hidden": 128},
+    "cnn_depth": 8,
+    **presets.dense(presets.HEADS, 2, 128),
+    "vector": {"layers": 2, "units": 128},
+}
 VARIANTS = {
+    "small": SMALL,
     "plan2explore": {"expl": {"behavior": "plan2explore"}},
     "debug": {
         **presets.TINY_CATEGORICAL,
