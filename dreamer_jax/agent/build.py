@@ -140,6 +140,7 @@ def _make_world_model(
             action_size=action_size,
             embed_size=encoder.embed_size,
             gru_norm=config.rssm.gru_norm,
+            unroll=backend.unroll,
             **shared,
         ),
         objective=objective,

@@ -6,6 +6,7 @@ devices of a CPU are its cores (`runtime.use_cores`).
 """
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -58,7 +59,9 @@ def one_device() -> Placement:
     return Placement(devices=(jax.local_devices()[0],))
 
 
-def place(num_members: int, batch: int, devices: int) -> Placement:
+def place(
+    num_members: int, batch: int, devices: int, available: Sequence[jax.Device] | None = None
+) -> Placement:
     """Spread members over the local devices, and batches if there are fewer members.
 
     Args:
@@ -66,11 +69,12 @@ def place(num_members: int, batch: int, devices: int) -> Placement:
         devices: number of devices to use, 0 for all. On a CPU, 0 uses the most cores that get
             members of their own: a core is faster on its own member than on a part of a batch, and
             a program on one device uses all cores anyway.
+        available: devices to choose from; None for those of this process.
 
     Raises:
         UsageError: too few devices, or members and sequences do not divide over them.
     """
-    available = jax.local_devices()
+    available = jax.local_devices() if available is None else available
     if devices > len(available):
         raise UsageError(
             f"config.devices is {devices}; allowed: 0 for all, or at most the {len(available)} "
@@ -93,7 +97,7 @@ def place(num_members: int, batch: int, devices: int) -> Placement:
     )
 
 
-def _all_of(available: list[jax.Device], num_members: int) -> int:
+def _all_of(available: Sequence[jax.Device], num_members: int) -> int:
     """Return the number of devices that `devices=0` stands for."""
     if available[0].platform != "cpu":
         return len(available)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from dreamer_jax.behavior.returns import imagination_weight
 from dreamer_jax.model.distributions import PolicyDist, SampleFn
+from dreamer_jax.model.ops.recurrence import cast_dense
 from dreamer_jax.model.rssm import img_step
 from dreamer_jax.model.world_model import WorldModel
 from dreamer_jax.types import Array, Params, RSSMState, Trajectory
@@ -40,13 +41,15 @@ def imagine(
         start: [N, ...].
     """
 
+    dynamics = cast_dense(params["rssm"], wm.rssm.dtype)
+
     def step(state, entry):
         dist = policy(jax.lax.stop_gradient(wm.feature(state)))
         action = sample(dist, entry.action)
-        state, _ = img_step(wm.rssm, params["rssm"], state, action, entry.latent, sample=sample)
+        state, _ = img_step(wm.rssm, dynamics, state, action, entry.latent, sample=sample)
         return state, (state, action)
 
-    _, (states, actions) = jax.lax.scan(step, start, noise)
+    _, (states, actions) = jax.lax.scan(step, start, noise, unroll=wm.rssm.unroll)
     states = jax.tree.map(lambda s, rest: jnp.concatenate([s[None], rest]), start, states)
     actions = jnp.concatenate([jnp.zeros_like(actions[:1]), actions])
     return Trajectory(state=states, feat=wm.feature(states), action=actions)

@@ -36,7 +36,8 @@ def lambda_return(
         target = here + weight * lambda_ * target
         return target, target
 
-    _, returns = jax.lax.scan(step, bootstrap, (inputs, discount), reverse=True)
+    # Unrolled, all steps are one kernel on an accelerator.
+    _, returns = jax.lax.scan(step, bootstrap, (inputs, discount), reverse=True, unroll=True)
     return returns
 
 

@@ -12,10 +12,12 @@ import jax
 from ml_collections import ConfigDict
 
 from dreamer_jax import config as config_lib
+from dreamer_jax.agent.placement import place
 from dreamer_jax.benchmark.device import published_peak
 from dreamer_jax.benchmark.loop import measure_loop
 from dreamer_jax.benchmark.parts import measure_parts
-from dreamer_jax.benchmark.update import measure_update, plan_members
+from dreamer_jax.benchmark.topology import absent_devices, find_target
+from dreamer_jax.benchmark.update import measure_update, plan_members, plan_update
 from dreamer_jax.config import sweep
 from dreamer_jax.errors import UsageError
 from dreamer_jax.run.setup import MakeEnv, RunSetup, build
@@ -132,13 +134,37 @@ def plan(
         yield row
 
 
+def plan_absent(
+    configs: Sequence[ConfigDict], *, name: str, topology: str, make_env: MakeEnv | None = None
+) -> Iterator[Row]:
+    """Compile the update of each config for devices that are absent, and count what it does.
+
+    Args:
+        name: name of the config, for the rows.
+        topology: see `topology.find_target`; without a number of chips, one of them is used.
+        make_env: `seed -> gymnasium.Env`, used instead of `config.task`.
+
+    Raises:
+        UsageError: the topology is unknown, its compiler is not installed, or the members do not
+            divide over its devices.
+    """
+    target, chips = find_target(topology)
+    devices = absent_devices(target, chips)
+    devices = devices if ":" in topology else devices[:1]
+    for config in configs:
+        placement = place(len(sweep.member_seeds(config)), config.batch, config.devices, devices)
+        setup = build(config, make_env, placement)
+        yield describe(setup, name) | plan_update(setup, target)
+
+
 def describe(setup: RunSetup, name: str) -> Row:
     """Return the subject of a measurement, and its device, versions and date."""
     config, backend = setup.config, setup.agent.backend
     return {
         "config": name,
         "task": config.task,
-        "device": jax.devices()[0].device_kind,
+        "device": setup.placement.devices[0].device_kind,
+        "devices": len(setup.placement.devices),
         "backend": backend.platform,
         "cpus": count_cores(),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

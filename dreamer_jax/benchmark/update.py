@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -18,9 +18,12 @@ from dreamer_jax.benchmark.device import (
     milliseconds,
     peak_bytes,
     program_bytes,
+    published_peak,
     time_calls,
 )
 from dreamer_jax.benchmark.flops import count_flops
+from dreamer_jax.benchmark.hlo import count_program
+from dreamer_jax.benchmark.topology import OPTIONS, Target
 from dreamer_jax.envs.vector import FaultLimit
 from dreamer_jax.replay.prefetch import to_batch
 from dreamer_jax.replay.replay import Replay
@@ -79,18 +82,23 @@ def measure_update(setup: RunSetup, *, repeats: int, synthetic: bool) -> dict[st
     }
 
 
-def compile_update(setup: RunSetup) -> tuple[jax.stages.Compiled, dict[str, float]]:
-    """Compile the train step from shapes alone.
+def compile_update(
+    setup: RunSetup, options: Mapping[str, Any] | None = None
+) -> tuple[jax.stages.Compiled, dict[str, float]]:
+    """Compile the train step from shapes alone, for devices that may be absent.
+
+    Args:
+        options: of the compiler, in addition to the backend's.
 
     Returns:
         The program, and the seconds that this took: `lower_s` to trace and lower the function, and
         `compile_s` in XLA.
     """
-    shapes = jax.eval_shape(setup.init_state), batch_shapes(setup)
+    shapes = placed_shapes(setup)
     start = time.perf_counter()
     lowered = setup.fns.train_step.lower(*shapes)
     middle = time.perf_counter()
-    compiled = lowered.compile()
+    compiled = lowered.compile(compiler_options=options and dict(options))
     return compiled, {"lower_s": middle - start, "compile_s": time.perf_counter() - middle}
 
 
@@ -121,7 +129,9 @@ def _measure(setup: RunSetup, repeats: int, synthetic: bool) -> dict[str, Any]:
     return row | {"peak_bytes": program_bytes(compiled), "peak_bytes_from": "compiled"}
 
 
-def plan_members(build: Callable[[int], RunSetup], *, limit: int | None = None) -> dict[str, Any]:
+def plan_members(
+    build: Callable[[int], RunSetup], *, limit: int | None = None, options: Any = None
+) -> dict[str, Any]:
     """Estimate how many members fit, from compiled programs of one member and of two.
 
     Their memory is extrapolated linearly. Besides the memory of its program, an update needs that
@@ -130,25 +140,62 @@ def plan_members(build: Callable[[int], RunSetup], *, limit: int | None = None) 
     Args:
         build: builds the setup for a number of members.
         limit: available bytes; those of the default device by default.
+        options: of the compiler, in addition to the backend's.
 
     Returns:
         `temp_bytes` of one member's program, `bytes_one` of one member, `bytes_per_member` of each
         additional one, `bytes_limit` and `members_that_fit`.
     """
     limit = memory_limit() if limit is None else limit
-    temporaries, needed = [], []
-    for members in (1, 2):
-        setup = build(members)
-        compiled, _ = compile_update(setup)
-        temporaries.append(compiled.memory_analysis().temp_size_in_bytes)
-        needed.append(program_bytes(compiled) + _batch_bytes(setup))
+    setups = [build(members) for members in (1, 2)]
+    programs = [compile_update(setup, options)[0] for setup in setups]
+    needed = [program_bytes(p) + _batch_bytes(s) for p, s in zip(programs, setups, strict=True)]
     additional = needed[1] - needed[0]
     return {
-        "temp_bytes": temporaries[0],
+        "temp_bytes": programs[0].memory_analysis().temp_size_in_bytes,
         "bytes_one": needed[0],
         "bytes_per_member": additional,
         "bytes_limit": limit,
         "members_that_fit": members_that_fit(needed[0], additional, limit),
+    }
+
+
+LAUNCH_SECONDS = 2.5e-6  # to start a kernel on a GPU, in the middle of what is published
+
+
+def plan_update(setup: RunSetup, target: Target) -> dict[str, Any]:
+    """Compile the update for absent devices, and count what its program does on one of them.
+
+    Returns:
+        `compile_s`, `temp_bytes` and `program_bytes`; `flops_per_update`, which must be computed,
+        and `compiled_flops`, which the program computes, both of all members; `moved_bytes`, as if
+        nothing stayed in a cache, and `launches` of one device, of which `fusions`, `custom_calls`
+        and `collectives`; `loops` with name, steps and launches in a step; and the milliseconds
+        that the device needs at least for each: `flops_ms`, `bytes_ms`, `launches_ms`.
+    """
+    compiled, seconds = compile_update(setup, OPTIONS.get(target.platform))
+    counts = count_program(compiled.as_text())
+    members, devices = len(setup.seeds), len(setup.placement.devices)
+    counted = count_flops(
+        partial(agent_lib.train_step, counted_agent(setup)), *member_shapes(setup)
+    )
+    peak = published_peak(target.kind, setup.config.compute_dtype)
+    launches = sum(counts.launches.values())
+    return {
+        "compile_s": seconds["compile_s"],
+        "temp_bytes": compiled.memory_analysis().temp_size_in_bytes,
+        "program_bytes": program_bytes(compiled),
+        "flops_per_update": members * counted,
+        "compiled_flops": devices * counts.flops,
+        "moved_bytes": counts.bytes,
+        "launches": launches,
+        "fusions": counts.launches["fusion"],
+        "custom_calls": counts.launches["custom-call"],
+        "collectives": counts.launches["collective"],
+        "loops": counts.loops,
+        "flops_ms": peak and 1e3 * counts.flops / peak,
+        "bytes_ms": 1e3 * counts.bytes / target.bandwidth,
+        "launches_ms": 1e3 * LAUNCH_SECONDS * launches if target.platform == "cuda" else None,
     }
 
 
@@ -181,6 +228,18 @@ def batch_shapes(setup: RunSetup) -> Batch:
     lead = (len(setup.seeds), setup.config.batch, setup.config.length)
     spec = replay_spec(setup.agent.obs_shapes, setup.action)
     return to_batch({k: jax.ShapeDtypeStruct((*lead, *s), dtype) for k, (s, dtype) in spec.items()})
+
+
+def placed_shapes(setup: RunSetup) -> tuple[TrainState, Batch]:
+    """Return the shapes of all members' state and batch, with their placement."""
+
+    def place(tree: Any, sharding: jax.sharding.Sharding) -> Any:
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
+        )
+
+    batch = place(batch_shapes(setup), setup.placement.by_sequence)
+    return setup.saved_shapes()["state"], batch
 
 
 def make_batch(setup: RunSetup, *, synthetic: bool) -> Batch:

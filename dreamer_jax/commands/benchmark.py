@@ -3,6 +3,7 @@
   dreamer-jax benchmark --config=atari:pong --members=1,5,10 [--parts] [--loop]
   dreamer-jax benchmark --config=atari:pong --conv=winograd,lax --json=rows.json
   dreamer-jax benchmark --config=atari:pong --plan
+  dreamer-jax benchmark --config=atari:pong --plan --topology=h100 --members=1,5
 
 docs/performance.md explains what is measured and counted.
 """
@@ -16,6 +17,7 @@ from typing import Any
 
 from dreamer_jax.commands.flags import Command, Flags, whole_number, whole_numbers, words
 from dreamer_jax.commands.tables import Column, format_table
+from dreamer_jax.errors import UsageError
 
 GIB = 2**30
 
@@ -35,6 +37,11 @@ def add_flags(flags: Flags) -> None:
     add("--loop", action="store_true", help="also time a training run")
     add("--updates", type=count, default=30, help="timed updates of --loop; 30")
     add("--plan", action="store_true", help="only estimate how many members fit; runs no update")
+    add(
+        "--topology",
+        help="compile for absent devices, and count what the program does: h100, h200, v5e, v6e or "
+        "a GPU's file, with chips as in h100:1x4",
+    )
     add("--json", help="file for the rows")
 
 
@@ -46,17 +53,27 @@ def main(args: Namespace) -> None:
     from dreamer_jax.commands.process import prepare_to_compute
     from dreamer_jax.model.ops.convolutions import FORMULATIONS
 
+    if args.topology is not None:
+        if not args.plan:
+            raise UsageError("--topology needs --plan: nothing can be timed on absent devices")
+        jax.config.update("jax_platforms", "cpu")  # a compiler's plugin would look for its device
     prepare_to_compute()
     # A program read from the cache would not show how long it takes to compile.
     jax.config.update("jax_enable_compilation_cache", False)
     configs = suite.variants(
         args.config,
-        members=[1] if args.plan else args.members,
+        members=[1] if args.plan and args.topology is None else args.members,
         batch=args.batch,
         length=args.length,
-        convs=args.conv or (list(FORMULATIONS) if args.plan else []),
+        convs=args.conv or (list(FORMULATIONS) if args.plan and args.topology is None else []),
         dtypes=args.compute_dtype,
     )
+    if args.topology is not None:
+        rows = suite.plan_absent(configs, name=args.config_name, topology=args.topology)
+        rows = _collect(rows, args.json)
+        print(f"{args.config_name} on {rows[0]['devices']} {rows[0]['device']}, compiled, not run")
+        print(format_table(ABSENT, rows))
+        return
     if args.plan:
         print(format_plan(_collect(suite.plan(configs, name=args.config_name), args.json)))
         return
@@ -148,5 +165,19 @@ PLAN = (
     Column("each additional GiB", "bytes_per_member", 2, GIB),
     Column("limit GiB", "bytes_limit", 1, GIB),
     Column("members that fit", "members_that_fit"),
+)
+ABSENT = (
+    *SIZES,
+    Column("compile s", "compile_s", 0),
+    Column("GFLOP", "compiled_flops", 0, 1e9),
+    Column("counted", "flops_per_update", 0, 1e9),
+    Column("GB moved", "moved_bytes", 1, 1e9),
+    Column("launches", "launches"),
+    Column("collectives", "collectives"),
+    Column("temporaries GiB", "temp_bytes", 2, GIB),
+    Column("program GiB", "program_bytes", 2, GIB),
+    Column("FLOP ms", "flops_ms", 2),
+    Column("bytes ms", "bytes_ms", 2),
+    Column("launch ms", "launches_ms", 2),
 )
 COMMAND = Command(__doc__, add_flags, main)

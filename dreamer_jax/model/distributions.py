@@ -13,6 +13,7 @@ import chex
 import distrax
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.special import erf, ndtr, ndtri
 
 from dreamer_jax.types import Array
@@ -56,13 +57,15 @@ class OneHot(distrax.OneHotCategorical):
     """
 
     def __init__(self, logits: Array):
-        super().__init__(logits=jnp.asarray(logits, jnp.float32), dtype=jnp.float32)
+        logits = jnp.asarray(logits, jnp.float32)
+        super().__init__(logits=logits, dtype=jnp.float32)
+        self._probs = jax.nn.softmax(logits)  # distrax would take that of normalised logits
 
     def sample_from(self, noise: Array) -> Array:
         """Transform uniform noise [...] in [0, 1) to one-hot [..., K] by the inverse CDF."""
         chex.assert_shape(noise, self.logits.shape[:-1])
         # A matmul, since XLA lowers `cumsum` to a quadratic window; exact on accelerators too.
-        sums = jnp.triu(jnp.ones((self.num_categories, self.num_categories)))
+        sums = np.triu(np.ones((self.num_categories, self.num_categories), np.float32))
         cdf = jnp.matmul(self.probs, sums, precision=jax.lax.Precision.HIGHEST)
         # The last class takes the rest of the interval, so that no rounding exceeds index K - 1.
         index = jnp.sum(noise[..., None] >= cdf[..., :-1], -1)

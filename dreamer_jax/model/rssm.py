@@ -15,7 +15,7 @@ from flax import linen as nn
 from dreamer_jax.model.distributions import SampleFn
 from dreamer_jax.model.latents import Latent, flatten_stoch
 from dreamer_jax.model.networks import LayerNorm32, dense
-from dreamer_jax.model.ops.recurrence import multiply, scan_steps
+from dreamer_jax.model.ops.recurrence import constant, multiply, scan_steps
 from dreamer_jax.types import Array, LatentStats, Params, RSSMState
 
 
@@ -37,7 +37,8 @@ class ConcatDense(nn.Module):
 
     def add_bias(self, product: Array) -> Array:
         """Add the bias to the sum of all shares [..., units]."""
-        return product + jnp.broadcast_to(self.bias.astype(self.dtype), product.shape)
+        bias = constant(self, "bias", lambda: self.bias.astype(self.dtype))
+        return product + jnp.broadcast_to(bias, product.shape)
 
     def __call__(self, *inputs: Array) -> Array:
         joined = jnp.concatenate([x.astype(self.dtype) for x in inputs], -1)
@@ -85,6 +86,7 @@ class RSSM(nn.Module):
     norm: bool  # layer norm in the hidden layers
     gru_norm: bool
     dtype: jnp.dtype
+    unroll: int = 1  # steps in one iteration of the loops over time
 
     def setup(self):
         stoch = self.latent.stats_size if len(self.latent.shape) == 2 else self.latent.shape[0]
@@ -164,8 +166,8 @@ def reset_where(is_first: Array, state: RSSMState, action: Array) -> tuple[RSSMS
     """Zero the state and the previous action where `is_first` [...] bool marks a new episode."""
 
     def zero(x: Array) -> Array:
-        keep = 1 - is_first.astype(x.dtype)
-        return x * keep.reshape(*keep.shape, *(1,) * (x.ndim - keep.ndim))
+        first = is_first.reshape(*is_first.shape, *(1,) * (x.ndim - is_first.ndim))
+        return jnp.where(first, 0, x)
 
     return jax.tree.map(zero, state), zero(action)
 
@@ -225,7 +227,7 @@ def observe(
 
     inputs = jax.tree.map(_swap, (action, projected, is_first))
     apply = partial(rssm.apply, sample=sample, method="obs_step")
-    states, posterior = scan_steps(apply, params, start, (*inputs, noise))
+    states, posterior = scan_steps(apply, params, start, (*inputs, noise), unroll=rssm.unroll)
     states, posterior = jax.tree.map(_swap, (states, posterior))
     return states, posterior, rssm.apply(variables, states.deter, method="prior")
 
@@ -253,7 +255,8 @@ def open_loop(
         state, prior = img_step(rssm, params, state, action, noise, sample=sample)
         return state, (state, prior)
 
-    _, outputs = jax.lax.scan(step, start, (_swap(action), _swap(is_first), noise))
+    inputs = _swap(action), _swap(is_first), noise
+    _, outputs = jax.lax.scan(step, start, inputs, unroll=rssm.unroll)
     return jax.tree.map(_swap, outputs)
 
 

@@ -40,7 +40,7 @@ def test_losses_are_scaled_by_what_they_are():
 def test_a_program_is_made_for_a_backend_that_is_absent():
     """A GPU's update, traced on a CPU, has XLA's convolutions, mapped members, and no slices."""
     loops, convolutions = {}, {}
-    for name in ("cpu", "gpu"):
+    for name in ("cpu", "tpu"):
         agent, hypers = mock_agent("image", backend=name, horizon=2, **SHALLOW)
         one = mock_state(agent, hypers), mock_batch("image")
         args = jax.tree.map(lambda x: jnp.stack([x, x]), one)
@@ -48,5 +48,5 @@ def test_a_program_is_made_for_a_backend_that_is_absent():
         found = [eqn.primitive.name for eqn in equations(jaxpr.jaxpr)]
         loops[name], convolutions[name] = found.count("scan"), found.count("conv_general_dilated")
     # Forward and twice backward for each of 8 layers; the first layer's images need no gradient.
-    assert convolutions == {"cpu": 0, "gpu": 3 * 8 - 1}
-    assert loops["cpu"] == 1 + loops["gpu"]  # over members
+    assert convolutions == {"cpu": 0, "tpu": 3 * 8 - 1}
+    assert loops["cpu"] == 1 + loops["tpu"]  # over members

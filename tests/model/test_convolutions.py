@@ -217,8 +217,7 @@ def test_layer_adds_its_bias_and_computes_in_its_dtype():
 
 def test_auto_is_the_backends_choice_with_its_slices():
     cpu = make_backend("cpu")
-    for name in ("gpu", "tpu"):
-        assert make_formulation("auto", make_backend(name)) is LAX
+    assert make_formulation("auto", make_backend("tpu")) is LAX
     assert make_formulation("lax", cpu) is LAX
 
     def loops(name, backend):
