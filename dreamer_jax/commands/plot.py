@@ -11,7 +11,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from dreamer_jax.commands.flags import Command, Flags, whole_number
-from dreamer_jax.commands.report import RUNS_HELP
+from dreamer_jax.commands.report import RUNS_HELP, known_keys
 from dreamer_jax.errors import UsageError, suggest
 
 
@@ -27,13 +27,10 @@ def add_flags(flags: Flags) -> None:
 
 def main(args: Namespace) -> None:
     """Draw the figures, and print their paths."""
-    from dreamer_jax.config.keys import RUN_KEYS
     from dreamer_jax.report.results.figures import learning_curves
     from dreamer_jax.report.results.runs import by_variant, read_runs
-    from dreamer_jax.schema import KEYS
 
-    defaults = {name: key.default for name, key in KEYS.items()}
-    runs, problems = read_runs(args.runs, [args.y], x=args.x, defaults=defaults, ignored=RUN_KEYS)
+    runs, problems = read_runs(args.runs, [args.y], x=args.x, **known_keys())
     for problem in problems:
         print(f"warning: {problem}", file=sys.stderr)
     members = [member for run in runs for member in run.members]

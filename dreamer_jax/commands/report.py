@@ -10,6 +10,7 @@ status is 1 if a threshold is not met, or was to be checked and something could 
 import sys
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 from dreamer_jax.commands.flags import Command, Flags
 
@@ -32,14 +33,9 @@ def main(args: Namespace) -> None:
     from dreamer_jax.report.results.accept import parse_threshold
 
     thresholds = [parse_threshold(text) for text in args.accept]
-    from dreamer_jax.config.keys import RUN_KEYS
     from dreamer_jax.report.results.report import write_report
-    from dreamer_jax.schema import KEYS
 
-    defaults = {name: key.default for name, key in KEYS.items()}
-    verdicts, problems = write_report(
-        args.runs, args.out, accept=thresholds, defaults=defaults, ignored=RUN_KEYS
-    )
+    verdicts, problems = write_report(args.runs, args.out, accept=thresholds, **known_keys())
     for problem in problems:
         print(f"warning: {problem}", file=sys.stderr)
     for verdict in verdicts:
@@ -47,6 +43,14 @@ def main(args: Namespace) -> None:
     print(f"report: {Path(args.out) / 'index.html'}")
     if thresholds and (problems or not verdicts or not all(v.met for v in verdicts)):
         sys.exit(1)
+
+
+def known_keys() -> dict[str, Any]:
+    """Return `defaults` and `ignored` of `read_runs`, from the config keys of this version."""
+    from dreamer_jax.config.keys import RUN_KEYS
+    from dreamer_jax.schema import KEYS
+
+    return {"defaults": {name: key.default for name, key in KEYS.items()}, "ignored": RUN_KEYS}
 
 
 COMMAND = Command(__doc__, add_flags, main)

@@ -11,7 +11,7 @@ read. New runs in a folder appear by themselves.
 from argparse import Namespace
 
 from dreamer_jax.commands.flags import Command, Flags, whole_number
-from dreamer_jax.commands.report import RUNS_HELP
+from dreamer_jax.commands.report import RUNS_HELP, known_keys
 
 
 def add_flags(flags: Flags) -> None:
@@ -25,7 +25,7 @@ def main(args: Namespace) -> None:
     """Show the table."""
     from dreamer_jax.report.results.watch import watch
 
-    watch(args.runs, None if args.once else args.every)
+    watch(args.runs, None if args.once else args.every, **known_keys())
 
 
 COMMAND = Command(__doc__, add_flags, main)

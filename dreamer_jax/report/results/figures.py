@@ -176,6 +176,7 @@ def profiles(runs: Sequence[Run], suite: str) -> Picture | None:
             thresholds, performance_profile(scores[label], thresholds), color=colour, label=name
         )
     axes.set_ylim(-0.02, 1.02)
+    _score_axis(axes)
     _legend(axes)
     text = f"The share of runs above each {SUITES[suite].unit}, averaged over tasks."
     return _picture(figure, f"{suite}_profile", title, text)
@@ -183,6 +184,8 @@ def profiles(runs: Sequence[Run], suite: str) -> Picture | None:
 
 def differences(runs: Sequence[Run], suite: str) -> Picture | None:
     """Draw how far each task is above or below the first published method, normalised."""
+    from matplotlib.ticker import ScalarFormatter
+
     rows = [row for row in published_table(runs).rows if suite_of(row["task"]) == suite]
     bars = []
     for row in rows:
@@ -194,15 +197,18 @@ def differences(runs: Sequence[Run], suite: str) -> Picture | None:
         return None
     bars.sort(key=lambda bar: bar[0])
     figure, axes = _new_figure(height=1.2 + 0.28 * len(bars))
-    title = f"{SUITES[suite].title}: ours minus {bars[0][3]}"
+    title = f"{SUITES[suite].title}: our score minus {bars[0][3]}, final"
     style_axes(axes, title, f"difference of the {SUITES[suite].unit}", "")
     above, below = FEW_COLOURS[0], FEW_COLOURS[1]
     colours = [above if value >= 0 else below for value, *_ in bars]
     axes.barh(range(len(bars)), [bar[0] for bar in bars], color=colours)
     axes.set_yticks(range(len(bars)), [f"{name} (n = {n})" for _, name, n, _ in bars], fontsize=8)
     axes.axvline(0, color=INK, linewidth=0.8)
-    if len(bars) > 1:  # a few games are far from all others
-        axes.set_xscale("symlog", linthresh=0.1)
+    if max(abs(bar[0]) for bar in bars) > 3:  # a few games are far from all others
+        axes.set_xscale("symlog", linthresh=1)
+        axes.xaxis.set_major_formatter(ScalarFormatter())
+    else:
+        _score_axis(axes)
     text = "; ".join(f"{name}: {value:+.3g}" for value, name, *_ in reversed(bars))
     return _picture(figure, f"{suite}_difference", title, f"{title}. {text}")
 
@@ -267,7 +273,8 @@ def _draw_group(axes: "Axes", label: str, lines: Sequence[Line], colour, task: s
     count = f"{len(lines)} seed{'s' * (len(lines) > 1)}"
     name = f"{label}, {count}" if middle is None else f"{label}, mean of {count}"
     xs, ys = ([], []) if middle is None else middle
-    axes.plot(xs, ys, color=colour, linewidth=2.2, label=name)
+    marker = {"marker": "o", "markersize": 4} if len(xs) == 1 else {}
+    axes.plot(xs, ys, color=colour, linewidth=2.2, label=name, **marker)
     if middle is not None and len(lines) >= MIN_SEEDS:
         _band(axes, xs, {task: np.array([np.interp(xs, *line) for line in lines]).T}, mean, colour)
 
@@ -344,11 +351,19 @@ def _describe(lines: Sequence[Line]) -> str:
     return f"{len(lines)} seeds, last values from {min(last):.4g} to {max(last):.4g}"
 
 
-def _new_figure(height: float = 4.2) -> "tuple[Figure, Axes]":
+def _new_figure(height: float = 3.8) -> "tuple[Figure, Axes]":
     from matplotlib.figure import Figure
 
     figure = Figure((7.0, height), dpi=110, layout="constrained", facecolor="white")
     return figure, figure.add_subplot()
+
+
+def _score_axis(axes: "Axes") -> None:
+    """Let the x axis have ticks between whole numbers."""
+    from matplotlib.ticker import MaxNLocator, ScalarFormatter
+
+    axes.xaxis.set_major_locator(MaxNLocator(6))
+    axes.xaxis.set_major_formatter(ScalarFormatter())
 
 
 def _legend(axes: "Axes") -> None:
@@ -357,9 +372,11 @@ def _legend(axes: "Axes") -> None:
         half = MAX_LEGEND // 2
         handles = handles[:half] + handles[-half:]
         labels = labels[:half] + labels[-half:]
-    columns = 1 if max(map(len, labels), default=0) > 40 else 2
+    columns = 1 if max(map(len, labels), default=0) > 45 else 2
     style = {"frameon": False, "fontsize": 8, "ncols": columns}
-    axes.figure.legend(handles, labels, loc="outside lower center", **style)
+    figure = axes.figure
+    figure.set_figheight(figure.get_figheight() + 0.17 * -(-len(handles) // columns))
+    figure.legend(handles, labels, loc="outside lower center", **style)
 
 
 def _picture(figure: "Figure", name: str, title: str, text: str) -> Picture:

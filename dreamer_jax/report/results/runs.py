@@ -135,6 +135,7 @@ def read_runs(
         for path, name in zip(found.values(), names, strict=True)
     ]
     _distinguish(runs, ignored)
+    problems += _repetitions(runs)
     return runs, problems
 
 
@@ -242,6 +243,18 @@ def _distinguish(runs: Sequence[Run], ignored: Collection[str]) -> None:
                 if value != base:
                     for member in run.members:
                         member.setting.setdefault(name, run.config.get(name))
+
+
+def _repetitions(runs: Sequence[Run]) -> Problems:
+    """Return a message for each pair of runs that seem to hold the same member."""
+    first: dict[tuple, Run] = {}
+    pairs: dict[tuple[str, str], str] = {}
+    for member in (member for run in runs for member in run.members):
+        other = first.setdefault((member.task, member.label, member.seed), member.run)
+        if other is not member.run:
+            what = f"seed {member.seed} of {member.task}, {member.label}"
+            pairs.setdefault((str(other.path), str(member.run.path)), what)
+    return [f"{b}: has {what}, as {a} does; both are counted" for (a, b), what in pairs.items()]
 
 
 def _last_write(path: Path) -> float:

@@ -193,7 +193,7 @@ def aggregates_table(runs: Sequence[Run]) -> Table:
     rows = []
     for suite, about in SUITES.items():
         for label, scores in normalized_scores(runs, suite).items():
-            for name, statistic in STATISTICS.items():
+            for name, statistic in STATISTICS.items() if len(scores) > 1 else ():
                 row = {"suite": about.title, "variant": label, "statistic": name}
                 rows.append(row | estimate(statistic, scores)._asdict())
     headings = {"suite": "Tasks", "variant": "Variant", "statistic": "Statistic", **ESTIMATE}
@@ -341,7 +341,9 @@ def health_table(runs: Sequence[Run]) -> Table:
 def grids(runs: Sequence[Run]) -> list[Grid]:
     """Return a grid for each task and pair of hyperparameters that differ, or the only one.
 
-    Scores of a cell are those of all members with its two values, whatever else they differ in.
+    Hyperparameters are settings that are numbers, of which members have several. Scores of a cell
+    are those of all members with its values, whatever their other hyperparameters; members that
+    differ in anything else are left out.
     """
     found = []
     for task, variants in by_variant(runs).items():
@@ -351,6 +353,7 @@ def grids(runs: Sequence[Run]) -> list[Grid]:
             if is_number(value):
                 axes.setdefault(name, set()).add(value)
         names = [name for name, values in axes.items() if len(values) > 1]
+        members = [m for m in members if set(m.setting) <= set(names)]
         pairs = list(itertools.combinations(names, 2)) or [(name, None) for name in names]
         for x, y in pairs:
             cells: dict[tuple[float | None, float], list[float]] = {}

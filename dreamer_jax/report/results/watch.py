@@ -4,6 +4,7 @@ import contextlib
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -16,42 +17,58 @@ from dreamer_jax.report.scores.score import METRIC, is_number
 
 STYLES = {"finished": "green", "running": "cyan", "stopped": "yellow", "frozen": "bold red"}
 HEADINGS = (
-    "run", "member", "seed", "variant", "state", "done", "step", "train_return", METRIC,
-    "frames/s", "left", "health",
+    "run", "member", "seed", "state", "done", "train", "eval", "frames/s", "left", "health",
+    "variant",
 )  # fmt: skip
-TEXTS = ("run", "variant", "state", "health")
+# Columns to the left, shortened where the terminal is narrow, with their share of its width.
+TEXTS = {"run": 3, "health": 2, "variant": 4}
 
 
-def watch(paths: Sequence[str | Path], every: float | None, console: Console | None = None) -> None:
+def watch(
+    paths: Sequence[str | Path],
+    every: float | None,
+    console: Console | None = None,
+    **known_keys: Any,
+) -> None:
     """Show the table until Ctrl-C.
 
     Args:
         paths: work directories, or folders of them, also such as appear later.
         every: seconds between refreshes; None to print the table once.
         console: None for standard output.
+        known_keys: `defaults` and `ignored` of `read_runs`.
 
     Raises:
         UsageError: a path does not exist.
     """
     console = console or Console()
     if every is None:
-        console.print(render(paths))
+        console.print(render(paths, **known_keys))
         return
     with (
         contextlib.suppress(KeyboardInterrupt),
-        Live(render(paths), console=console, auto_refresh=False, vertical_overflow="crop") as live,
+        Live(
+            render(paths, **known_keys),
+            console=console,
+            auto_refresh=False,
+            vertical_overflow="crop",
+        ) as live,
     ):
         while True:
             time.sleep(every)
-            live.update(render(paths), refresh=True)
+            live.update(render(paths, **known_keys), refresh=True)
 
 
-def render(paths: Sequence[str | Path]) -> Group:
+def render(paths: Sequence[str | Path], **known_keys: Any) -> Group:
     """Read the runs, and return their table with a line for everything that cannot be read."""
-    runs, problems = read_runs(paths, [METRIC])
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    runs, problems = read_runs(paths, [METRIC], **known_keys)
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", expand=True)
     for heading in HEADINGS:
-        table.add_column(heading, justify="left" if heading in TEXTS else "right")
+        ratio = TEXTS.get(heading)
+        style = (
+            {"justify": "left", "ratio": ratio, "min_width": 6} if ratio else {"justify": "right"}
+        )
+        table.add_column(heading, no_wrap=True, **style)
     for run in sorted(runs, key=lambda run: run.state == "finished"):
         for member in run.members:
             table.add_row(*_cells(run, member))
@@ -62,8 +79,6 @@ def render(paths: Sequence[str | Path]) -> Group:
 
 
 def _cells(run: Run, member: Member) -> list[Text]:
-    latest, steps = member.latest, run.steps
-    step = latest["env_step"]
     done = "-" if member.progress is None else f"{100 * member.progress:.0f}%"
     cells = {
         "run": run.name,
@@ -72,10 +87,9 @@ def _cells(run: Run, member: Member) -> list[Text]:
         "variant": member.label,
         "state": member.state,
         "done": done,
-        "step": f"{step:,}" + (f" / {steps:,}" if steps else ""),
-        "train_return": _number(latest.get("train_return")),
-        METRIC: _number(member.score and member.score.value),
-        "frames/s": _number(latest.get("frames_per_s")),
+        "train": _number(member.latest.get("train_return")),
+        "eval": _number(member.score and member.score.value),
+        "frames/s": _number(member.latest.get("frames_per_s")),
         "left": _time_left(run, member),
         "health": _health(member),
     }

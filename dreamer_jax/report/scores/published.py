@@ -26,7 +26,7 @@ METHODS = {
         "dqn": "DQN",
     },
     DMC: {
-        "dreamer_v2_last5": "DreamerV2, 2M frames",
+        "dreamer_v2_last5": "DreamerV2, 2M",
         "dreamer_v2_at1M": "DreamerV2, 1M",
         "dreamer_v1_last5": "DreamerV1, 3M to 5M",
         "dreamer_v1_at1M": "DreamerV1, 1M",
