@@ -48,7 +48,7 @@ def test_runs_are_found_at_any_depth_and_named_below_their_folder(tmp_path):
         [(200, 1.0)],
         [(100, 0.5), (100, 0.7)],
     ]
-    assert len(problems) == 1 and "seed 0 of catch, ours, as" in problems[0]  # a copy, or not
+    assert len(problems) == 1 and "b/two: has the same seed of catch, ours, as" in problems[0]
 
 
 def test_a_run_is_finished_running_or_stopped(tmp_path):
@@ -85,7 +85,7 @@ def test_a_key_that_an_older_run_lacks_has_its_default(tmp_path):
     known = ("task", "steps", "log_every", "env.action_repeat")
     runs, problems = read(tmp_path, defaults={"conv": "auto"} | dict.fromkeys(known))
     assert [run.members[0].label for run in runs] == ["conv lax", "ours", "ours"]
-    assert all("both are counted" in problem for problem in problems)
+    assert all("such runs are counted" in problem for problem in problems)
 
 
 def broken_runs(folder):
@@ -353,13 +353,14 @@ def test_plot_writes_a_figure_per_task(tmp_path, capsys):
 
 def test_watch_shows_members_of_runs_that_another_process_writes(tmp_path, capsys):
     write_run(tmp_path / "a", returns=[[0.1], [0.25]], finished=False, steps=50_100)
+    (tmp_path / "a" / "resumes.log").write_text("2026-01-01 resumed\n2026-01-02 resumed\n")
     torn = tmp_path / "a" / "metrics.jsonl"
     torn.write_text(torn.read_text() + '{"mem')
     watch([tmp_path], None, Console(width=100))
     shown = capsys.readouterr().out
     line = next(line for line in shown.splitlines() if line.split()[:2] == ["a", "1"])
     # 50,000 steps at 50 per second
-    assert line.split() == "a 1 1 running 0% -0.75 0.25 50 00:16:40 ours".split()
+    assert line.split() == "a 1 1 running 0% -0.75 0.25 50 00:16:40 2 resumes ours".split()
     assert "incomplete" in shown.replace("\n", "")
 
 

@@ -217,7 +217,7 @@ def heatmap(grid: Grid) -> Picture:
     """Draw the mean and the worst score over the values of hyperparameters."""
     from matplotlib.figure import Figure
 
-    width, height = max(3.2, 0.75 * len(grid.xs) + 1.6), max(1.7, 0.45 * len(grid.ys) + 1.2)
+    width, height = max(3.0, 0.7 * len(grid.xs) + 1.6), max(1.7, 0.45 * len(grid.ys) + 1.2)
     figure = Figure((2 * width, height), dpi=110, layout="constrained", facecolor="white")
     values = [statistics.fmean(scores) for scores in grid.cells.values()]
     values += [min(scores) for scores in grid.cells.values()]
@@ -354,7 +354,7 @@ def _describe(lines: Sequence[Line]) -> str:
 def _new_figure(height: float = 3.8) -> "tuple[Figure, Axes]":
     from matplotlib.figure import Figure
 
-    figure = Figure((7.0, height), dpi=110, layout="constrained", facecolor="white")
+    figure = Figure((6.0, height), dpi=110, layout="constrained", facecolor="white")
     return figure, figure.add_subplot()
 
 

@@ -36,6 +36,7 @@ COLUMNS = (
     "train_return",
     "skipped_updates",
     "env_faults",
+    "resumes",
     "frozen",
 )
 
@@ -56,6 +57,7 @@ def member_records(runs: Sequence[Run]) -> list[dict[str, Any]]:
             "score_frame": point and point.x,
             "normalized_score": member.normalized_score,
             "skipped_updates": latest.get("skipped_updates", 0),
+            "resumes": member.run.resumes,
             "env_faults": latest.get("env_faults", 0),
             "frozen": latest.get("frozen", False),
         }
@@ -103,7 +105,7 @@ def write_json(
         "accept": [verdict._asdict() for verdict in verdicts],
         "problems": list(problems),
     }
-    _write(path, json.dumps(content, indent=1) + "\n")
+    _write(path, json.dumps(content) + "\n")
 
 
 def write_marl_eval(runs: Sequence[Run], path: Path) -> None:
@@ -123,7 +125,7 @@ def write_marl_eval(runs: Sequence[Run], path: Path) -> None:
                 record["absolute_metrics"] = {METRIC: [member.score.value]}
                 name = f"seed_{member.seed}"
                 seeds[name if name not in seeds else f"{name}_{member.run.name}"] = record
-    _write(path, json.dumps(content, indent=1) + "\n")
+    _write(path, json.dumps(content) + "\n")
 
 
 def _write(path: Path, content: str) -> None:

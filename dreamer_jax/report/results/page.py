@@ -40,7 +40,7 @@ def write_page(
     finished = sum(run.state == "finished" for run in runs)
     summary = (
         f"{len(runs)} runs, {finished} finished, with {len(members)} members of "
-        f"{len({run.task for run in runs})} tasks. {len(problems)} problems."
+        f"{len({run.task for run in runs})} tasks."
     )
     sections = [
         *([_verdicts(verdicts)] if verdicts else []),

@@ -1,5 +1,6 @@
 """Read runs from their work directories: their members, how far they are, what they measured."""
 
+import contextlib
 import itertools
 import json
 import os
@@ -18,6 +19,7 @@ from dreamer_jax.report.scores.published import normalize
 from dreamer_jax.report.scores.score import METRIC, Curve, Point, is_number, make_curve, score
 
 CONFIG, METRICS, SUMMARY, LOCK = "config.json", "metrics.jsonl", "summary.json", "lock"
+RESUMES = "resumes.log"  # a line for each time that the run was resumed
 NOT_RUNS = {"replay", "checkpoints", "checkpoints.damaged", "videos", "wandb"}
 # Keys whose values make no variant of an agent: who trains, on what, and how it is evaluated.
 NOT_COMPARED = ("task", "seeds", "members.", "eval_every", "eval_episodes", "replay.storage")
@@ -35,6 +37,7 @@ class Run:
     name: str
     config: dict[str, Any]  # by dotted name
     state: str = "stopped"  # or "finished" or "running"
+    resumes: int = 0
     members: "list[Member]" = field(default_factory=list)
 
     @property
@@ -171,6 +174,8 @@ def _read_run(
         problems.append(f"{path / CONFIG}: written by another version; unknown: {unknown}")
     run = Run(path, name, {k: _plain(v) for k, v in defaults.items()} | config if config else {})
     run.members = _read_members(run, keys, x, problems)
+    with contextlib.suppress(OSError):
+        run.resumes = (path / RESUMES).read_bytes().count(b"\n")
     summary = _read_json(path / SUMMARY, problems) if (path / SUMMARY).exists() else None
     if summary and summary.get("finished"):
         run.state = "finished"
@@ -246,15 +251,19 @@ def _distinguish(runs: Sequence[Run], ignored: Collection[str]) -> None:
 
 
 def _repetitions(runs: Sequence[Run]) -> Problems:
-    """Return a message for each pair of runs that seem to hold the same member."""
-    first: dict[tuple, Run] = {}
-    pairs: dict[tuple[str, str], str] = {}
+    """Return a message for each variant of which several runs have the same seed."""
+    holders: dict[tuple[str, str, int], list[Path]] = {}
     for member in (member for run in runs for member in run.members):
-        other = first.setdefault((member.task, member.label, member.seed), member.run)
-        if other is not member.run:
-            what = f"seed {member.seed} of {member.task}, {member.label}"
-            pairs.setdefault((str(other.path), str(member.run.path)), what)
-    return [f"{b}: has {what}, as {a} does; both are counted" for (a, b), what in pairs.items()]
+        holders.setdefault((member.task, member.label, member.seed), []).append(member.run.path)
+    repeated: dict[tuple[str, str], list[Path]] = {}
+    for (task, label, _), paths in holders.items():
+        if len(paths) > 1:
+            repeated.setdefault((task, label), paths)
+    return [
+        f"{paths[1]}: has the same seed of {task}, {label}, as {paths[0]}; all {len(paths)} such "
+        "runs are counted"
+        for (task, label), paths in repeated.items()
+    ]
 
 
 def _last_write(path: Path) -> float:

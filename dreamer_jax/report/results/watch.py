@@ -91,7 +91,7 @@ def _cells(run: Run, member: Member) -> list[Text]:
         "eval": _number(member.score and member.score.value),
         "frames/s": _number(member.latest.get("frames_per_s")),
         "left": _time_left(run, member),
-        "health": _health(member),
+        "health": _health(run, member),
     }
     texts = [Text(cells[heading]) for heading in HEADINGS]
     texts[HEADINGS.index("state")].stylize(STYLES[member.state])
@@ -106,10 +106,11 @@ def _time_left(run: Run, member: Member) -> str:
     return format_duration((run.steps - member.latest["env_step"]) * repeat / rate)
 
 
-def _health(member: Member) -> str:
+def _health(run: Run, member: Member) -> str:
     counts = {
         "non-finite updates": member.latest.get("skipped_updates"),
         "replaced environments": member.latest.get("env_faults"),
+        "resumes": run.resumes,
     }
     return ", ".join(f"{count} {name}" for name, count in counts.items() if count)
 
