@@ -46,7 +46,7 @@ def draw_curves(
     panels = {key: _lines(rows, key) for key in keys or PLOTTED}
     if not keys:
         panels = {key: lines for key, lines in panels.items() if lines}
-    figure = _figure(panels, seeds, settings, title)
+    figure = panel_figure(panels, seeds, settings, title)
     FigureCanvasAgg(figure)
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png")
@@ -85,12 +85,20 @@ def _setting(row: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in named)
 
 
-def _figure(
-    panels: Mapping[str, Mapping[int, Line]],  # by metric and member
-    seeds: Mapping[int, int],  # by member, as are settings
+def panel_figure(
+    panels: Mapping[str, Mapping[int, Line]],
+    seeds: Mapping[int, int],
     settings: Mapping[int, str],
     title: str,
 ) -> "Figure":
+    """Return a figure with a panel per metric and a line per member.
+
+    Args:
+        panels: the lines, by metric and member.
+        seeds: by member.
+        settings: by member, in words.
+        title: of the figure; may be empty.
+    """
     from matplotlib.figure import Figure
 
     columns = max(1, min(MAX_COLUMNS, len(panels)))

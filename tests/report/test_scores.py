@@ -15,7 +15,7 @@ from dreamer_jax.report.scores.published import (
     record_normalize,
     suite_of,
 )
-from dreamer_jax.report.scores.score import Point, frames_to_reach, make_curve, score
+from dreamer_jax.report.scores.score import Point, add_points, frames_to_reach, make_curve, score
 from dreamer_jax.report.scores.statistics import (
     STATISTICS,
     estimate,
@@ -82,7 +82,10 @@ def test_the_score_is_the_last_value_at_or_before_a_frame():
         {"frame": 200, "eval_return": 2.0},  # written again after a resume
         {"frame": 300, "eval_return": None},  # was not finite
     ]
-    curve = make_curve(rows)
+    points = {}
+    for row in rows:
+        add_points(points, row, ["eval_return"], "frame")
+    curve = make_curve(points["eval_return"])
     assert curve == [(100, 1.0), (200, 2.0)]
     assert score(curve) == Point(200, 2.0)  # a run that stopped keeps its last value
     assert score(curve, at=200) == (200, 2.0) and score(curve, at=199) == (100, 1.0)

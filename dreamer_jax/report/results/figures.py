@@ -19,6 +19,7 @@ from dreamer_jax.report.curves import (
     SPARSE,
     Line,
     mean_line,
+    panel_figure,
     pick_colours,
     style_axes,
 )
@@ -51,6 +52,12 @@ DASHES = ("--", ":", "-.", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1, 1, 1)))
 INTERVAL_POINTS = 40  # places of a curve where its interval is computed
 MAX_TASKS = 60  # with curves of their own
 
+DIAGNOSTICS = (
+    "train_return", "model_loss", "image_loss", "reward_loss", "kl", "prior_entropy",
+    "posterior_entropy", "actor_entropy", "critic", "critic_target", "model_grad_norm",
+    "actor_grad_norm", "critic_grad_norm", "skipped_updates",
+)  # fmt: skip
+
 Smoothing = tuple[int, int]  # bins over the x range, points of the running mean; 0 for none
 
 
@@ -61,6 +68,7 @@ class Picture(NamedTuple):
     title: str
     text: str  # what it shows, in words
     png: bytes
+    section: str = "Figures"  # of the page
 
     def save(self, folder: Path) -> Path:
         """Write the PNG into a folder, replaced atomically."""
@@ -79,6 +87,7 @@ def all_pictures(runs: Sequence[Run]) -> list[Picture]:
         pictures += [aggregate_curves(runs, suite), profiles(runs, suite)]
         pictures += [differences(runs, suite)]
     pictures += [heatmap(grid) for grid in grids(runs)[:MAX_TASKS]]
+    pictures += [diagnostics(task, variants) for task, variants in [*tasks.items()][:MAX_TASKS]]
     return [picture for picture in pictures if picture is not None]
 
 
@@ -249,6 +258,31 @@ def heatmap(grid: Grid) -> Picture:
     name = "_".join(map(_file, (grid.task, grid.x, grid.y or ""))).rstrip("_")
     title = f"{grid.task}: {grid.x}" + (f" and {grid.y}" if grid.y else "")
     return _picture(figure, name, title, "Scores by hyperparameter. " + "; ".join(said))
+
+
+def diagnostics(task: str, variants: Mapping[str, Sequence[Member]]) -> Picture | None:
+    """Draw the metrics that tell why a run fails; docs/diagnosing.md says which means what."""
+    members = dict(enumerate(m for group in variants.values() for m in group))
+    panels = {
+        key: {i: _lines(m.curves[key]) for i, m in members.items() if m.curves.get(key)}
+        for key in DIAGNOSTICS
+    }
+    panels = {key: lines for key, lines in panels.items() if lines}
+    if not panels:
+        return None
+    seeds = {i: m.seed for i, m in members.items()}
+    labels = {i: m.label for i, m in members.items()}
+    said = [
+        f"{key}: last values from {min(last):.3g} to {max(last):.3g}"
+        for key, lines in panels.items()
+        if (last := [ys[-1] for _, ys in lines.values()])
+    ]
+    title = f"{task}: diagnostics"
+    text = f"Metrics of {task} against frames, a line per member. {'; '.join(said)}."
+    figure = panel_figure(panels, seeds, labels, title)
+    return _picture(figure, f"{_file(task)}_diagnostics", title, text)._replace(
+        section="Diagnostics"
+    )
 
 
 def _cell(grid: Grid, y: float | None, x: float, fn) -> float:

@@ -46,7 +46,10 @@ def write_page(
         *([_verdicts(verdicts)] if verdicts else []),
         *([_problems(problems)] if problems else []),
         *(Section(table.title, _table(table)) for table in tables if table.name != "health"),
-        *([Section("Figures", _figures(pictures))] if pictures else []),
+        *(
+            Section(title, _figures([p for p in pictures if p.section == title]))
+            for title in dict.fromkeys(p.section for p in pictures)
+        ),
         *_videos(runs),
         *(Section(table.title, _table(table)) for table in tables if table.name == "health"),
     ]

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from dreamer_jax.report.results.accept import Threshold, Verdict, judge
-from dreamer_jax.report.results.figures import all_pictures
+from dreamer_jax.report.results.figures import DIAGNOSTICS, all_pictures
 from dreamer_jax.report.results.files import (
     member_records,
     write_csv,
@@ -40,7 +40,7 @@ def write_report(
     Raises:
         UsageError: a path does not exist, or a threshold names an unknown metric.
     """
-    runs, problems = read_runs(paths, [METRIC], defaults=defaults, ignored=ignored)
+    runs, problems = read_runs(paths, [METRIC, *DIAGNOSTICS], defaults=defaults, ignored=ignored)
     verdicts = judge(runs, accept)
     out = Path(out).expanduser()
     figures = out / "figures"

@@ -16,7 +16,15 @@ from dreamer_jax.metrics import HYPER
 from dreamer_jax.report.aggregates import FROZEN
 from dreamer_jax.report.metrics_log import ROW_KEYS, iter_rows
 from dreamer_jax.report.scores.published import normalize
-from dreamer_jax.report.scores.score import METRIC, Curve, Point, is_number, make_curve, score
+from dreamer_jax.report.scores.score import (
+    METRIC,
+    Curve,
+    Point,
+    add_points,
+    is_number,
+    make_curve,
+    score,
+)
 
 CONFIG, METRICS, SUMMARY, LOCK = "config.json", "metrics.jsonl", "summary.json", "lock"
 RESUMES = "resumes.log"  # a line for each time that the run was resumed
@@ -144,10 +152,14 @@ def read_runs(
 
 def find_runs(path: Path) -> Iterator[Path]:
     """Yield the work directories in a directory, which may be one itself, in order."""
+    seen = set()
     for folder, folders, files in os.walk(path, followlinks=True):
-        if CONFIG in files or METRICS in files:
+        here = os.path.realpath(folder)
+        if here in seen or CONFIG in files or METRICS in files:
+            folders.clear()  # a run holds no others, and links may form circles
+        if here not in seen and (CONFIG in files or METRICS in files):
             yield Path(folder)
-            folders.clear()  # a run holds no others
+        seen.add(here)
         folders[:] = sorted(set(folders) - NOT_RUNS)
 
 
@@ -186,7 +198,7 @@ def _read_run(
 
 def _read_members(run: Run, keys: Sequence[str], x: str, problems: Problems) -> list[Member]:
     path = run.path / METRICS
-    kept: dict[int, list[dict]] = {}  # by member, only what curves need
+    points: dict[int, dict[str, dict]] = {}  # values of `keys` by member, key and x
     members: dict[int, Member] = {}
     bad: Problems = []
     try:
@@ -199,15 +211,14 @@ def _read_members(run: Run, keys: Sequence[str], x: str, problems: Problems) -> 
                 setting = {k.removeprefix(HYPER): v for k, v in row.items() if k.startswith(HYPER)}
                 members[number] = Member(run, number, row["seed"], setting)
             members[number].latest |= row
-            if any(key in row for key in keys):
-                kept.setdefault(number, []).append({k: row.get(k) for k in (x, *keys)})
+            add_points(points.setdefault(number, {}), row, keys, x)
     except OSError as error:
         problems.append(f"{path}: {error.strerror}")
     if bad:  # a damaged file may have thousands
         others = f" (and {len(bad) - 1} more such lines)" if len(bad) > 1 else ""
         problems.append(f"{bad[0]}; left out{others}")
-    for number, rows in kept.items():
-        members[number].curves = {key: make_curve(rows, key, x) for key in keys}
+    for number, values in points.items():
+        members[number].curves = {key: make_curve(values[key]) for key in values}
     if not members and not bad and path.exists():
         problems.append(f"{path}: no rows yet")
     return [members[number] for number in sorted(members)]

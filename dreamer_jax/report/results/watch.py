@@ -101,7 +101,8 @@ def _cells(run: Run, member: Member) -> list[Text]:
 
 def _time_left(run: Run, member: Member) -> str:
     repeat, rate = run.config.get("env.action_repeat", 1), member.latest.get("frames_per_s")
-    if run.state != "running" or run.steps is None or not (is_number(rate) and rate > 0):
+    known = all(is_number(value) and value > 0 for value in (run.steps, repeat, rate))
+    if run.state != "running" or not known:
         return "-"
     return format_duration((run.steps - member.latest["env_step"]) * repeat / rate)
 

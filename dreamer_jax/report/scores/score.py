@@ -17,9 +17,17 @@ class Point(NamedTuple):
 Curve = Sequence[Point]  # ascending in x, one point per x, finite
 
 
-def make_curve(rows: Iterable[Mapping[str, Any]], key: str = METRIC, x: str = "frame") -> Curve:
-    """Return the points that rows of one member have; the last row of an x counts."""
-    points = {row[x]: row[key] for row in rows if is_number(row.get(key)) and is_number(row.get(x))}
+def add_points(
+    points: dict[str, dict[float, float]], row: Mapping[str, Any], keys: Iterable[str], x: str
+) -> None:
+    """Add a member's row to points by key and x; the last row of an x counts."""
+    for key in keys:
+        if is_number(row.get(key)) and is_number(row.get(x)):
+            points.setdefault(key, {})[row[x]] = row[key]
+
+
+def make_curve(points: Mapping[float, float]) -> Curve:
+    """Return the values at places on the x axis as a curve."""
     return [Point(*item) for item in sorted(points.items())]
 
 
