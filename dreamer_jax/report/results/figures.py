@@ -55,7 +55,7 @@ MAX_TASKS = 60  # with curves of their own
 DIAGNOSTICS = (
     "train_return", "model_loss", "image_loss", "reward_loss", "kl", "prior_entropy",
     "posterior_entropy", "actor_entropy", "critic", "critic_target", "model_grad_norm",
-    "actor_grad_norm", "critic_grad_norm", "skipped_updates",
+    "imagined_reward", "actor_grad_norm", "critic_grad_norm", "skipped_updates",
 )  # fmt: skip
 
 Smoothing = tuple[int, int]  # bins over the x range, points of the running mean; 0 for none
