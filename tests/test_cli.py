@@ -18,11 +18,7 @@ from dreamer_jax.errors import UsageError
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
-        (
-            "trian",
-            [],
-            "command is 'trian'; choose one of: benchmark, evaluate, members, train. Did",
-        ),
+        ("trian", [], "command is 'trian'; choose one of: benchmark, evaluate, members, "),
         ("train", [], "required: --config"),
         ("train", ["--config=cach:debug"], "Did you mean 'catch'"),
         ("train", [CATCH, "--wrkdir=x"], "unknown flag --wrkdir. Did you mean '--workdir'?"),
@@ -40,6 +36,10 @@ from dreamer_jax.errors import UsageError
         ("evaluate", ["--workdir=.", "--episodes=0"], "'0' was given; allowed: a whole number"),
         ("members", ["--workdir=.", "--to=x"], "--to and one of --extract"),
         ("members", ["--workdir=.", "--add=1,x", "--to=x"], "'x' was given; allowed"),
+        ("report", ["--runs=/nonexistent"], "/nonexistent does not exist; give work directories"),
+        ("report", ["--runs=.", "--accept=best > 1"], "--accept='best > 1' was given; allowed"),
+        ("plot", ["--runs", ".", "--smooth=x"], "'x' was given; allowed: a whole number"),
+        ("watch", ["--runs=a", "--evry=3"], "unknown flag --evry. Did you mean '--every'?"),
         ("benchmark", [CATCH, "--conv=matmull"], "Did you mean 'matmul'"),
         ("benchmark", [CATCH, "--members=1,two"], "--members: 'two' was given; allowed"),
     ],

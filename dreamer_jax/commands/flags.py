@@ -76,7 +76,7 @@ def parse(name: str, command: Command, argv: Sequence[str]) -> argparse.Namespac
     formatter = argparse.RawDescriptionHelpFormatter
     flags = Flags(name, description=command.about, formatter_class=formatter, allow_abbrev=False)
     command.add_flags(flags)
-    args, rest = flags.parse_known_args(argv)
+    args, rest = flags.parse_known_args(_separate(flags, argv))
     overrides = []
     for argument in rest:
         flag = argument.split("=")[0]
@@ -91,6 +91,16 @@ def parse(name: str, command: Command, argv: Sequence[str]) -> argparse.Namespac
     if "config" in args:
         args.config_name, args.config = args.config, _override(load_config(args.config), overrides)
     return args
+
+
+def _separate(flags: Flags, argv: Sequence[str]) -> list[str]:
+    """Return arguments in which '--name=a b' is '--name a b' if the flag takes several values."""
+    several = {name for f in flags._actions if f.nargs == "+" for name in f.option_strings}
+    separated: list[str] = []
+    for argument in argv:
+        name, _, value = argument.partition("=")
+        separated += [name, value] if name in several and value else [argument]
+    return separated
 
 
 def load_config(given: str) -> "ConfigDict":

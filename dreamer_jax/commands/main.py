@@ -12,6 +12,9 @@ COMMANDS = {
     "train": "Train all members of a config, or resume a run.",
     "evaluate": "Evaluate the members of a run.",
     "members": "List the members of a run; extract, join or add members.",
+    "report": "Make tables, figures and a page of runs; check thresholds.",
+    "plot": "Draw curves of runs.",
+    "watch": "Show the progress of runs in the terminal.",
     "benchmark": "Measure the time, FLOP/s and memory of a config's update.",
 }
 HELP = """usage: dreamer-jax COMMAND [flags]

@@ -46,7 +46,7 @@ def draw_curves(
     panels = {key: _lines(rows, key) for key in keys or PLOTTED}
     if not keys:
         panels = {key: lines for key, lines in panels.items() if lines}
-    figure = _figure(panels, seeds, settings, title)
+    figure = panel_figure(panels, seeds, settings, title)
     FigureCanvasAgg(figure)
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png")
@@ -85,12 +85,20 @@ def _setting(row: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in named)
 
 
-def _figure(
-    panels: Mapping[str, Mapping[int, Line]],  # by metric and member
-    seeds: Mapping[int, int],  # by member, as are settings
+def panel_figure(
+    panels: Mapping[str, Mapping[int, Line]],
+    seeds: Mapping[int, int],
     settings: Mapping[int, str],
     title: str,
 ) -> "Figure":
+    """Return a figure with a panel per metric and a line per member.
+
+    Args:
+        panels: the lines, by metric and member.
+        seeds: by member.
+        settings: by member, in words.
+        title: of the figure; may be empty.
+    """
     from matplotlib.figure import Figure
 
     columns = max(1, min(MAX_COLUMNS, len(panels)))
@@ -106,11 +114,12 @@ def _figure(
         return figure
     several = len(set(settings.values())) > 1
     names = {m: settings[m] for m in seeds} if several else _seed_names(seeds)
-    colours = _colours(list(dict.fromkeys(names.values())))
+    colours = pick_colours(list(dict.fromkeys(names.values())))
     right = max([1.0, *(xs[-1] for members in panels.values() for xs, _ in members.values())])
     for index, (key, members) in enumerate(panels.items()):
         axes = figure.add_subplot(lines, columns, index + 1)
-        _style(axes, key, "frames" if index + columns >= len(panels) else "")
+        x_label = "frames" if index + columns >= len(panels) else ""
+        style_axes(axes, key, x_label, PLOTTED.get(key, ""))
         # All panels share the range, so that they can be compared.
         axes.set_xlim(0, 1.02 * right)
         _draw(axes, members, {m: colours[name] for m, name in names.items()}, settings)
@@ -124,12 +133,13 @@ def _seed_names(seeds: Mapping[int, int]) -> dict[int, str]:
     return {m: f"seed {s}" + (f" (member {m})" if repeated else "") for m, s in seeds.items()}
 
 
-def _style(axes: "Axes", key: str, x_label: str) -> None:
+def style_axes(axes: "Axes", title: str, x_label: str, y_label: str) -> None:
+    """Give axes the look of all figures: a title on the left, a faint grid, engineering ticks."""
     from matplotlib.ticker import EngFormatter, MaxNLocator
 
-    axes.set_title(key, fontsize=11, loc="left", color=INK, parse_math=False)
+    axes.set_title(title, fontsize=11, loc="left", color=INK, parse_math=False)
     axes.set_xlabel(x_label, fontsize=10, color=INK)
-    axes.set_ylabel(PLOTTED.get(key, ""), fontsize=10, color=INK)
+    axes.set_ylabel(y_label, fontsize=10, color=INK)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10], integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(5))
@@ -179,7 +189,8 @@ def _legend(figure: "Figure", colours: Mapping[str, Any], mean: bool) -> None:
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, **style)
 
 
-def _colours(names: Sequence[str]) -> dict[str, Any]:
+def pick_colours(names: Sequence[str]) -> dict[str, Any]:
+    """Return a colour for each name, distinguishable if there are few."""
     from matplotlib import colormaps
 
     colours = FEW_COLOURS

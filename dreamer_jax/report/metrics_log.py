@@ -5,7 +5,7 @@ import json
 import math
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from io import FileIO
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
@@ -32,19 +32,40 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     Raises:
         ValueError: another line is not a JSON object; the message has its number.
     """
-    rows = []
+
+    def fail(message: str) -> None:
+        raise ValueError(message)
+
+    return list(iter_rows(path, on_bad=fail))
+
+
+def iter_rows(
+    path: str | Path,
+    *,
+    on_bad: Callable[[str], None],
+    on_torn: Callable[[str], None] = lambda message: None,
+) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a metrics.jsonl, which a process may be writing.
+
+    Args:
+        path: the file.
+        on_bad: called with a message for each line that is not a JSON object and is left out.
+        on_torn: called with a message if the last line is incomplete and is left out.
+    """
     with open(path, "rb") as file:
         for number, line in enumerate(file, start=1):
             if not line.endswith(b"\n"):
-                break
+                on_torn(f"{path}, line {number}: incomplete")
+                return
             try:
                 row = json.loads(line)
             except ValueError as error:
-                raise ValueError(f"{path}, line {number}: not JSON ({error})") from error
-            if not isinstance(row, dict):
-                raise ValueError(f"{path}, line {number}: not a JSON object")
-            rows.append(row)
-    return rows
+                on_bad(f"{path}, line {number}: not JSON ({error})")
+                continue
+            if isinstance(row, dict):
+                yield row
+            else:
+                on_bad(f"{path}, line {number}: not a JSON object")
 
 
 def _scalar(key: str, value: Any) -> bool | int | float | str | None:

@@ -157,7 +157,9 @@ class Progress:
         share, rates = f"{min(1.0, self._now.env_step / self._total):.1%}", self._rates()
         if not rates or rates.env_step <= 0:
             return share
-        return f"{share}  {_duration((self._total - self._now.env_step) / rates.env_step)} left"
+        return (
+            f"{share}  {format_duration((self._total - self._now.env_step) / rates.env_step)} left"
+        )
 
     def _print_line(self) -> None:
         self._last_plain, self._unshown = self._clock(), False
@@ -207,7 +209,7 @@ def _rate(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
 
 
-def _duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Return seconds as text: 93784.0 is '1d 02:03:04'."""
     minutes, second = divmod(max(0, round(seconds)), 60)
     hours, minute = divmod(minutes, 60)

@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from dreamer_jax.config import sweep
 from dreamer_jax.report.curves import draw_curves
 from dreamer_jax.report.metrics_log import MetricsLog, read_metrics
 from dreamer_jax.report.progress import Progress
+from dreamer_jax.report.results.runs import RESUMES
 from dreamer_jax.report.wandb.process import RunInfo, WandbProcess
 from dreamer_jax.run.workdir import WorkDir
 from dreamer_jax.types import Metrics
@@ -104,11 +106,7 @@ class Reporter:
         failure = f"{name} of member {member} failed at env step {env_step}"
         reason = text.strip().splitlines()[-1]
         self._progress.print(f"{failure} and is replaced: {reason} (more in {self._work.faults})")
-        try:
-            with open(self._work.faults, "a") as file:
-                file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {failure}\n{text.strip()}\n\n")
-        except OSError as error:
-            self._progress.print(f"{self._work.faults} cannot be written: {error}\n{text}")
+        self._append(self._work.faults, f"{failure}\n{text.strip()}\n\n")
 
     def state(self) -> list[dict]:
         """Return M JSON records for `restore`; `sums` are None if no update followed a log line."""
@@ -151,6 +149,7 @@ class Reporter:
             self._frozen = np.array([record["frozen"] for record in records])
             self._faults = np.array([record["faults"] for record in records])
             self._sums = _stack_sums([record["sums"] for record in records])
+            self._append(self._work.path / RESUMES, f"resumed at env step {env_step}\n")
         if self._config.wandb.mode != "disabled":
             info = _run_info(self._config, self._work)
             self._wandb = WandbProcess(self._work.path, info, warn=self._progress.print)
@@ -164,6 +163,14 @@ class Reporter:
             self._progress.print(f"{self._work.metrics} is incomplete: {error.strerror}")
         if self._wandb is not None:
             self._wandb.close()
+
+    def _append(self, path: Path, text: str) -> None:
+        """Append a text with the time to a file, or print it if the file cannot be written."""
+        try:
+            with open(path, "a") as file:
+                file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}")
+        except OSError as error:
+            self._progress.print(f"{path} cannot be written: {error}\n{text}")
 
     def _pop_means(self) -> list[dict[str, float]]:
         """Return each member's means since the last call; empty if it has made no update."""

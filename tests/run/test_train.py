@@ -189,6 +189,9 @@ def test_interrupted_and_resumed_equals_uninterrupted(finished, tmp_path, stop, 
             train(config, tmp_path / "run")
     assert train(config, tmp_path / "run") == result
     assert comparable(tmp_path / "run") == comparable(reference)
+    resumes = tmp_path / "run" / "resumes.log"
+    assert stop == 30 or " resumed at env step 50\n" in resumes.read_text()
+    assert not (reference / "resumes.log").exists()
 
 
 @pytest.mark.slow
