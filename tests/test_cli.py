@@ -21,7 +21,7 @@ from dreamer_jax.errors import UsageError
         (
             "trian",
             [],
-            "command is 'trian'; choose one of: benchmark, evaluate, members, train. Did",
+            "command is 'trian'; choose one of: benchmark, evaluate, members, sweep, train. Did",
         ),
         ("train", [], "required: --config"),
         ("train", ["--config=cach:debug"], "Did you mean 'catch'"),

@@ -1,8 +1,8 @@
-"""The command line: `dreamer-jax train|evaluate|members|benchmark`.
+"""The command line: `dreamer-jax train|evaluate|members|sweep|benchmark`.
 
 - `main.py` finds the command, and turns errors into messages.
 - `flags.py` parses flags, and loads the config that `--config` names.
-- `train.py`, `evaluate.py`, `members.py`, `benchmark.py` are a command each, with its flags.
+- `train.py`, `evaluate.py`, `members.py`, `sweep.py`, `benchmark.py` are a command each.
 - `process.py` tunes a process that is about to compute.
 - `tables.py` formats rows as text.
 

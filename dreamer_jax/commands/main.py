@@ -12,6 +12,7 @@ COMMANDS = {
     "train": "Train all members of a config, or resume a run.",
     "evaluate": "Evaluate the members of a run.",
     "members": "List the members of a run; extract, join or add members.",
+    "sweep": "List or run the jobs of a sweep: here, on a SLURM cluster, or with Ray.",
     "benchmark": "Measure the time, FLOP/s and memory of a config's update.",
 }
 HELP = """usage: dreamer-jax COMMAND [flags]
