@@ -13,6 +13,7 @@ from pathlib import Path
 from dreamer_jax.launch.jobs import Job
 from dreamer_jax.launch.state import FAILED, NEW, RUNNING, UNFINISHED, State, read_state
 
+LOST_NODE_SECONDS = 120.0  # until a lost node's processes have ended, and its locks are released
 _PR_SET_PDEATHSIG = 1  # of prctl(2)
 _libc = ctypes.CDLL(None)
 
@@ -55,6 +56,8 @@ class JobProcess:
 
     def wait(self) -> State:
         """Wait for the end of the process, and return what has become of the job."""
+        # Unlike `Popen.wait`, this may be interrupted by a signal handler that waits as well.
+        os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
         status = self._process.wait()
         state = read_state(self._job)
         if not status or self._stopped or state.kind not in (NEW, UNFINISHED):
@@ -67,18 +70,26 @@ class JobProcess:
 
 
 def run(job: Job, environment: Mapping[str, str] | None = None, patience: float = 0.0) -> State:
-    """Train a job, and return what has become of it.
+    """Train a job unless it has finished or runs elsewhere; return what has become of it.
 
     Args:
-        job: the job; if it has finished, or is running elsewhere, nothing is done.
+        job: the job.
         environment: as for `JobProcess`.
-        patience: seconds to wait for another process that is running it. A process that lost its
-            node may need a while to end.
+        patience: as for `settled_state`.
+    """
+    state = settled_state(job, patience)
+    return JobProcess(job, environment).wait() if unfinished(job, state) else state
+
+
+def settled_state(job: Job, patience: float) -> State:
+    """Return a job's state once no process runs it, or after `patience` seconds.
+
+    A process that has lost its node needs a while to end.
     """
     end = time.monotonic() + patience
     while (state := read_state(job)).kind == RUNNING and time.monotonic() < end:
-        time.sleep(1)
-    return JobProcess(job, environment).wait() if unfinished(job, state) else state
+        time.sleep(0.5)
+    return state
 
 
 def unfinished(job: Job, state: State) -> bool:
