@@ -5,7 +5,7 @@ Command:   python experiments/sweep.py --config=configs/catch_sweep.py:debug --w
 Variant:   :debug  a few updates of each job; does not learn
 What:      configs/catch.py with one seed, and every combination of two kinds of latents, two KL
            losses and two horizons.
-Runtime:   debug: 10 minutes, two jobs at once, on two CPU cores that were busy with other work; most
+Runtime:   debug: 10 minutes with --at_once=2 on two CPU cores that were busy with other work; most
            of it is compilation.
 """
 
