@@ -21,8 +21,8 @@ _libc = ctypes.CDLL(None)
 class JobProcess:
     """A process that trains a job.
 
-    It saves and ends when the thread that started it ends, so that no process is left behind in the
-    way of the next one.
+    On Linux it saves and ends when the thread that started it ends, so that no process is left
+    behind in the way of the next one.
 
     Args:
         job: the job; it is neither running nor finished.
@@ -57,7 +57,8 @@ class JobProcess:
     def wait(self) -> State:
         """Wait for the end of the process, and return what has become of the job."""
         # Unlike `Popen.wait`, this may be interrupted by a signal handler that waits as well.
-        os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
+        if hasattr(os, "waitid"):
+            os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
         status = self._process.wait()
         state = read_state(self._job)
         if not status or self._stopped or state.kind not in (NEW, UNFINISHED):
@@ -98,7 +99,8 @@ def unfinished(job: Job, state: State) -> bool:
 
 
 def _prepare() -> None:
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if sys.platform == "linux":
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     # SLURM sends it to all processes of a job; the one that must act on it is submitit's.
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
 
