@@ -36,20 +36,26 @@ class Planner:
         Raises:
             Exception: whatever making an environment or an agent of the config raises.
         """
-        one = config.copy_and_resolve_references()
-        with one.ignore_type():
-            for key in SHAPELESS:
-                *groups, leaf = key.split(".")
-                node = one
-                for group in groups:
-                    node = node[group]
-                node[leaf] = KEYS[key].default
-        if one.task.startswith("atari:"):
-            one.task = "atari:pong"  # all games have the same images and actions
-        text = config_lib.to_json(one)
-        if text not in self._known:
-            setup = build(one, placement=one_device())
+        values = {k: v for k, v in config_lib.flatten(config) if k not in SHAPELESS}
+        if values["task"].startswith("atari:"):
+            values["task"] = "atari"  # all games have the same images and actions
+        shapes = repr(values)
+        if shapes not in self._known:
+            setup = build(_one_member(config), placement=one_device())
             state = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(setup.saved_shapes()))
-            self._known[text] = Size(state, setup.replay_bytes())
+            self._known[shapes] = Size(state, setup.replay_bytes())
         members = len(sweep.members(config))
-        return Size(*(members * count for count in self._known[text]))
+        return Size(*(members * count for count in self._known[shapes]))
+
+
+def _one_member(config: ConfigDict) -> ConfigDict:
+    """Return a config with the same shapes and one member."""
+    one = config.copy_and_resolve_references()
+    with one.ignore_type():
+        for key in SHAPELESS:
+            *groups, leaf = key.split(".")
+            node = one
+            for group in groups:
+                node = node[group]
+            node[leaf] = KEYS[key].default
+    return one
