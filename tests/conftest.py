@@ -19,7 +19,12 @@ SHALLOW = {
     for network in ("vector", "reward_head", "discount_head", "actor", "critic")
 }
 
-pytest_plugins = ["goldens", "killing", "member_runs"]  # fixtures that several files share
+pytest_plugins = [
+    "goldens",
+    "killing",
+    "member_runs",
+    "sweep_files",
+]  # fixtures that several files share
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Most programs run only a few times: they compile in half of the time without optimisations.

@@ -62,6 +62,7 @@ def _add(run, record):
         message = record.run
         run |= {"name": message.display_name, "group": message.run_group}
         run |= {"job_type": message.job_type, "tags": list(message.tags)}
+        run |= {"sweep": message.sweep_id}
         run["config"] |= _items(message.config.update)
     elif kind == "history":
         row = _items(record.history.item)

@@ -1,9 +1,9 @@
-"""The command line: `dreamer-jax train|evaluate|members|report|plot|watch|benchmark`.
+"""The command line: `dreamer-jax train|evaluate|members|sweep|report|plot|watch|benchmark`.
 
 - `main.py` finds the command, and turns errors into messages.
 - `flags.py` parses flags, and loads the config that `--config` names.
-- `train.py`, `evaluate.py`, `members.py`, `report.py`, `plot.py`, `watch.py`, `benchmark.py` are a
-  command each, with its flags.
+- `train.py`, `evaluate.py`, `members.py`, `sweep.py`, `report.py`, `plot.py`, `watch.py`,
+  `benchmark.py` are a command each, with its flags.
 - `process.py` tunes a process that is about to compute.
 - `tables.py` formats rows as text.
 

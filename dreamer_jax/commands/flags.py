@@ -1,9 +1,7 @@
 """Flags of commands, and the config that `--config` names, with its overrides."""
 
 import argparse
-import importlib.util
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from dreamer_jax.errors import UsageError, suggest
@@ -21,7 +19,11 @@ class Flags(argparse.ArgumentParser):
     """A parser that raises its errors."""
 
     def add_config(self) -> None:
-        """Add `--config`; the command gets the config as `config`, its name as `config_name`."""
+        """Add `--config`.
+
+        The command gets the config as `config`, what the user gave as `config_name`, and the flags
+        that override keys as `overrides`.
+        """
         self.add_argument("--config", required=True, help=CONFIG_HELP)
 
     def error(self, message: str) -> NoReturn:
@@ -89,7 +91,8 @@ def parse(name: str, command: Command, argv: Sequence[str]) -> argparse.Namespac
         else:
             raise UsageError(f"unexpected argument {argument!r}; flags are --name=value")
     if "config" in args:
-        args.config_name, args.config = args.config, _override(load_config(args.config), overrides)
+        args.config_name, args.overrides = args.config, overrides
+        args.config = _override(load_config(args.config), overrides)
     return args
 
 
@@ -104,30 +107,11 @@ def _separate(flags: Flags, argv: Sequence[str]) -> list[str]:
 
 
 def load_config(given: str) -> "ConfigDict":
-    """Load the config that a user names.
-
-    Args:
-        given: the name of a shipped config or the path of a Python file that defines `get_config`;
-            after a colon, the argument of `get_config`.
-    """
+    """Load the config that a user names; see `configs.load_module`."""
     from dreamer_jax import configs
 
-    name, colon, arg = given.partition(":")
-    if not name.endswith(".py"):
-        return configs.get_config(name, arg)
-    path = Path(name)
-    if not path.is_file():
-        names = configs.config_names()
-        raise UsageError(
-            f"there is no file {path}; shipped configs are named without path and ending: "
-            f"{', '.join(names)}.{suggest(path.stem, names)}"
-        )
-    spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
-        raise UsageError(f"{path} defines no function get_config, which returns the config")
-    return module.get_config(*([arg] if colon else []))
+    module, arg = configs.load_module(given)
+    return module.get_config(*([] if arg is None else [arg]))
 
 
 def _is_override(flag: str) -> bool:

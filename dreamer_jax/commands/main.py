@@ -15,6 +15,7 @@ COMMANDS = {
     "report": "Make tables, figures and a page of runs; check thresholds.",
     "plot": "Draw curves of runs.",
     "watch": "Show the progress of runs in the terminal.",
+    "sweep": "List or run the jobs of a sweep: here, on a SLURM cluster, or with Ray.",
     "benchmark": "Measure the time, FLOP/s and memory of a config's update.",
 }
 HELP = """usage: dreamer-jax COMMAND [flags]

@@ -12,5 +12,6 @@
     workdir      paths, and the lock of a work directory
     signals      an orderly stop on SIGTERM and Ctrl-C
 
-It may import from every room except benchmark and commands, the only ones that import from it.
+It may import from every room except benchmark, launch and commands, the only ones that import from
+it.
 """

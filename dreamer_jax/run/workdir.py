@@ -8,7 +8,7 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ml_collections import ConfigDict
 
@@ -27,6 +27,7 @@ class WorkDir:
         self.metrics = self.path / "metrics.jsonl"
         self.summary = self.path / "summary.json"
         self.faults = self.path / "faults.log"
+        self.error = self.path / "error.txt"  # what ended the last attempt, unless it was a signal
         self.curves = self.path / "curves.png"
         self.checkpoints = self.path / "checkpoints"
         self.videos = self.path / "videos"
@@ -58,11 +59,31 @@ class WorkDir:
         with replacing(self.summary) as path:
             path.write_text(json.dumps(summary, indent=2) + "\n")
 
+    def owner(self) -> str | None:
+        """Return the process that has claimed the directory, in words; None if there is none."""
+        if not self.lock.is_file():
+            return None
+        with open(self.lock) as lock:
+            try:
+                # Released with the file. `claim` waits for longer than that.
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return lock.read().strip() or "another process"
+        return None
+
+    def note_error(self, text: str) -> None:
+        """Write what ended a run, for those who look at the directory later."""
+        with contextlib.suppress(OSError):  # whatever ended the run is the error to report
+            self.path.mkdir(parents=True, exist_ok=True)
+            with replacing(self.error) as path:
+                path.write_text(text.strip() + "\n")
+
     @contextlib.contextmanager
     def claim(self, config: ConfigDict) -> Iterator[None]:
         """Lock the directory for a new run of `config`, or for resuming the run in it.
 
-        The kernel releases the lock when the process ends, however that happens.
+        The kernel releases the lock when the process ends, however that happens. An exception in
+        the block is noted in `error.txt`, which the next claim removes.
 
         Raises:
             UsageError: the directory holds a run of another config (the message lists the
@@ -71,14 +92,12 @@ class WorkDir:
         self._check(config)
         self.path.mkdir(parents=True, exist_ok=True)
         with open(self.lock, "a+") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not _lock(lock):
                 lock.seek(0)
                 raise UsageError(
                     f"{self.path} is in use by {lock.read().strip() or 'another process'}; wait "
                     "for it to end, or give another work directory"
-                ) from None
+                )
             lock.truncate(0)
             since = time.strftime("%Y-%m-%d %H:%M:%S")
             lock.write(f"process {os.getpid()} on {socket.gethostname()} since {since}\n")
@@ -87,7 +106,12 @@ class WorkDir:
             self.videos.mkdir(exist_ok=True)
             with replacing(self.config) as path:
                 path.write_text(config_lib.to_json(config))
-            yield
+            self.error.unlink(missing_ok=True)
+            try:
+                yield
+            except Exception as error:
+                self.note_error(f"{type(error).__name__}: {error}")
+                raise
 
     def check_replay(self, config: ConfigDict) -> None:
         """Raise UsageError if the replay of the saved run is lost."""
@@ -110,5 +134,16 @@ class WorkDir:
                 )
         elif self.path.exists() and not self.path.is_dir():
             raise UsageError(f"{self.path} is a file; give a directory")
-        elif self.path.is_dir() and any(path != self.lock for path in self.path.iterdir()):
+        elif self.path.is_dir() and {*self.path.iterdir()} - {self.lock, self.error}:
             raise UsageError(f"{self.path} is not empty and holds no run; give another directory")
+
+
+def _lock(file: IO) -> bool:
+    """Lock a file exclusively; return False if another process keeps it locked."""
+    for _ in range(20):  # for a second: `WorkDir.owner` locks it for a moment
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            time.sleep(0.05)
+    return False

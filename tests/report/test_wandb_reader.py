@@ -5,9 +5,11 @@ Nothing here reaches a network.
 
 import json
 import threading
+from pathlib import Path
 
 import pytest
 import wandb
+import yaml
 from reported_runs import (
     SEEDS,
     UNREACHABLE,
@@ -278,3 +280,45 @@ def test_a_file_cut_back_while_it_is_read_is_read_once(tmp_path, kept, written):
     append(path, *rewritten[written:])
     read += read_groups(pending)
     assert read == [([0, 1, 2], step, 3) for step in steps]
+
+
+def test_under_an_agent_the_aggregate_is_its_run(tmp_path, report, monkeypatch):
+    """The environment is that of a process which `wandb agent` starts."""
+    parameters = tmp_path / "sweep-run1.yaml"
+    parameters.write_text("wandb_version: 1\nconfig.kl_scale:\n  value: 0.3\n")
+    agent = {"SWEEP_ID": "sweep1", "RUN_ID": "run1", "SWEEP_PARAM_PATH": str(parameters)}
+    for name, value in agent.items() | {("PROJECT", "swept")}:
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    write(tmp_path / "metrics.jsonl", log_rows(10))
+    report()
+    assert report.warnings == []
+    state = json.loads((tmp_path / "wandb.json").read_text())
+    assert state["ids"][-1] == "run1" and state["target"]["project"] == "swept"
+    runs = read_histories(tmp_path)
+    assert {name: run["sweep"] for name, run in runs.items()} == {
+        name: "sweep1" if name == "run1" else "" for name in state["ids"]
+    }
+    assert runs["run1"]["config"]["config.kl_scale"] == 0.3
+    assert runs["run1"]["job_type"] == "aggregate" and len(runs["run1"]["history"]) == 1
+    # Afterwards the rest of the run can be sent by hand, to the same runs.
+    write(tmp_path / "metrics.jsonl", log_rows(10), log_rows(20))
+    for name in agent:
+        monkeypatch.delenv(f"WANDB_{name}", raising=False)
+    report(project="swept")
+    assert json.loads((tmp_path / "wandb.json").read_text())["ids"] == state["ids"]
+
+
+def test_the_shipped_sweep_chooses_config_keys_and_maximises_what_is_reported():
+    from wandb.sdk.launch.sweeps import utils
+
+    from dreamer_jax.report.aggregates import aggregate
+    from dreamer_jax.schema import KEYS
+
+    sweep = yaml.safe_load(Path("configs/wandb_sweep.yaml").read_text())
+    assert {name.removeprefix("config.") for name in sweep["parameters"]} <= KEYS.keys()
+    assert sweep["metric"]["name"] in aggregate(eval_rows(10))
+    chosen = {"args": {name: {"value": 0.3} for name in sweep["parameters"]}}
+    arguments = utils.create_sweep_command_args(chosen)["args"]
+    command = utils.create_sweep_command(sweep["command"])
+    assert command[-1] == "${args}"  # in their place the agent puts
+    assert arguments == ["--config.kl_scale=0.3", "--config.actor_entropy=0.3"]

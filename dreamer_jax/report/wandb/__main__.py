@@ -14,11 +14,11 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 from pathlib import Path
 from typing import TextIO
 
-from dreamer_jax.report.wandb.process import CLOSE_SECONDS, WARNING, RunInfo
+from dreamer_jax.report.wandb.process import CLOSE_SECONDS, WARNING, RunInfo, SweepAgent
 
 POLL_SECONDS = 0.5
 # Allowed after the end of the trainer. A reader reaches it only if the trainer has been killed.
@@ -54,10 +54,11 @@ def send(workdir: Path, info: RunInfo, ended: threading.Event, warn: Callable[[s
     # W&B reports its own errors to its server, even offline; the process waits 10 s for an answer
     # before it exits.
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    agent = take_agent(os.environ)
     # Imports wandb, which reads the environment.
     from dreamer_jax.report.wandb.session import WandbSession
 
-    session = WandbSession(workdir, info, warn)
+    session = WandbSession(workdir, info, warn, agent)
     last = False
     while not last:
         last = ended.wait(POLL_SECONDS)
@@ -65,6 +66,19 @@ def send(workdir: Path, info: RunInfo, ended: threading.Event, warn: Callable[[s
         if session.send_rows() or last:
             session.send_videos()
     session.finish()
+
+
+def take_agent(environment: MutableMapping[str, str]) -> SweepAgent | None:
+    """Remove what `wandb agent` has set for one run of its sweep, and return it.
+
+    Left in place, W&B would make every run that is opened here this one run.
+    """
+    names = ("WANDB_SWEEP_ID", "WANDB_RUN_ID", "WANDB_SWEEP_PARAM_PATH")
+    sweep, run, parameters = (environment.pop(name, None) for name in names)
+    if sweep is None or run is None:
+        return None
+    entity, project = (environment.get(f"WANDB_{name}") for name in ("ENTITY", "PROJECT"))
+    return SweepAgent(sweep, run, parameters, entity, project)
 
 
 @contextlib.contextmanager

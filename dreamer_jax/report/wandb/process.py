@@ -9,7 +9,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from dreamer_jax.files import replacing
 
@@ -49,6 +49,16 @@ class RunInfo:
                 f"{path} does not exist; runs with config.wandb.mode 'online' or 'offline' write it"
             )
         return cls(**json.loads(path.read_text()))
+
+
+class SweepAgent(NamedTuple):
+    """The run of a W&B sweep that `wandb agent` has started this process for."""
+
+    sweep: str  # id
+    run: str  # id, of the aggregate of the members
+    parameters: str | None  # path of a YAML file with the values that the sweep has chosen
+    entity: str | None
+    project: str | None
 
 
 class WandbProcess:

@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import dataclasses
 import sys
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import wandb
+import yaml
 
 from dreamer_jax.metrics import HYPER
 from dreamer_jax.report.aggregates import FROZEN, aggregate, common_values
 from dreamer_jax.report.video import open_loop_videos
 from dreamer_jax.report.wandb.outbox import Group, PendingRows, SyncState
-from dreamer_jax.report.wandb.process import RunInfo
+from dreamer_jax.report.wandb.process import RunInfo, SweepAgent
 
 # Seconds until history rows are on the disk. W&B's service process loses what it still holds
 # when the reader is killed.
@@ -35,29 +37,44 @@ class WandbSession:
     which `wandb sync` can still send from the work directory.
     """
 
-    def __init__(self, workdir: Path, info: RunInfo, warn: Callable[[str], None]):
-        """Open the W&B runs: those of `wandb.json` if entity, project and group are the same."""
+    def __init__(
+        self,
+        workdir: Path,
+        info: RunInfo,
+        warn: Callable[[str], None],
+        agent: SweepAgent | None = None,
+    ):
+        """Open the W&B runs: those of `wandb.json` if entity, project and group are the same.
+
+        With an agent, the aggregate is its run, and all runs are in the project of its sweep.
+        """
+        if agent is not None:
+            places = {"entity": agent.entity, "project": agent.project}
+            info = dataclasses.replace(info, **{k: v for k, v in places.items() if v})
         self._info, self._warn = info, warn
         self._videos, self._state_file = workdir / "videos", workdir / "wandb.json"
         target = {"entity": info.entity, "project": info.project, "group": info.group}
         num_members = len(info.members)
-        self._sent = _load_state(self._state_file, target, num_members + 1)
+        self._sent = _load_state(self._state_file, target, num_members + 1, agent and agent.run)
         place = (self._sent.env_step, self._sent.lines)
         self._pending = PendingRows(workdir / "metrics.jsonl", num_members=num_members, place=place)
         self._frozen: set[int] = set()
         sys.argv = list(info.command)  # W&B shows it as the command of its runs
         names = _run_names(info.group, [config["seed"] for config in info.members])
-        configs = [*info.members, common_values(info.members)]
+        configs = [*info.members, common_values(info.members) | _parameters(agent)]
+        sweeps = [None] * num_members + [agent and agent.sweep]
         types = ["member"] * num_members + ["aggregate"]
         shared = {"mode": info.mode, "tags": tuple(info.tags), "dir": str(workdir), **target}
         self._runs = [
-            self._open_run(id=run_id, name=name, config=config, job_type=job_type, **shared)
-            for run_id, name, config, job_type in zip(
-                self._sent.ids, names, configs, types, strict=True
+            self._open_run(
+                id=run_id, name=name, config=config, job_type=job_type, sweep=sweep, **shared
+            )
+            for run_id, name, config, job_type, sweep in zip(
+                self._sent.ids, names, configs, types, sweeps, strict=True
             )
         ]
 
-    def _open_run(self, *, name: str, job_type: str, **arguments) -> Any:
+    def _open_run(self, *, name: str, job_type: str, sweep: str | None, **arguments) -> Any:
         run = wandb.init(
             **arguments,
             name=name,
@@ -71,6 +88,7 @@ class WandbSession:
                 finish_timeout_raises=True,
                 program=self._info.command[0],
                 silent=True,
+                sweep_id=sweep,
                 save_code=False,
                 # One member's stop button would have to stop all members.
                 stop_fn=partial(
@@ -157,15 +175,30 @@ def history_values(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _load_state(path: Path, target: Mapping[str, str | None], num_runs: int) -> SyncState:
-    """Return the state in a file, or that of new runs if it has none for this target."""
+def _load_state(
+    path: Path, target: Mapping[str, str | None], num_runs: int, last_id: str | None
+) -> SyncState:
+    """Return the state in a file, or that of new runs if it has none for this target.
+
+    `last_id` is the id that the last run must have; None for any.
+    """
     state = SyncState.load(path)
-    if state is None or state.target != target or len(state.ids) != num_runs:
+    same = state is not None and state.target == target and len(state.ids) == num_runs
+    if not same or last_id not in (None, state.ids[-1]):
         ids = tuple(uuid.uuid4().hex[:12] for _ in range(num_runs))
+        ids = (*ids[:-1], last_id or ids[-1])
         state = SyncState(target, ids, steps=(0,) * num_runs)
         # Before the runs exist, so that a kill here leaves no run that is not recorded.
         state.save(path)
     return state
+
+
+def _parameters(agent: SweepAgent | None) -> dict[str, Any]:
+    """Return the values that a W&B sweep has chosen, by the names that they have there."""
+    if agent is None or agent.parameters is None:
+        return {}
+    chosen = yaml.safe_load(Path(agent.parameters).read_text())
+    return {name: entry["value"] for name, entry in chosen.items() if name != "wandb_version"}
 
 
 def _run_names(group: str, seeds: Sequence[int]) -> list[str]:
