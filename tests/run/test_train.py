@@ -102,13 +102,6 @@ def test_another_config_is_refused(finished):
     assert sorted(path.name for path in workdir.iterdir()) == before
 
 
-def test_a_directory_of_something_else_is_refused(tmp_path, tiny_config):
-    (tmp_path / "thesis.tex").write_text("precious")
-    with pytest.raises(UsageError, match="not empty"):
-        train(tiny_config, tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
-
-
 @pytest.mark.slow
 def test_pictures_change_nothing(tmp_path):
     """Not even during the prefill, when the replay can already be sampled."""
@@ -120,12 +113,6 @@ def test_pictures_change_nothing(tmp_path):
     assert found[0] == found[1]
     assert not list((tmp_path / "20" / "videos").glob("*_000000020_*"))
     assert list((tmp_path / "20" / "videos").glob("*_000000060_*"))
-
-
-def test_a_file_is_no_work_directory(tmp_path, tiny_config):
-    (tmp_path / "run").write_text("precious")
-    with pytest.raises(UsageError, match="is a file; give a directory"):
-        train(tiny_config, tmp_path / "run")
 
 
 def test_a_damaged_summary_is_written_again(finished, tmp_path):
