@@ -6,7 +6,7 @@ from pathlib import Path
 import dreamer_jax
 
 PACKAGE = Path(__file__).parents[1] / "dreamer_jax"
-ROOMS = """types metrics errors schema files seeding optimizer runtime model.ops model envs
+ROOMS = """types metrics errors schema files streams seeding optimizer runtime model.ops model envs
     envs.vector replay report behavior config agent run configs benchmark commands
     __main__""".split()
 PURE = "types metrics schema optimizer model.ops model behavior config agent".split()

@@ -135,10 +135,15 @@ def evaluate(
     records = zip(saved.numbers, summarize(setup, returns, lengths), strict=True)
     videos = []
     for number, images in zip(saved.numbers, frames, strict=True):
-        if images:
-            name = f"eval_{saved.env_step:09d}_member{number}.gif"
-            videos.append(str(saved.work.videos / name))
-            episode_gif(np.stack(images), videos[-1])
+        if not images:
+            continue
+        path = saved.work.videos / f"eval_{saved.env_step:09d}_member{number}.gif"
+        try:
+            path.parent.mkdir(exist_ok=True)
+            episode_gif(np.stack(images), path)
+            videos.append(str(path))
+        except Exception as error:  # the results must not be lost with a picture
+            log.warning("no video of member %d: %s: %s", number, type(error).__name__, error)
     return {
         "env_step": saved.env_step,
         "frame": saved.env_step * setup.config.env.action_repeat,

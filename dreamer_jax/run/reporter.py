@@ -102,10 +102,11 @@ class Reporter:
         """
         self._faults[member] += 1
         failure = f"{name} of member {member} failed at env step {env_step}"
-        reason = text.strip().splitlines()[-1]
+        reason = (text.strip().splitlines() or ["no reason is known"])[-1]
         self._progress.print(f"{failure} and is replaced: {reason} (more in {self._work.faults})")
         try:
-            with open(self._work.faults, "a") as file:
+            # Tracebacks may quote anything, and the locale's encoding may lack it.
+            with open(self._work.faults, "a", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {failure}\n{text.strip()}\n\n")
         except OSError as error:
             self._progress.print(f"{self._work.faults} cannot be written: {error}\n{text}")

@@ -224,16 +224,19 @@ class Trainer:
             self._summary = records
 
     def _draw(self) -> None:
-        """Draw the curves so far, and open-loop videos; a failed write stops no run."""
+        """Draw the curves so far, and open-loop videos; no failure to do so stops a run."""
         try:
             self._reporter.draw_curves()
             # Before the first update no batch is in flight, and drawing one only for a video
             # would change the updates that follow.
             if self._update and self._config.length > CONTEXT:
                 self._draw_open_loop(self._prefetch.peek())
-        except OSError as error:
+        except Exception as error:
+            reason = (
+                str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+            )
             step = self._env_step
-            self._progress.print(f"no picture at env step {step}: {error}; training continues")
+            self._progress.print(f"no picture at env step {step}: {reason}; training continues")
 
     def _draw_open_loop(self, batch: Batch) -> None:
         """Write a GIF of open-loop predictions beside the truth, per member and image entry."""

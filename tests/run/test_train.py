@@ -103,6 +103,21 @@ def test_another_config_is_refused(finished):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["Reporter.draw_curves", "open_loop_gif"])
+def test_no_failure_of_a_picture_ends_or_alters_a_run(
+    finished, tmp_path, monkeypatch, capsys, name
+):
+    def fails(*args, **kwargs):
+        raise LookupError("no such font")
+
+    monkeypatch.setattr(f"dreamer_jax.run.trainer.{name}", fails)
+    config, workdir, result = finished
+    assert train(config, tmp_path / "run") == result
+    assert comparable(tmp_path / "run") == comparable(workdir)
+    assert "no picture at env step 100: LookupError: no such font" in capsys.readouterr().out
+
+
+@pytest.mark.slow
 def test_pictures_change_nothing(tmp_path):
     """Not even during the prefill, when the replay can already be sampled."""
     found = []

@@ -1,5 +1,6 @@
 """The trainer's side of W&B reporting: start the reader, pass on its warnings, end it."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -54,8 +55,8 @@ class RunInfo:
 class WandbProcess:
     """A process that reads a work directory and reports it to W&B.
 
-    Training waits for it only in `close`. If it fails, one warning says so and training continues;
-    the reader of the next start sends what is missing.
+    Training waits for it only in `close`. If it fails, one warning says so and training continues,
+    whatever the reason; the reader of the next start sends what is missing.
     """
 
     def __init__(self, workdir: Path, info: RunInfo, warn: Callable[[str], None]):
@@ -86,32 +87,36 @@ class WandbProcess:
                 # Ctrl-C signals the process group; the reader outlives it to send the last rows.
                 start_new_session=True,
             )
-        except OSError as error:
-            self._end(str(error))
+        except Exception as error:
+            self._end(_describe(error))
 
     def check(self) -> None:
         """Pass on new warnings of the reader; say once if it has ended."""
         if self._process is None:
             return
-        status = self._process.poll()
-        self._show_warnings()
-        if status is not None:
-            self._end(self._reason(status))
+        try:
+            status = self._process.poll()
+            self._show_warnings()
+            if status is not None:
+                self._end(self._reason(status))
+        except Exception as error:
+            self._end(_describe(error))
 
     def close(self, timeout: float = CLOSE_SECONDS) -> None:
         """Have the reader send the rest and end; kill it if that takes more than `timeout` s."""
         if self._process is None:
             return
-        self._process.stdin.close()
         try:
+            self._process.stdin.close()
             status = self._process.wait(timeout)
+            self._show_warnings()
+            self._end(self._reason(status) if status else "")
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
             self._end(f"not finished within {timeout:g} s")
-        else:
-            self._show_warnings()
-            self._end(self._reason(status) if status else "")
+        except Exception as error:
+            self._end(_describe(error))
 
     def _show_warnings(self) -> None:
         # `pread`: the reader's process shares the file's position.
@@ -133,13 +138,18 @@ class WandbProcess:
 
     def _end(self, failure: str) -> None:
         """Release the pipes of the reader; warn unless `failure` is empty."""
-        if self._output is not None:
-            self._output.close()
-        if self._process is not None:
-            self._process.stdin.close()
-            self._process = None
+        with contextlib.suppress(OSError):
+            if self._output is not None:
+                self._output.close()
+            if self._process is not None:
+                self._process.stdin.close()
+        self._process = None
         if failure:
             self._warn(
                 f"{WARNING}{failure.rstrip('.')}. Reporting has ended, training continues; the "
                 "next start sends what is missing"
             )
+
+
+def _describe(error: Exception) -> str:
+    return str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
