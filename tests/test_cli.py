@@ -82,10 +82,12 @@ def test_overrides_have_the_types_of_their_keys():
         "--config", "catch", "--config.seeds=3,5", "--config.members.kl_scale=(0.1, 0.3)",
         "--config.replay.slack=None", "--config.actor_entropy_final=0.5", "--config.horizon", "4",
         "--config.discount_head.enabled=false", "--noconfig.norm", "--config.model_lr=1e-3",
+        "--config.steps=1e6",
     )  # fmt: skip
     assert (config.seeds, config.members.kl_scale) == ((3, 5), (0.1, 0.3))
     assert (config.replay.slack, config.actor_entropy_final, config.horizon) == (None, 0.5, 4)
     assert (config.discount_head.enabled, config.norm, config.model_lr) == (False, False, 1e-3)
+    assert config.steps == 1_000_000
     assert config.is_locked
 
 

@@ -38,7 +38,7 @@ def train(config: ConfigDict, workdir: str | Path, make_env: MakeEnv | None = No
     On SIGTERM or SIGINT (Ctrl-C) it saves a checkpoint and returns early.
 
     Args:
-        config: see `config/keys.py`.
+        config: see `config/keys.py`; a dict of some keys is completed by the defaults.
         workdir: the run's work directory.
         make_env: `seed -> gymnasium.Env`, used instead of `config.task`.
 
@@ -52,8 +52,9 @@ def train(config: ConfigDict, workdir: str | Path, make_env: MakeEnv | None = No
         OSError: the disk is full; the last checkpoint is intact.
         TooManyFaults: environments failed more often than `config.env.max_faults` allows.
     """
-    setup = build(config, make_env)
     work = WorkDir(workdir)
+    setup = build(config, make_env)
+    config = setup.config
     with work.claim(config):
         summary = work.read_summary()
         if summary is not None and summary["env_step"] >= config.steps:
