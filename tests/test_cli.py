@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from commands import CATCH, command, forked_command
 
-from dreamer_jax.commands import process, train
+from dreamer_jax.commands import train
 from dreamer_jax.commands.flags import load_config, parse
 from dreamer_jax.commands.main import COMMANDS
 from dreamer_jax.configs import get_config
@@ -107,15 +107,6 @@ def test_files_of_the_users_own(tmp_path):
     file.write_text("def get_config(): return {}")
     with pytest.raises(UsageError, match="returned {}; allowed: a ConfigDict"):
         parse_config(f"--config={file}")
-
-
-@pytest.mark.parametrize(
-    ("platforms", "devices", "expected"),
-    [(None, (), True), (None, ("/",), False), ("cpu", ("/",), True), ("cuda,cpu", (), False)],
-)
-def test_memory_is_kept_where_jax_computes_on_a_cpu(monkeypatch, platforms, devices, expected):
-    monkeypatch.setattr(process, "ACCELERATORS", devices)
-    assert process.expects_cpu(platforms) == expected
 
 
 def test_dry_run_prints_one_json_object(tmp_path):

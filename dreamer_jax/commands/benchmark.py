@@ -43,10 +43,10 @@ def main(args: Namespace) -> None:
     import jax
 
     from dreamer_jax.benchmark import suite
-    from dreamer_jax.commands.process import prepare_to_compute
     from dreamer_jax.model.ops.convolutions import FORMULATIONS
+    from dreamer_jax.runtime import prepare
 
-    prepare_to_compute()
+    prepare()
     # A program read from the cache would not show how long it takes to compile.
     jax.config.update("jax_enable_compilation_cache", False)
     configs = suite.variants(

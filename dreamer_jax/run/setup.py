@@ -22,7 +22,7 @@ from dreamer_jax.replay.replay import Replay
 from dreamer_jax.run.driver import replay_spec
 from dreamer_jax.run.schedule import replay_slack, updates_due
 from dreamer_jax.run.workdir import WorkDir
-from dreamer_jax.runtime import make_backend
+from dreamer_jax.runtime import make_backend, prepare
 from dreamer_jax.seeding import EVAL_STREAM, INIT_KEY, POLICY_KEY, env_seed, member_keys
 from dreamer_jax.types import ActionSpec, Params, PolicyCarry, TrainState
 
@@ -145,6 +145,7 @@ def build(
     """
     config = config_lib.normalize(config)
     config_lib.validate(config)
+    prepare()
     names = ("action_repeat", "time_limit", "sticky", "noops")
     make_env = env_maker(make_env_fn or config.task, **{name: config.env[name] for name in names})
     seeds = sweep.member_seeds(config)
