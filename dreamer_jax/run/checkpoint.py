@@ -128,6 +128,7 @@ class Checkpoints:
 
         Raises:
             DamagedCheckpoint: the files are not as they were written.
+            UsageError: they hold arrays of other shapes.
         """
         if step not in self._manager.all_steps() and (self._replaced / str(step)).is_dir():
             options = ocp.CheckpointManagerOptions(create=False)
@@ -138,6 +139,8 @@ class Checkpoints:
         problem = damage(self.directory / str(step), expected or {})
         if problem:
             raise DamagedCheckpoint(problem)
+        if expected is not None:
+            _check_shapes(self._root / self.directory.name / str(step), shapes)
         return _read(self._manager, step, shapes, verified=expected is not None)
 
     def set_aside(self, step: int) -> Path:
@@ -249,6 +252,23 @@ def _key_data(arrays: Any) -> Any:
         return jax.random.key_data(x) if is_key else x
 
     return jax.tree.map(data, arrays)
+
+
+def _check_shapes(directory: Path, shapes: Any) -> None:
+    """Raise UsageError if a checkpoint is not of these shapes."""
+
+    def by_name(tree: Any) -> dict[str, tuple]:
+        leaves = jax.tree_util.tree_leaves_with_path(tree)
+        names = (jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves)
+        return dict(zip(names, (tuple(leaf.shape) for _, leaf in leaves), strict=True))
+
+    found = by_name(ocp.StandardCheckpointHandler().metadata(epath.Path(directory / "arrays")).tree)
+    for name, shape in by_name(jax.eval_shape(_key_data, shapes)).items():
+        if found.get(name) != shape:
+            raise UsageError(
+                f"the checkpoint of env step {directory.name} fits another environment: {name} is "
+                f"{found.get(name, 'missing')} in it, and {shape} here"
+            )
 
 
 def _check_readable(directory: Path, shapes: list[tuple], host: dict) -> None:

@@ -30,6 +30,7 @@ from dreamer_jax.seeding import ENV_STREAM, REPORT_KEY, member_keys
 from dreamer_jax.types import Batch, PolicyCarry, TrainState
 
 SEQUENCES = 6  # in each open-loop video
+USAGE_ERROR = f"{UsageError.__module__}.{UsageError.__qualname__}: "  # in a traceback
 
 
 def train(config: ConfigDict, workdir: str | Path, make_env: MakeEnv | None = None) -> dict:
@@ -255,6 +256,9 @@ class Trainer:
         trainer = weakref.proxy(self)
 
         def on_fault(row: int, text: str) -> None:
+            *_, reason = text.strip().splitlines() or [""]
+            if reason.startswith(USAGE_ERROR):  # another environment would fail in the same way
+                raise UsageError(reason.removeprefix(USAGE_ERROR))
             member, env = divmod(row, num_envs)
             trainer._reporter.fault(trainer._env_step, member, f"{name} {env}", text)
             trainer._limit(row, text)
