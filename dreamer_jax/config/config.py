@@ -167,6 +167,12 @@ def _combination_errors(config: ConfigDict) -> Iterator[str]:
                     f"config.expl.{name} is {config.expl[name]}; allowed: at most 1, since it is "
                     "a probability where config.expl.noise is 'epsilon_greedy'."
                 )
+    project = config.wandb.project
+    if not 1 <= len(project) <= 128 or set(project) & set("/\\#?%:"):
+        yield (
+            f"config.wandb.project is {project!r}; allowed: 1 to 128 characters without any of "
+            "/ \\ # ? % : , as W&B requires."
+        )
     envs = len(member_seeds(config)) * config.env.num_envs
     if config.env.workers > envs:
         workers = config.env.workers

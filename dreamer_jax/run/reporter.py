@@ -14,7 +14,13 @@ from dreamer_jax.config import sweep
 from dreamer_jax.report.curves import draw_curves
 from dreamer_jax.report.metrics_log import MetricsLog, read_metrics
 from dreamer_jax.report.progress import Progress
-from dreamer_jax.report.wandb.process import RunInfo, WandbProcess
+from dreamer_jax.report.wandb.process import (
+    MAX_TAG,
+    RunInfo,
+    WandbProcess,
+    run_group,
+    shorten,
+)
 from dreamer_jax.run.workdir import WorkDir
 from dreamer_jax.types import Metrics
 
@@ -202,12 +208,13 @@ def _stack_sums(sums: Sequence[Mapping[str, float] | None]) -> Metrics | None:
 def _run_info(config: ConfigDict, work: WorkDir) -> RunInfo:
     # First the tags that distinguish the runs of a project, then the user's own.
     tags = [config.task, config.behavior, config.objective]
+    tags += [tag.strip() for tag in config.wandb.tags.split(",") if tag.strip()]
     return RunInfo(
         mode=config.wandb.mode,
         entity=config.wandb.entity,
         project=config.wandb.project,
-        group=config.wandb.group or work.path.absolute().name,
-        tags=tags + [tag for tag in config.wandb.tags.split(",") if tag],
+        group=run_group(work.path, config.wandb.group),
+        tags=list(dict.fromkeys(shorten(tag, MAX_TAG) for tag in tags)),
         members=sweep.member_configs(config),
         action_repeat=config.env.action_repeat,
         command=sys.argv,

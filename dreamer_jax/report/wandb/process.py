@@ -8,14 +8,18 @@ import signal
 import subprocess
 import sys
 import tempfile
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from dreamer_jax.files import replacing
 
+PACKAGE = Path(__file__).resolve().parents[2]
 CLOSE_SECONDS = 60.0  # the trainer waits at its end for the reader to finish
 WARNING = "W&B: "  # prefix of the reader's output lines that the trainer shows
+# Characters that W&B takes. Names of runs, of which it takes 128 too, begin with the group.
+MAX_TAG, MAX_GROUP = 64, 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +56,27 @@ class RunInfo:
         return cls(**json.loads(path.read_text()))
 
 
+def run_group(workdir: Path, given: str | None) -> str:
+    """Return the W&B group of a run: the one given, or that of earlier starts, or a new one.
+
+    A new one has the name of the directory, and is kept when the directory is renamed.
+    """
+    if given:
+        return shorten(given, MAX_GROUP)
+    try:
+        return RunInfo.load(workdir).group
+    except (OSError, ValueError, TypeError):  # no start has reported, or its record is damaged
+        return shorten(workdir.resolve().name, MAX_GROUP)
+
+
+def shorten(text: str, limit: int) -> str:
+    """Return a text of at most `limit` characters that W&B takes; distinct texts stay distinct."""
+    text = text.encode("utf-8", "replace").decode()  # names of files may hold what is no text
+    if len(text) <= limit:
+        return text
+    return f"{text[: limit - 9]}-{zlib.crc32(text.encode()):08x}"
+
+
 class WandbProcess:
     """A process that reads a work directory and reports it to W&B.
 
@@ -72,7 +97,8 @@ class WandbProcess:
         self._output: BinaryIO | None = None  # of the reader
         self._shown = 0  # bytes of the output that have been read
         environment = {
-            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+            # Absolute, because an environment may have changed the working directory.
+            "PYTHONPATH": os.pathsep.join([str(PACKAGE.parent), *filter(None, sys.path)]),
             "WANDB__STATS_PID": str(os.getpid()),  # W&B samples the load of training
         }
         try:
