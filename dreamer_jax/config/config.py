@@ -86,6 +86,8 @@ def _plain_type(value: Any) -> Any:
         value = tuple(value) if isinstance(value, list) else value
     if isinstance(value, range):
         value = tuple(value)
+    if isinstance(value, Mapping):
+        return {name: _plain_type(entry) for name, entry in value.items()}
     if isinstance(value, list | tuple):
         return type(value)(map(_plain_type, value))
     if isinstance(value, bool):

@@ -1,6 +1,7 @@
 """The registry of tasks, the only place that reads a task's name."""
 
 import contextlib
+import dataclasses
 import functools
 import inspect
 import weakref
@@ -93,6 +94,12 @@ def env_maker(task: str | MakeEnv, **settings) -> MakeEnv:
         name, _, variant = task.partition(":")
         make = functools.partial(lookup(_TASKS, name, "task"), variant)
     return functools.partial(_make, make, EnvSettings(**settings))
+
+
+def with_rendering(maker: MakeEnv) -> MakeEnv:
+    """Return a maker of `env_maker` whose environments were asked for images from `render()`."""
+    make, settings = maker.args
+    return functools.partial(_make, make, dataclasses.replace(settings, render=True))
 
 
 def _make(
