@@ -89,8 +89,8 @@ def prepare() -> None:
     if not in_time and on_cpu:
         log.warning(
             "JAX was started before dreamer_jax was called, and keeps %d of %d CPU cores as "
-            "devices and its way of allocating memory, so training may take more than twice as "
-            "long; call dreamer_jax.prepare() before other code uses JAX",
+            "devices and its way of allocating memory, so that training is slower; call "
+            "dreamer_jax.prepare() before other code uses JAX",
             jax.local_device_count(),
             count_cores(),
         )

@@ -9,8 +9,8 @@ Files:
     rendering.py: the choice of MuJoCo's headless renderer.
     film.py: frames for videos of environments whose observations hold no image.
 
-The room imports `errors`, `schema` and `streams` alone, and never JAX: its environments run in worker
-processes.
+The room imports `errors`, `schema` and `streams` alone, and never JAX: its environments run in
+worker processes.
 """
 
 import importlib

@@ -122,7 +122,8 @@ class Progress:
             while len(points) > 2 and points[1].time <= self._now.time - self._window:
                 points.popleft()
             self._points = points
-        if not self._live and self._now.time - self._last_plain >= self._plain_every:
+        late = self._now.time - self._last_plain >= self._plain_every
+        if not self._live and (late or eval_returns):  # results are worth a line at once
             self._print_line()
 
     def print(self, text: str) -> None:
