@@ -12,6 +12,7 @@ _MODULES = {
     "evaluate": "run.evaluation",
     "import_reference": "agent.reference",
     "load": "run.load",
+    "prepare": "runtime",
     "train": "run.trainer",
 }
 __all__ = list(_MODULES)

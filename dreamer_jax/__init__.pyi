@@ -6,5 +6,6 @@ from dreamer_jax.run.evaluation import evaluate as evaluate
 from dreamer_jax.run.load import load as load
 from dreamer_jax.run.setup import dry_run as dry_run
 from dreamer_jax.run.trainer import train as train
+from dreamer_jax.runtime import prepare as prepare
 
 __version__: str

@@ -1,24 +1,31 @@
 """Settings of the whole process, and the choices that depend on the backend (`Backend`).
 
-The command line makes the settings before JAX computes anything. The backend is chosen where the
-agent is built and is passed down, so that programs can be compiled for a device that is absent.
+Importing changes nothing: `prepare` makes the settings, at the latest when a run is built. The
+backend is chosen where the agent is built and is passed down, so that programs can be compiled for
+a device that is absent.
 """
 
 import ctypes
 import functools
 import gc
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
+
+log = logging.getLogger(__name__)
 
 # XLA's CPU backend uses YNNPACK for matmuls. Disabling its fusions makes XLA fall back to Eigen,
 # which is faster for our updates (docs/performance.md).
 EIGEN = {"xla_cpu_experimental_ynn_fusion_type": ""}
 # Options of glibc's mallopt(3).
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
+# Device files of NVIDIA and AMD GPUs and of TPUs.
+ACCELERATORS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd", "/dev/accel0", "/dev/vfio/0")
 
 
 @dataclass(frozen=True)
@@ -66,15 +73,62 @@ def _known_options() -> dict[str, str]:
     return EIGEN
 
 
+@functools.cache
+def prepare() -> None:
+    """Tune the process for training: memory, cores, compilation cache, garbage collection.
+
+    The command line, `train`, `evaluate`, `load` and `dry_run` call it. Call it yourself before
+    other code uses JAX: once JAX has started, its devices and the memory of its threads can no
+    longer be set, and a warning says so. What you have set already is kept.
+    """
+    collect_rarely()
+    cache_compilations()
+    on_cpu = expects_cpu(jax.config.jax_platforms)
+    in_time = use_cores()
+    if on_cpu:
+        keep_memory()
+    if not in_time:
+        # The cache is opened at the first compilation, and stays closed if it had no directory.
+        compilation_cache.reset_cache()
+    if not in_time and on_cpu:
+        log.warning(
+            "JAX was started before dreamer_jax was called, and keeps %d of %d CPU cores as "
+            "devices and its way of allocating memory, so that training is slower; call "
+            "dreamer_jax.prepare() before other code uses JAX",
+            jax.local_device_count(),
+            count_cores(),
+        )
+
+
+def expects_cpu(platforms: str | None) -> bool:
+    """Return whether JAX will compute on the CPU, without starting its backend.
+
+    glibc's settings do not affect threads that exist already, and the backend starts some. On
+    accelerators the settings would only slow down the host's threads.
+
+    Args:
+        platforms: as in JAX_PLATFORMS; if empty, the device files decide.
+    """
+    if platforms:
+        return platforms.split(",")[0] == "cpu"
+    return not any(Path(path).exists() for path in ACCELERATORS)
+
+
 def cache_compilations() -> None:
     """Keep compiled programs between runs, in a default directory unless JAX has one.
 
-    Small programs are kept too: many of them run before the first update.
+    Small programs are kept too, unless JAX has another limit than its default of a second: many of
+    them run before the first update.
     """
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    if jax.config.jax_persistent_cache_min_compile_time_secs == 1:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     if jax.config.jax_compilation_cache_dir is None:
-        root = os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(Path(root) / "dreamer_jax"))
+        # As the XDG specification says, a relative path is ignored, and so is an empty one.
+        root = os.environ.get("XDG_CACHE_HOME", "")
+        if not os.path.isabs(root):
+            root = os.path.join(os.path.expanduser("~"), ".cache")
+        if os.path.isabs(root):  # there may be no home directory
+            jax.config.update("jax_compilation_cache_dir", os.path.join(root, "dreamer_jax"))
 
 
 def count_cores() -> int:
@@ -84,24 +138,32 @@ def count_cores() -> int:
     return os.cpu_count() or 1
 
 
-def use_cores() -> None:
+def use_cores() -> bool:
     """Make every CPU core a JAX device, so that each can train members of its own.
 
     On a single device XLA spreads each matmul of one member over all cores, and small matmuls are
     too short for that. A number of devices that is already set is kept.
+
+    Returns:
+        False if it is too late, because JAX has started.
     """
     is_set = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     if jax.config.jax_num_cpu_devices < 0 and not is_set:
-        jax.config.update("jax_num_cpu_devices", count_cores())
+        try:
+            jax.config.update("jax_num_cpu_devices", count_cores())
+        except RuntimeError:
+            return False
+    return True
 
 
 def collect_rarely() -> None:
-    """Run Python's cycle collector less often.
+    """Run Python's cycle collector less often, if it is on.
 
     Tracing a program creates very many objects that stay alive; scanning them every few hundred
     allocations delays the first update.
     """
-    gc.set_threshold(100_000)
+    if 0 < gc.get_threshold()[0] < 100_000:
+        gc.set_threshold(100_000)
 
 
 def keep_memory() -> None:

@@ -9,9 +9,9 @@ import jax
 import pytest
 
 from dreamer_jax import config as config_lib
+from dreamer_jax import runtime
 from dreamer_jax.report.curves import draw_curves
 from dreamer_jax.run import reporter as recorder
-from dreamer_jax.runtime import collect_rarely
 
 # Networks of one layer, for tests of what is around the networks.
 SHALLOW = {
@@ -30,7 +30,11 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # Most programs run only a few times: they compile in half of the time without optimisations.
 jax.config.update("jax_disable_most_optimizations", True)
 
-collect_rarely()
+# What `runtime.prepare` does is tested in processes of its own.
+runtime.collect_rarely()
+runtime.keep_memory = lambda: None
+if "XLA_FLAGS" not in os.environ:  # set where a test wants several devices
+    jax.config.update("jax_num_cpu_devices", 1)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from commands import CATCH, command, forked_command
 
-from dreamer_jax.commands import process, train
+from dreamer_jax.commands import train
 from dreamer_jax.commands.flags import load_config, parse
 from dreamer_jax.commands.main import COMMANDS
 from dreamer_jax.configs import get_config
@@ -82,10 +82,12 @@ def test_overrides_have_the_types_of_their_keys():
         "--config", "catch", "--config.seeds=3,5", "--config.members.kl_scale=(0.1, 0.3)",
         "--config.replay.slack=None", "--config.actor_entropy_final=0.5", "--config.horizon", "4",
         "--config.discount_head.enabled=false", "--noconfig.norm", "--config.model_lr=1e-3",
+        "--config.steps=1e6",
     )  # fmt: skip
     assert (config.seeds, config.members.kl_scale) == ((3, 5), (0.1, 0.3))
     assert (config.replay.slack, config.actor_entropy_final, config.horizon) == (None, 0.5, 4)
     assert (config.discount_head.enabled, config.norm, config.model_lr) == (False, False, 1e-3)
+    assert config.steps == 1_000_000
     assert config.is_locked
 
 
@@ -105,15 +107,6 @@ def test_files_of_the_users_own(tmp_path):
     file.write_text("def get_config(): return {}")
     with pytest.raises(UsageError, match="returned {}; allowed: a ConfigDict"):
         parse_config(f"--config={file}")
-
-
-@pytest.mark.parametrize(
-    ("platforms", "devices", "expected"),
-    [(None, (), True), (None, ("/",), False), ("cpu", ("/",), True), ("cuda,cpu", (), False)],
-)
-def test_memory_is_kept_where_jax_computes_on_a_cpu(monkeypatch, platforms, devices, expected):
-    monkeypatch.setattr(process, "ACCELERATORS", devices)
-    assert process.expects_cpu(platforms) == expected
 
 
 def test_dry_run_prints_one_json_object(tmp_path):

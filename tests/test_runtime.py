@@ -59,6 +59,73 @@ def test_every_core_is_a_device_unless_a_number_is_set(settings, devices):
     assert output.stdout.count("CpuDevice") == devices, output.stderr
 
 
+PREPARED = """
+import jax
+if EARLY: jax.numpy.zeros(1).block_until_ready()
+import ctypes, gc, os, dreamer_jax
+before = (gc.get_threshold(), jax.config.jax_compilation_cache_dir)
+import dreamer_jax.run.trainer
+assert before == (gc.get_threshold(), jax.config.jax_compilation_cache_dir)  # imports do nothing
+from dreamer_jax import runtime
+kept = []
+runtime.keep_memory = lambda: kept.append(1)
+runtime.count_cores = lambda: 3
+try:
+    dreamer_jax.load("/nothing")
+except FileNotFoundError:
+    print(jax.device_count(), len(kept), gc.get_threshold()[0])
+print(jax.config.jax_compilation_cache_dir)
+"""
+
+
+def prepared(early=False, **settings):
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("XLA_", "JAX_", "XDG_"))}
+    output = subprocess.run(
+        [sys.executable, "-c", PREPARED.replace("EARLY", str(early))],
+        env=env | {"JAX_PLATFORMS": "cpu", "HOME": "/home/of/nobody"} | settings,
+        capture_output=True,
+        text=True,
+    )
+    assert output.returncode == 0, output.stderr
+    return output.stdout.split(), output.stderr
+
+
+def test_a_script_gets_the_settings_of_the_command_line():
+    found, errors = prepared(XDG_CACHE_HOME="")
+    assert found == ["3", "1", "100000", "/home/of/nobody/.cache/dreamer_jax"]
+    assert "dreamer_jax.prepare" not in errors
+
+
+@pytest.mark.slow
+def test_a_script_that_started_jax_is_told_what_cannot_be_set():
+    found, errors = prepared(early=True, XDG_CACHE_HOME="/cache")
+    assert found == ["1", "1", "100000", "/cache/dreamer_jax"]
+    assert errors.count("keeps 1 of 3 CPU cores") == 1 and "dreamer_jax.prepare()" in errors
+
+
+@pytest.mark.parametrize("given", [None, "", "relative/path"])
+def test_the_cache_has_an_absolute_directory(monkeypatch, given):
+    name, before = "jax_compilation_cache_dir", jax.config.jax_compilation_cache_dir
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    if given is not None:
+        monkeypatch.setenv("XDG_CACHE_HOME", given)
+    try:
+        jax.config.update(name, None)
+        runtime.cache_compilations()
+        assert jax.config.jax_compilation_cache_dir == str(Path.home() / ".cache" / "dreamer_jax")
+    finally:
+        jax.config.update(name, before)
+
+
+@pytest.mark.parametrize(
+    ("platforms", "devices", "expected"),
+    [(None, (), True), (None, ("/",), False), ("cpu", ("/",), True), ("cuda,cpu", (), False)],
+)
+def test_memory_is_kept_where_jax_computes_on_a_cpu(monkeypatch, platforms, devices, expected):
+    monkeypatch.setattr(runtime, "ACCELERATORS", devices)
+    assert runtime.expects_cpu(platforms) == expected
+
+
 def test_compiler_options_are_those_that_xla_knows(monkeypatch):
     options = dict(make_backend("cpu").compiler_options)
     program = jax.jit(jnp.matmul, compiler_options=options).lower(*[jnp.zeros((512, 512))] * 2)

@@ -50,14 +50,14 @@ def main(args: Namespace) -> None:
     import jax
 
     from dreamer_jax.benchmark import suite
-    from dreamer_jax.commands.process import prepare_to_compute
     from dreamer_jax.model.ops.convolutions import FORMULATIONS
+    from dreamer_jax.runtime import prepare
 
     if args.topology is not None:
         if not args.plan:
             raise UsageError("--topology needs --plan: nothing can be timed on absent devices")
         jax.config.update("jax_platforms", "cpu")  # a compiler's plugin would look for its device
-    prepare_to_compute()
+    prepare()
     # A program read from the cache would not show how long it takes to compile.
     jax.config.update("jax_enable_compilation_cache", False)
     configs = suite.variants(

@@ -21,10 +21,8 @@ def add_flags(flags: Flags) -> None:
 
 def main(args: Namespace) -> None:
     """Evaluate, and print the summary."""
-    from dreamer_jax.commands.process import prepare_to_compute
     from dreamer_jax.run.evaluation import evaluate
 
-    prepare_to_compute()
     print(json.dumps(evaluate(**vars(args)), indent=2))  # the flags are its arguments
 
 

@@ -1,7 +1,8 @@
 """Flags of commands, and the config that `--config` names, with its overrides."""
 
 import argparse
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from dreamer_jax.errors import UsageError, suggest
@@ -131,6 +132,7 @@ def _override(config: Any, overrides: Sequence[str]) -> "ConfigDict":
         name = override.split("=")[0].partition("config.")[2]
         if not any(key == name or key.startswith(f"{name}.") for key in KEYS):
             raise UsageError(f"config.{name} does not exist.{suggest(name, KEYS)}")
+    overrides = [_whole_override(override, KEYS) for override in overrides]
     values = flags.FlagValues()
     try:
         argv = list(overrides)
@@ -141,3 +143,14 @@ def _override(config: Any, overrides: Sequence[str]) -> "ConfigDict":
     if len(rest) > 1:
         raise UsageError(f"unexpected arguments {rest[1:]}; flags are --name=value")
     return values.config
+
+
+def _whole_override(override: str, keys: Mapping[str, Any]) -> str:
+    """Return an override whose whole number may be written as 1e6 as one of digits."""
+    name, equals, value = override.partition("=")
+    default = getattr(keys.get(name.partition("config.")[2]), "default", None)
+    if equals and type(default) is int:
+        with contextlib.suppress(ValueError, OverflowError):
+            if float(value).is_integer() and abs(float(value)) < 2**53:
+                return f"{name}={int(float(value))}"
+    return override

@@ -1,5 +1,6 @@
 """Find and run the command that a user asks for, and report errors in a line."""
 
+import contextlib
 import faulthandler
 import importlib
 import sys
@@ -7,6 +8,7 @@ from collections.abc import Sequence
 
 from dreamer_jax.commands.flags import Command, parse
 from dreamer_jax.errors import UsageError, lookup
+from dreamer_jax.streams import SafeStream
 
 COMMANDS = {
     "train": "Train all members of a config, or resume a run.",
@@ -47,11 +49,22 @@ def main(argv: Sequence[str] | None = None) -> None:
 def run(name: str, command: Command, argv: Sequence[str]) -> None:
     """Run a command; exit with a message and status 2 on errors that the user can correct.
 
+    Output that cannot be written is lost, and changes neither the command nor its exit status.
+
     Args:
         name: the program's name, for its help.
         command: the command to run.
         argv: the flags that the user gave.
     """
+    output = SafeStream(sys.stdout)
+    try:
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(SafeStream(sys.stderr)):
+            _run(name, command, argv)
+    finally:
+        output.settle()
+
+
+def _run(name: str, command: Command, argv: Sequence[str]) -> None:
     try:
         args = parse(name, command, argv)
     except UsageError as error:
@@ -62,7 +75,8 @@ def run(name: str, command: Command, argv: Sequence[str]) -> None:
     from dreamer_jax.envs.vector import TooManyFaults
     from dreamer_jax.files import DISK_FULL
 
-    faulthandler.enable()
+    with contextlib.suppress(AttributeError, OSError, ValueError):  # a closed standard error
+        faulthandler.enable()
     logging.use_absl_handler()
     logging.set_verbosity(logging.WARNING)  # at INFO, orbax describes each step of each save
     try:
@@ -70,7 +84,8 @@ def run(name: str, command: Command, argv: Sequence[str]) -> None:
     except (UsageError, FileNotFoundError, TooManyFaults) as error:
         _fail(error)
     except OSError as error:
-        if error.errno not in DISK_FULL:
+        # Of the system, as where a directory cannot be written, and not of an environment.
+        if error.errno not in DISK_FULL and error.filename is None:
             raise
         _fail(error)
 

@@ -25,14 +25,11 @@ def add_flags(flags: Flags) -> None:
 
 def main(args: Namespace) -> None:
     """Make the new run, if the flags ask for one, and print its members, else those of the run."""
-    from dreamer_jax.commands.process import prepare_to_compute
     from dreamer_jax.run.members import add_members, extract, join, list_members
 
     changes = any(value is not None for value in (args.extract, args.join, args.add))
     if changes != (args.to is not None):
         raise UsageError("--to and one of --extract, --join and --add must be given together")
-    if changes:
-        prepare_to_compute()
     if args.extract is not None:
         extract(args.workdir, args.extract, args.to)
     elif args.join is not None:

@@ -22,13 +22,11 @@ def add_flags(flags: Flags) -> None:
 
 def main(args: Namespace) -> None:
     """Train, and print the final evaluation as JSON."""
-    from dreamer_jax.commands.process import prepare_to_compute
     from dreamer_jax.run.setup import dry_run
     from dreamer_jax.run.trainer import train
 
     if args.workdir is None and not args.dry_run:
         raise UsageError("--workdir is missing; it names the directory of the run")
-    prepare_to_compute()
     result = dry_run(args.config) if args.dry_run else train(args.config, args.workdir)
     print(json.dumps(result, indent=2))
 

@@ -14,6 +14,7 @@ from dreamer_jax.config.config import (
     differences,
     flatten,
     from_json,
+    normalize,
     to_json,
     validate,
 )
@@ -27,6 +28,7 @@ __all__ = [
     "differences",
     "flatten",
     "from_json",
+    "normalize",
     "to_json",
     "validate",
 ]

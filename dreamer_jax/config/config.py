@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from numbers import Integral, Real
 from typing import Any
 
 from ml_collections import ConfigDict, FieldReference
@@ -15,7 +16,7 @@ from dreamer_jax.config.sweep import (
     seed_list,
 )
 from dreamer_jax.errors import UsageError, suggest
-from dreamer_jax.schema import KEYS
+from dreamer_jax.schema import KEYS, Key
 
 
 def default_config() -> ConfigDict:
@@ -41,6 +42,66 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield from flatten(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value
+
+
+def normalize(given: Mapping[str, Any] | ConfigDict) -> ConfigDict:
+    """Return a config as it can be saved: plain numbers, and tuples for ranges and arrays.
+
+    Numbers of NumPy and JAX become Python's, and whole floats integers where a key takes only
+    those.
+
+    Args:
+        given: a config, which is not changed, or nested dicts. Keys that it lacks get their
+            defaults.
+
+    Raises:
+        UsageError: it is neither, or some keys do not exist.
+    """
+    if not isinstance(given, Mapping | ConfigDict):
+        raise UsageError(
+            f"the config is {given!r}; allowed: a ConfigDict, such as default_config() returns, or "
+            "a dict of some of its keys"
+        )
+    values = dict(flatten(given))
+    unknown = [f"config.{n} does not exist.{suggest(n, KEYS)}" for n in values if n not in KEYS]
+    if unknown:
+        raise UsageError("\n".join(unknown))
+    config = default_config()
+    plain = {name: _plain(value, KEYS[name]) for name, value in values.items()}
+    with config.ignore_type():
+        config.update_from_flattened_dict(plain)
+    return config
+
+
+def _plain(value: Any, key: Key) -> Any:
+    value = _plain_type(value)
+    whole = _whole(value)
+    return whole if key.kind.check(whole) and not key.kind.check(value) else value
+
+
+def _plain_type(value: Any) -> Any:
+    """Return a value whose numbers have Python's types."""
+    if hasattr(value, "tolist"):  # arrays and scalars of NumPy and JAX
+        value = value.tolist()
+        value = tuple(value) if isinstance(value, list) else value
+    if isinstance(value, range):
+        value = tuple(value)
+    if isinstance(value, Mapping):
+        return {name: _plain_type(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map(_plain_type, value))
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, Integral):
+        return int(value)
+    return float(value) if isinstance(value, Real) else value
+
+
+def _whole(value: Any) -> Any:
+    """Return a value whose whole floats are integers."""
+    if isinstance(value, list | tuple):
+        return type(value)(map(_whole, value))
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def validate(config: ConfigDict) -> None:
@@ -108,6 +169,12 @@ def _combination_errors(config: ConfigDict) -> Iterator[str]:
                     f"config.expl.{name} is {config.expl[name]}; allowed: at most 1, since it is "
                     "a probability where config.expl.noise is 'epsilon_greedy'."
                 )
+    project = config.wandb.project
+    if not 1 <= len(project) <= 128 or set(project) & set("/\\#?%:"):
+        yield (
+            f"config.wandb.project is {project!r}; allowed: 1 to 128 characters without any of "
+            "/ \\ # ? % : , as W&B requires."
+        )
     envs = len(member_seeds(config)) * config.env.num_envs
     if config.env.workers > envs:
         workers = config.env.workers

@@ -7,9 +7,10 @@ Files:
     atari.py, dmc.py, crafter.py, minigrid.py, gym.py: one file per benchmark, which registers
         itself. A new file in this folder is found without being listed anywhere.
     rendering.py: the choice of MuJoCo's headless renderer.
+    film.py: frames for videos of environments whose observations hold no image.
 
-The room imports `errors` and `schema` alone, and never JAX: its environments run in worker
-processes.
+The room imports `errors`, `schema` and `streams` alone, and never JAX: its environments run in
+worker processes.
 """
 
 import importlib

@@ -6,7 +6,7 @@ import gymnasium
 
 from dreamer_jax.envs.registry import EnvSettings, register_task
 from dreamer_jax.envs.wrappers import ActionRepeat
-from dreamer_jax.errors import unknown
+from dreamer_jax.errors import UsageError, unknown
 
 
 @register_task("gym")
@@ -14,17 +14,32 @@ def make_gym(name: str, seed: int, settings: EnvSettings) -> gymnasium.Env:
     """Build 'gym:<id>', such as 'gym:CartPole-v1', or 'gym:<module to import>:<id>'.
 
     Raises:
-        UsageError: the id is unknown.
+        UsageError: the id is unknown, or its package or another that it needs is not installed.
     """
     module, _, env_id = name.rpartition(":")
-    if module:
-        importlib.import_module(module)
-    if env_id not in gymnasium.registry:
-        raise unknown("gymnasium id", env_id, gymnasium.registry)
-    env = gymnasium.make(
-        env_id,
-        max_episode_steps=settings.time_limit or None,
-        render_mode="rgb_array" if settings.render else None,
-        disable_env_checker=True,  # `adapt` checks every step
-    )
+    try:
+        if module:
+            importlib.import_module(module)
+        if env_id not in gymnasium.registry:
+            raise _unknown_id(env_id)
+        env = gymnasium.make(
+            env_id,
+            max_episode_steps=settings.time_limit or None,
+            render_mode="rgb_array" if settings.render else None,
+            disable_env_checker=True,  # `adapt` checks every step
+        )
+    except (gymnasium.error.Error, ImportError) as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(f"the environment gym:{name} cannot be made: {reason}") from error
     return ActionRepeat(env, repeat=settings.action_repeat)
+
+
+def _unknown_id(env_id: str) -> UsageError:
+    namespace = env_id.partition("/")[0]
+    if "/" not in env_id or any(known.startswith(f"{namespace}/") for known in gymnasium.registry):
+        return unknown("gymnasium id", env_id, gymnasium.registry)
+    module = {"ALE": "ale_py"}.get(namespace, "<module>")
+    return UsageError(
+        f"no imported module registers {namespace}/...; name the one that does: "
+        f"gym:{module}:{env_id}"
+    )

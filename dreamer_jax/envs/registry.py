@@ -1,8 +1,13 @@
 """The registry of tasks, the only place that reads a task's name."""
 
+import contextlib
+import dataclasses
 import functools
+import inspect
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import gymnasium
 from gymnasium.wrappers import TimeLimit
@@ -76,12 +81,25 @@ def env_maker(task: str | MakeEnv, **settings) -> MakeEnv:
 
     It can be pickled by cloudpickle and called in a process in which the task is not registered.
     """
+    if isinstance(task, gymnasium.Env):
+        raise UsageError(
+            f"make_env is an environment, {type(task).__name__}; allowed: a function from a seed "
+            "to a new environment, such as lambda seed: gymnasium.make(...)"
+        )
     if callable(task):
         make = functools.partial(_call, task)
+    elif not isinstance(task, str):
+        raise UsageError(f"make_env is {task!r}; allowed: a function from a seed to an environment")
     else:
         name, _, variant = task.partition(":")
         make = functools.partial(lookup(_TASKS, name, "task"), variant)
     return functools.partial(_make, make, EnvSettings(**settings))
+
+
+def with_rendering(maker: MakeEnv) -> MakeEnv:
+    """Return a maker of `env_maker` whose environments were asked for images from `render()`."""
+    make, settings = maker.args
+    return functools.partial(_make, make, dataclasses.replace(settings, render=True))
 
 
 def _make(
@@ -93,11 +111,34 @@ def _make(
     return adapt(SeedFirstReset(env, seed=int(seed)), size=settings.size)
 
 
+_returned: "weakref.WeakSet[gymnasium.Env]" = weakref.WeakSet()  # by functions of users
+
+
 def _call(make: MakeEnv, seed: int, settings: EnvSettings) -> gymnasium.Env:
     env = make(seed)
     if not isinstance(env, gymnasium.Env):
-        raise ValueError(f"{make} must return a gymnasium.Env, not a {type(env).__name__}")
+        name = f"{type(env).__module__}.{type(env).__qualname__}"
+        raise UsageError(f"make_env returned a {name}; allowed: a gymnasium.Env{_convert(env)}")
+    parameters = inspect.signature(env.unwrapped.reset).parameters.values()
+    if not any(p.name == "seed" or p.kind is p.VAR_KEYWORD for p in parameters):
+        raise UsageError(
+            f"{type(env.unwrapped).__name__}.reset() takes no seed; allowed: reset(self, *, seed, "
+            f"options), as gymnasium has it since 0.26{_convert(env)}"
+        )
+    with contextlib.suppress(TypeError):  # it cannot be hashed
+        if env in _returned:
+            raise UsageError(
+                "make_env returned the same environment again; allowed: a new one at every call"
+            )
+        _returned.add(env)
     return limit_and_repeat(env, settings)
+
+
+def _convert(env: Any) -> str:
+    """Return how to convert an environment of an older interface, if it is one."""
+    if not (hasattr(env, "reset") and hasattr(env, "step")):
+        return ""
+    return "; gymnasium.make('GymV21Environment-v0', env=...) converts it (pip install shimmy)"
 
 
 def limit_and_repeat(env: gymnasium.Env, settings: EnvSettings) -> gymnasium.Env:

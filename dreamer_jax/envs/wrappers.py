@@ -14,6 +14,8 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from dreamer_jax.errors import UsageError
+
 log = logging.getLogger(__name__)
 
 Observation = dict[str, np.ndarray]
@@ -32,7 +34,18 @@ class SeedFirstReset(gymnasium.Wrapper):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Reset:
         seed, self._seed = (self._seed if seed is None else seed), None
-        return self.env.reset(seed=seed, options=options)
+        result = self.env.reset(seed=seed, options=options)
+        if not isinstance(result, tuple) or len(result) != 2:
+            raise _old_interface(self.env, "reset", "(observation, info)", result)
+        return result
+
+
+def _old_interface(env: gymnasium.Env, method: str, expected: str, result: Any) -> UsageError:
+    found = f"{len(result)} values" if isinstance(result, tuple) else f"a {type(result).__name__}"
+    name = type(env.unwrapped).__name__
+    return UsageError(
+        f"{name}.{method}() returned {found}; allowed: {expected}, as gymnasium has it since 0.26"
+    )
 
 
 class ActionRepeat(gymnasium.Wrapper):
@@ -45,7 +58,11 @@ class ActionRepeat(gymnasium.Wrapper):
     def step(self, action: Any) -> Step:
         total = 0.0
         for _ in range(self._repeat):
-            obs, reward, terminated, truncated, info = self.env.step(action)
+            result = self.env.step(action)
+            if not isinstance(result, tuple) or len(result) != 5:
+                expected = "(observation, reward, terminated, truncated, info)"
+                raise _old_interface(self.env, "step", expected, result)
+            obs, reward, terminated, truncated, info = result
             total += reward
             if terminated or truncated:
                 break

@@ -14,6 +14,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from dreamer_jax.streams import SafeStream
+
 REFRESH_HZ = 4
 MAX_ROWS = 12  # members shown one by one; beyond it the first FEW_ROWS and the spread
 FEW_ROWS = 5
@@ -33,7 +35,8 @@ class Progress:
     """A context manager that shows the progress of a run.
 
     `update` only stores its arguments; a thread of the live display renders them `REFRESH_HZ` times
-    per second, so the training loop never waits for the terminal.
+    per second, so the training loop never waits for the terminal. What cannot be shown is lost:
+    nothing here raises because of the stream.
     """
 
     def __init__(
@@ -62,7 +65,7 @@ class Progress:
             window: seconds over which frames/s and updates/s are averaged.
             clock: returns seconds; not wall time, which jumps.
         """
-        self._stream = sys.stdout if stream is None else stream
+        self._stream = SafeStream(sys.stdout if stream is None else stream)
         self._console = Console(file=self._stream, force_terminal=enabled or None)
         if enabled is None:
             enabled = self._stream.isatty() and not self._console.is_dumb_terminal
@@ -119,7 +122,8 @@ class Progress:
             while len(points) > 2 and points[1].time <= self._now.time - self._window:
                 points.popleft()
             self._points = points
-        if not self._live and self._now.time - self._last_plain >= self._plain_every:
+        late = self._now.time - self._last_plain >= self._plain_every
+        if not self._live and (late or eval_returns):  # results are worth a line at once
             self._print_line()
 
     def print(self, text: str) -> None:

@@ -62,7 +62,8 @@ def open_loop_gif(
     in blue during the context, where the model sees the images, and in orange afterwards.
 
     Args:
-        truth: [N, T, H, W, C], N examples side by side, C 1 or 3; uint8, or float in [0, 1].
+        truth: [N, T, H, W, C], N examples side by side; uint8, or float in [0, 1]. Of images whose
+            C is neither 1 nor 3, some channels are shown, see `_colours`.
         prediction: of the same shape; uint8 or float. Floats are clipped to [0, 1], and non-finite
             ones are black.
         path: the GIF, replaced atomically.
@@ -87,6 +88,7 @@ def open_loop_gif(
     if not (truth.min() >= -1e-3 and truth.max() <= 1 + 1e-3):
         raise ValueError(f"truth must be in [0, 1], got [{truth.min():g}, {truth.max():g}]")
     prediction = np.clip(np.nan_to_num(_unit("prediction", prediction), posinf=0, neginf=0), 0, 1)
+    truth, prediction = _colours(truth), _colours(prediction)
     rows = np.stack([truth, prediction, (prediction - truth + 1) / 2])
     rows = np.round(255 * rows).astype(np.uint8).repeat(int(scale), 3).repeat(int(scale), 4)
     captions = [
@@ -97,20 +99,33 @@ def open_loop_gif(
 
 
 def episode_gif(frames: np.ndarray, path: str | Path) -> None:
-    """Write the frames of an episode, uint8 [T, H, W, C] with C 1 or 3, as a looping GIF."""
+    """Write the frames of an episode, uint8 [T, H, W, C] with any C, as a looping GIF."""
     from PIL import Image
 
     _check_images("frames", frames, "THWC")
     if frames.dtype != np.uint8:
         raise ValueError(f"frames must be uint8, not {frames.dtype}")
+    frames = _colours(frames)
     frames = np.ascontiguousarray(np.broadcast_to(frames, (*frames.shape[:-1], 3)))
     _save([Image.fromarray(frame) for frame in frames], path, EPISODE_MS)
 
 
 def _check_images(name: str, images: np.ndarray, axes: str) -> None:
     shape = np.shape(images)
-    if len(shape) != len(axes) or 0 in shape or shape[-1] not in (1, 3):
-        raise ValueError(f"{name} must be [{', '.join(axes)}], C 1 or 3, none empty; got {shape}")
+    if len(shape) != len(axes) or 0 in shape:
+        raise ValueError(f"{name} must be [{', '.join(axes)}], none empty; got {shape}")
+
+
+def _colours(images: np.ndarray) -> np.ndarray:
+    """Return [..., C] as [..., 1] or [..., 3].
+
+    Of 4 channels the last is taken for transparency and left out; of a stack of RGB images the last
+    image is shown, of any other number of channels the last.
+    """
+    channels = images.shape[-1]
+    if channels == 4:
+        return images[..., :3]
+    return images[..., -3:] if channels % 3 == 0 else images[..., -1:]
 
 
 def _unit(name: str, images: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@
     load         agents from checkpoints, for use in other code
     members      list, extract, join and add members of saved runs
     workdir      paths, and the lock of a work directory
-    signals      an orderly stop on SIGTERM and Ctrl-C
+    signals      an orderly stop on SIGTERM, Ctrl-C and the like
 
 It may import from every room except benchmark, launch and commands, the only ones that import from
 it.

@@ -10,7 +10,9 @@ import contextlib
 import errno
 import json
 import os
+import re
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,6 +22,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
+from etils import epath
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, EveryNStepsClosest, LatestN
 
 from dreamer_jax.errors import UsageError
@@ -43,6 +46,9 @@ class Checkpoints:
 
     def __init__(self, directory: Path, keep: int | None = None, keep_every: int = 0):
         self.directory = directory.absolute()
+        # The directory's parent, by a path that orbax reads as the system does.
+        self._closing = contextlib.ExitStack()
+        self._root = self._closing.enter_context(_plain_path(self.directory.parent))
         # Beside the directory, so that it proves that there were checkpoints if all are deleted.
         self._digests_file = self.directory.with_suffix(".json")
         self._damaged = self.directory.with_suffix(".damaged")
@@ -53,6 +59,7 @@ class Checkpoints:
         if keep is None:
             options = ocp.CheckpointManagerOptions(create=False)
         else:
+            self.directory.mkdir(parents=True, exist_ok=True)
             self._undo_replacement()  # of a process that was killed while it saved
             policies = [LatestN(keep)] + ([EveryNStepsClosest(keep_every)] if keep_every else [])
             options = ocp.CheckpointManagerOptions(
@@ -60,7 +67,8 @@ class Checkpoints:
                 cleanup_tmp_directories=True,  # likewise
                 enable_async_checkpointing=True,
             )
-        self._manager = ocp.CheckpointManager(self.directory, options=options)
+        path = self._root / self.directory.name
+        self._manager = ocp.CheckpointManager(path, options=options)
 
     def steps(self) -> list[int]:
         """Return the env steps of all checkpoints, newest first."""
@@ -87,6 +95,7 @@ class Checkpoints:
         """
         # A copy: the state's own buffers are donated to the next update while orbax still reads.
         arrays = jax.tree.map(jnp.copy, arrays)
+        shapes = [leaf.shape for leaf in jax.tree.leaves(jax.eval_shape(_key_data, arrays))]
         if step in self._manager.all_steps():
             self._replaced.mkdir(exist_ok=True)
             (self.directory / str(step)).rename(self._replaced / str(step))
@@ -96,7 +105,7 @@ class Checkpoints:
         with self._writing(step):
             data = {"arrays": ocp.args.StandardSave(arrays), "host": ocp.args.JsonSave(host)}
             self._manager.save(step, args=ocp.args.Composite(**data))
-        self._saving = self._pool.submit(self._complete, step, before), host
+        self._saving = self._pool.submit(self._complete, step, shapes, host, before), host
 
     def completed(self, *, wait: bool = False) -> dict | None:
         """Return the host data of a save that became durable since the last call, if any.
@@ -119,15 +128,19 @@ class Checkpoints:
 
         Raises:
             DamagedCheckpoint: the files are not as they were written.
+            UsageError: they hold arrays of other shapes.
         """
         if step not in self._manager.all_steps() and (self._replaced / str(step)).is_dir():
             options = ocp.CheckpointManagerOptions(create=False)
-            with ocp.CheckpointManager(self._replaced, options=options) as manager:
+            path = self._root / self._replaced.name
+            with ocp.CheckpointManager(path, options=options) as manager:
                 return _read(manager, step, shapes, verified=False)
         expected = self._read_digests().get(str(step))
         problem = damage(self.directory / str(step), expected or {})
         if problem:
             raise DamagedCheckpoint(problem)
+        if expected is not None:
+            _check_shapes(self._root / self.directory.name / str(step), shapes)
         return _read(self._manager, step, shapes, verified=expected is not None)
 
     def set_aside(self, step: int) -> Path:
@@ -142,15 +155,19 @@ class Checkpoints:
 
     def close(self) -> None:
         """Wait for the save in progress."""
-        self._pool.shutdown(wait=True)
-        # The manager raises a reported failure a second time.
-        with contextlib.suppress(Exception) if self._failed else contextlib.nullcontext():
-            self._manager.close()
+        with self._closing:
+            self._pool.shutdown(wait=True)
+            # The manager raises a reported failure a second time.
+            with contextlib.suppress(Exception) if self._failed else contextlib.nullcontext():
+                self._manager.close()
 
-    def _complete(self, step: int, before: Callable[[], None]) -> None:
+    def _complete(
+        self, step: int, shapes: list[tuple], host: dict, before: Callable[[], None]
+    ) -> None:
         with self._writing(step):
             before()
             self._manager.wait_until_finished()
+            _check_readable(self._root / self.directory.name / str(step), shapes, host)
             steps = {str(kept) for kept in self._manager.all_steps()}
             digests = {name: old for name, old in self._read_digests().items() if name in steps}
             self._write_digests(digests | {str(step): digest(self.directory / str(step))})
@@ -195,6 +212,77 @@ class Checkpoints:
     def _write_digests(self, digests: Mapping[str, dict]) -> None:
         with replacing(self._digests_file) as path:
             path.write_text(json.dumps(digests))
+
+
+@contextlib.contextmanager
+def _plain_path(directory: Path) -> Iterator[Path]:
+    """Yield a path of a directory in which orbax and its libraries find no pattern and no URL.
+
+    They expand `[1]`, turn a backslash into a slash, and read `gs:/` as a bucket. A directory with
+    such a path is reached through a symbolic link in the directory for temporary files.
+
+    Raises:
+        UsageError: that directory has such a path too.
+    """
+    if _is_plain(directory):
+        yield directory
+        return
+    with tempfile.TemporaryDirectory(prefix="dreamer_jax_") as temporary:
+        link = Path(temporary) / "run"
+        if not _is_plain(link):
+            raise UsageError(
+                f"checkpoints cannot be saved in {str(directory)!r}, whose name has special "
+                f"characters, through a link in {str(link.parent)!r}, which has some too; allowed: "
+                "letters, digits and any of . _ + = , @ - in either (see TMPDIR)"
+            )
+        link.symlink_to(directory)
+        yield link
+
+
+def _is_plain(path: Path) -> bool:
+    ordinary = re.fullmatch(r"[A-Za-z0-9/._+=,@ -]{1,2000}", str(path))
+    return bool(ordinary) and os.fspath(epath.Path(path)) == str(path)
+
+
+def _key_data(arrays: Any) -> Any:
+    """Return a tree of arrays with random keys as the integers that are saved for them."""
+
+    def data(x: jax.Array) -> jax.Array:
+        is_key = jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+        return jax.random.key_data(x) if is_key else x
+
+    return jax.tree.map(data, arrays)
+
+
+def _check_shapes(directory: Path, shapes: Any) -> None:
+    """Raise UsageError if a checkpoint is not of these shapes."""
+
+    def by_name(tree: Any) -> dict[str, tuple]:
+        leaves = jax.tree_util.tree_leaves_with_path(tree)
+        names = (jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves)
+        return dict(zip(names, (tuple(leaf.shape) for _, leaf in leaves), strict=True))
+
+    found = by_name(ocp.StandardCheckpointHandler().metadata(epath.Path(directory / "arrays")).tree)
+    for name, shape in by_name(jax.eval_shape(_key_data, shapes)).items():
+        if found.get(name) != shape:
+            raise UsageError(
+                f"the checkpoint of env step {directory.name} fits another environment: {name} is "
+                f"{found.get(name, 'missing')} in it, and {shape} here"
+            )
+
+
+def _check_readable(directory: Path, shapes: list[tuple], host: dict) -> None:
+    """Raise ValueError unless a checkpoint's arrays can be opened, and its host data be read.
+
+    Opening an array reads its entry in the index, not its contents, whose checksums are taken next.
+    """
+    metadata = ocp.StandardCheckpointHandler().metadata(epath.Path(directory / "arrays"))
+    found = [tuple(array.shape) for array in jax.tree.leaves(metadata.tree)]
+    if sorted(found) != sorted(shapes):
+        raise ValueError("what was saved holds arrays of other shapes")
+    read = ocp.JsonCheckpointHandler().restore(epath.Path(directory / "host"))
+    if read != json.loads(json.dumps(host)):
+        raise ValueError("what was saved holds other host data")
 
 
 def _read(

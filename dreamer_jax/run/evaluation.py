@@ -1,6 +1,7 @@
 """Evaluate every member: greedy actions, one environment per episode."""
 
 import contextlib
+import dataclasses
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -8,13 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from dreamer_jax.config import sweep
+from dreamer_jax.envs.film import filmed
 from dreamer_jax.envs.vector import FaultLimit, OnFault
 from dreamer_jax.errors import UsageError
 from dreamer_jax.report.video import episode_gif
 from dreamer_jax.run.driver import to_env_actions
 from dreamer_jax.run.load import read_saved
 from dreamer_jax.run.setup import MakeEnv, RunSetup
-from dreamer_jax.seeding import EVAL_KEY, EVAL_STREAM, member_keys
+from dreamer_jax.seeding import EVAL_KEY, EVAL_STREAM, env_seed, member_keys
 from dreamer_jax.types import Params
 
 log = logging.getLogger(__name__)
@@ -113,7 +115,8 @@ def evaluate(
         episodes: number of episodes per member, at least 1.
         member: the number of the only member to evaluate; None for all.
         step: env step of the checkpoint; None for the newest intact one.
-        video: write one episode per member to `videos/`.
+        video: write one episode per member to `videos/`, of `render()` if no entry of the
+            observation is an image.
         make_env: as given to `train`.
 
     Returns:
@@ -122,12 +125,20 @@ def evaluate(
 
     Raises:
         FileNotFoundError: there is no run, or no checkpoint yet.
-        UsageError: `episodes` is out of range, or there is no such member or checkpoint.
+        UsageError: `episodes` is out of range, there is no such member or checkpoint, or nothing
+            that a video could show.
     """
     if episodes < 1:
         raise UsageError(f"episodes is {episodes}; allowed: at least 1")
     saved = read_saved(workdir, None if member is None else [member], make_env, step)
     setup = saved.setup
+    if video:
+        first, *others = (
+            {env_seed(seed, EVAL_STREAM, episode) for seed in setup.seeds}
+            for episode in range(episodes)
+        )
+        maker = filmed(setup.make_env, min(first), set().union(*others))
+        setup = dataclasses.replace(setup, make_env=maker)
     limit = FaultLimit(setup.config.env.max_faults, lambda row, text: log.warning("%s", text))
     returns, lengths, frames = play_episodes(
         setup, saved.params, episodes, on_fault=limit, frames=video
@@ -135,10 +146,15 @@ def evaluate(
     records = zip(saved.numbers, summarize(setup, returns, lengths), strict=True)
     videos = []
     for number, images in zip(saved.numbers, frames, strict=True):
-        if images:
-            name = f"eval_{saved.env_step:09d}_member{number}.gif"
-            videos.append(str(saved.work.videos / name))
-            episode_gif(np.stack(images), videos[-1])
+        if not images:
+            continue
+        path = saved.work.videos / f"eval_{saved.env_step:09d}_member{number}.gif"
+        try:
+            path.parent.mkdir(exist_ok=True)
+            episode_gif(np.stack(images), path)
+            videos.append(str(path))
+        except Exception as error:  # the results must not be lost with a picture
+            log.warning("no video of member %d: %s: %s", number, type(error).__name__, error)
     return {
         "env_step": saved.env_step,
         "frame": saved.env_step * setup.config.env.action_repeat,

@@ -19,6 +19,7 @@ from dreamer_jax.run.checkpoint import Checkpoints, DamagedCheckpoint
 from dreamer_jax.run.driver import to_env_actions
 from dreamer_jax.run.setup import MakeEnv, RunSetup, build
 from dreamer_jax.run.workdir import WorkDir
+from dreamer_jax.runtime import prepare
 from dreamer_jax.seeding import EVAL_KEY, EVAL_STREAM, env_seed, member_keys
 from dreamer_jax.types import Params, PolicyCarry
 
@@ -59,6 +60,7 @@ def read_saved(
     step: int | None = None,
 ) -> Saved:
     """Read the members with these numbers, or all, from a checkpoint; see `load` for the rest."""
+    prepare()  # before `one_device` starts JAX
     work = WorkDir(workdir)
     config = selected = work.read_config()
     present = sweep.members(config)

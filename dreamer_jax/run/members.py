@@ -29,6 +29,7 @@ from dreamer_jax.config import sweep
 from dreamer_jax.errors import UsageError
 from dreamer_jax.replay.copy import MemberReplay, check_alike, copy_members, open_member
 from dreamer_jax.report.metrics_log import encode_row, read_metrics
+from dreamer_jax.report.wandb.process import run_group
 from dreamer_jax.run.checkpoint import Checkpoints
 from dreamer_jax.run.load import Saved, read_saved
 from dreamer_jax.run.setup import MakeEnv, describe_bytes
@@ -146,7 +147,7 @@ def _fresh_config(work: WorkDir, seeds: Sequence[int], make_env: MakeEnv | None)
         )
     fresh = sweep.with_seeds(config, seeds)
     # In W&B, in the same group as the other members.
-    fresh.wandb.group = config.wandb.group or work.path.absolute().name
+    fresh.wandb.group = run_group(work.path, config.wandb.group)
     summary = work.read_summary()
     if summary is None or summary["env_step"] < config.steps:
         raise UsageError(f"the run in {work.path} is not finished; train it first")

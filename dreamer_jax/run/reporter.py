@@ -16,7 +16,13 @@ from dreamer_jax.report.curves import draw_curves
 from dreamer_jax.report.metrics_log import MetricsLog, read_metrics
 from dreamer_jax.report.progress import Progress
 from dreamer_jax.report.results.runs import RESUMES
-from dreamer_jax.report.wandb.process import RunInfo, WandbProcess
+from dreamer_jax.report.wandb.process import (
+    MAX_TAG,
+    RunInfo,
+    WandbProcess,
+    run_group,
+    shorten,
+)
 from dreamer_jax.run.workdir import WorkDir
 from dreamer_jax.types import Metrics
 
@@ -104,7 +110,7 @@ class Reporter:
         """
         self._faults[member] += 1
         failure = f"{name} of member {member} failed at env step {env_step}"
-        reason = text.strip().splitlines()[-1]
+        reason = (text.strip().splitlines() or ["no reason is known"])[-1]
         self._progress.print(f"{failure} and is replaced: {reason} (more in {self._work.faults})")
         self._append(self._work.faults, f"{failure}\n{text.strip()}\n\n")
 
@@ -167,7 +173,8 @@ class Reporter:
     def _append(self, path: Path, text: str) -> None:
         """Append a text with the time to a file, or print it if the file cannot be written."""
         try:
-            with open(path, "a") as file:
+            # Tracebacks may quote anything, and the locale's encoding may lack it.
+            with open(path, "a", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}")
         except OSError as error:
             self._progress.print(f"{path} cannot be written: {error}\n{text}")
@@ -208,12 +215,13 @@ def _stack_sums(sums: Sequence[Mapping[str, float] | None]) -> Metrics | None:
 def _run_info(config: ConfigDict, work: WorkDir) -> RunInfo:
     # First the tags that distinguish the runs of a project, then the user's own.
     tags = [config.task, config.behavior, config.objective]
+    tags += [tag.strip() for tag in config.wandb.tags.split(",") if tag.strip()]
     return RunInfo(
         mode=config.wandb.mode,
         entity=config.wandb.entity,
         project=config.wandb.project,
-        group=config.wandb.group or work.path.absolute().name,
-        tags=tags + [tag for tag in config.wandb.tags.split(",") if tag],
+        group=run_group(work.path, config.wandb.group),
+        tags=list(dict.fromkeys(shorten(tag, MAX_TAG) for tag in tags)),
         members=sweep.member_configs(config),
         action_repeat=config.env.action_repeat,
         command=sys.argv,

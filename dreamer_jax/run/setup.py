@@ -22,7 +22,7 @@ from dreamer_jax.replay.replay import Replay
 from dreamer_jax.run.driver import replay_spec
 from dreamer_jax.run.schedule import replay_slack, updates_due
 from dreamer_jax.run.workdir import WorkDir
-from dreamer_jax.runtime import make_backend
+from dreamer_jax.runtime import make_backend, prepare
 from dreamer_jax.seeding import EVAL_STREAM, INIT_KEY, POLICY_KEY, env_seed, member_keys
 from dreamer_jax.types import ActionSpec, Params, PolicyCarry, TrainState
 
@@ -133,7 +133,7 @@ def build(
     """Validate the config, probe one environment's spaces, and build the agent.
 
     Args:
-        config: see `config/keys.py`.
+        config: see `config/keys.py`; a dict of some keys is completed by the defaults.
         make_env_fn: `seed -> gymnasium.Env`, used instead of `config.task`.
         placement: where arrays live; None follows the config.
 
@@ -143,7 +143,9 @@ def build(
     Raises:
         UsageError: the config is invalid, or does not fit the devices or the environment.
     """
+    config = config_lib.normalize(config)
     config_lib.validate(config)
+    prepare()
     names = ("action_repeat", "time_limit", "sticky", "noops")
     make_env = env_maker(make_env_fn or config.task, **{name: config.env[name] for name in names})
     seeds = sweep.member_seeds(config)
@@ -166,6 +168,7 @@ def dry_run(config: ConfigDict, make_env_fn: MakeEnv | None = None) -> dict:
         devices, replay bytes, agent steps, frames and updates.
     """
     setup = build(config, make_env_fn)
+    config = setup.config
     members = sweep.members(config)
     init, hypers = partial(agent_lib.init, setup.agent), sweep.member_hypers(config)[0]
     params = dict(jax.eval_shape(init, jax.random.key(0), hypers).params)

@@ -30,6 +30,7 @@ from dreamer_jax.seeding import ENV_STREAM, REPORT_KEY, member_keys
 from dreamer_jax.types import Batch, PolicyCarry, TrainState
 
 SEQUENCES = 6  # in each open-loop video
+USAGE_ERROR = f"{UsageError.__module__}.{UsageError.__qualname__}: "  # in a traceback
 
 
 def train(config: ConfigDict, workdir: str | Path, make_env: MakeEnv | None = None) -> dict:
@@ -38,7 +39,7 @@ def train(config: ConfigDict, workdir: str | Path, make_env: MakeEnv | None = No
     On SIGTERM or SIGINT (Ctrl-C) it saves a checkpoint and returns early.
 
     Args:
-        config: see `config/keys.py`.
+        config: see `config/keys.py`; a dict of some keys is completed by the defaults.
         workdir: the run's work directory.
         make_env: `seed -> gymnasium.Env`, used instead of `config.task`.
 
@@ -52,8 +53,9 @@ def train(config: ConfigDict, workdir: str | Path, make_env: MakeEnv | None = No
         OSError: the disk is full; the last checkpoint is intact.
         TooManyFaults: environments failed more often than `config.env.max_faults` allows.
     """
-    setup = build(config, make_env)
     work = WorkDir(workdir)
+    setup = build(config, make_env)
+    config = setup.config
     with work.claim(config):
         summary = work.read_summary()
         if summary is not None and summary["env_step"] >= config.steps:
@@ -224,16 +226,19 @@ class Trainer:
             self._summary = records
 
     def _draw(self) -> None:
-        """Draw the curves so far, and open-loop videos; a failed write stops no run."""
+        """Draw the curves so far, and open-loop videos; no failure to do so stops a run."""
         try:
             self._reporter.draw_curves()
             # Before the first update no batch is in flight, and drawing one only for a video
             # would change the updates that follow.
             if self._update and self._config.length > CONTEXT:
                 self._draw_open_loop(self._prefetch.peek())
-        except OSError as error:
+        except Exception as error:
+            reason = (
+                str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+            )
             step = self._env_step
-            self._progress.print(f"no picture at env step {step}: {error}; training continues")
+            self._progress.print(f"no picture at env step {step}: {reason}; training continues")
 
     def _draw_open_loop(self, batch: Batch) -> None:
         """Write a GIF of open-loop predictions beside the truth, per member and image entry."""
@@ -251,6 +256,9 @@ class Trainer:
         trainer = weakref.proxy(self)
 
         def on_fault(row: int, text: str) -> None:
+            *_, reason = text.strip().splitlines() or [""]
+            if reason.startswith(USAGE_ERROR):  # another environment would fail in the same way
+                raise UsageError(reason.removeprefix(USAGE_ERROR))
             member, env = divmod(row, num_envs)
             trainer._reporter.fault(trainer._env_step, member, f"{name} {env}", text)
             trainer._limit(row, text)

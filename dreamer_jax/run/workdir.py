@@ -1,9 +1,11 @@
 """The work directory of a run: its files, and the lock that makes one process its owner."""
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -16,12 +18,18 @@ from dreamer_jax import config as config_lib
 from dreamer_jax.errors import UsageError
 from dreamer_jax.files import replacing
 
+_claimed: set[Path] = set()  # work directories of runs in this process
+
 
 class WorkDir:
-    """Paths of a run's files under one directory."""
+    """Paths of a run's files under one directory, absolute because environments may `chdir`.
+
+    Raises:
+        UsageError: the path is not one of a local directory.
+    """
 
     def __init__(self, path: str | Path):
-        self.path = Path(path).expanduser()
+        self.path = _absolute(path)
         self.config = self.path / "config.json"
         self.lock = self.path / "lock"
         self.metrics = self.path / "metrics.jsonl"
@@ -61,13 +69,17 @@ class WorkDir:
 
     def owner(self) -> str | None:
         """Return the process that has claimed the directory, in words; None if there is none."""
+        if self.path.resolve() in _claimed:
+            return "this process"  # which would lose its lock by closing the file
         if not self.lock.is_file():
             return None
         with open(self.lock) as lock:
             try:
                 # Released with the file. `claim` waits for longer than that.
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
+                fcntl.lockf(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno not in (errno.EAGAIN, errno.EACCES):
+                    raise
                 return lock.read().strip() or "another process"
         return None
 
@@ -89,9 +101,17 @@ class WorkDir:
             UsageError: the directory holds a run of another config (the message lists the
                 differences), or files that are no run, or another process has claimed it.
         """
-        self._check(config)
-        self.path.mkdir(parents=True, exist_ok=True)
-        with open(self.lock, "a+") as lock:
+        with contextlib.ExitStack() as closing:
+            try:
+                self._check(config)
+                self.path.mkdir(parents=True, exist_ok=True)
+                closing.enter_context(self._claim_in_process())
+                lock = closing.enter_context(open(self.lock, "a+"))
+            except OSError as error:
+                raise UsageError(
+                    f"{self.path} cannot be the work directory: {error.strerror}; give a directory "
+                    "in which this process may write"
+                ) from error
             if not _lock(lock):
                 lock.seek(0)
                 raise UsageError(
@@ -103,15 +123,27 @@ class WorkDir:
             lock.write(f"process {os.getpid()} on {socket.gethostname()} since {since}\n")
             lock.flush()
             self._check(config)  # another process may have begun and ended in between
-            self.videos.mkdir(exist_ok=True)
             with replacing(self.config) as path:
                 path.write_text(config_lib.to_json(config))
             self.error.unlink(missing_ok=True)
+            self.videos.mkdir(exist_ok=True)
             try:
                 yield
             except Exception as error:
                 self.note_error(f"{type(error).__name__}: {error}")
                 raise
+
+    @contextlib.contextmanager
+    def _claim_in_process(self) -> Iterator[None]:
+        """Keep out other threads; closing a file releases all locks of its process on the file."""
+        place = self.path.resolve()
+        if place in _claimed:
+            raise UsageError(f"{self.path} is in use by this process; give another work directory")
+        _claimed.add(place)
+        try:
+            yield
+        finally:
+            _claimed.discard(place)
 
     def check_replay(self, config: ConfigDict) -> None:
         """Raise UsageError if the replay of the saved run is lost."""
@@ -134,16 +166,58 @@ class WorkDir:
                 )
         elif self.path.exists() and not self.path.is_dir():
             raise UsageError(f"{self.path} is a file; give a directory")
-        elif self.path.is_dir() and {*self.path.iterdir()} - {self.lock, self.error}:
-            raise UsageError(f"{self.path} is not empty and holds no run; give another directory")
+        elif found := [path.name for path in self._outputs() if _holds_something(path)]:
+            raise UsageError(
+                f"{self.path} holds {', '.join(found)} but no run ({self.config.name} is missing); "
+                "give another directory"
+            )
+
+    def _outputs(self) -> list[Path]:
+        """Return the paths at which a new run would overwrite or misread what is there."""
+        saved = [
+            self.checkpoints.with_suffix(end) for end in ("", ".json", ".damaged", ".replaced")
+        ]
+        names = ("metrics", "summary", "faults", "curves", "replay")
+        return [*saved, *(getattr(self, name) for name in names), self.path / "wandb.json"]
+
+
+def _absolute(path: str | Path) -> Path:
+    """Return the absolute path of a work directory; symbolic links in it are kept."""
+    given = os.fspath(path)
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", given):
+        raise UsageError(
+            f"the work directory is {given!r}; allowed: a local directory, or one that is mounted"
+        )
+    if not given or "\0" in given:
+        raise UsageError(f"the work directory is {given!r}; allowed: the path of a directory")
+    try:
+        return Path(given).expanduser().absolute()
+    except RuntimeError as error:
+        raise UsageError(f"the work directory is {given!r}: {error}") from error
+
+
+def _holds_something(path: Path) -> bool:
+    """Return whether there is a file, a directory that is not empty, or a link, but for the replay.
+
+    The replay may be a link to another disk; checkpoints are renamed, which must not cross disks.
+    """
+    if path.is_symlink() and path.name != "replay":
+        return True
+    return any(path.iterdir()) if path.is_dir() else path.exists()
 
 
 def _lock(file: IO) -> bool:
-    """Lock a file exclusively; return False if another process keeps it locked."""
+    """Lock a file exclusively; return False if another process keeps it locked.
+
+    Not by `flock`: processes that an environment forks would inherit that lock, and keep it after
+    this process has ended.
+    """
     for _ in range(20):  # for a second: `WorkDir.owner` locks it for a moment
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
-        except BlockingIOError:
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.EACCES):
+                raise
             time.sleep(0.05)
     return False

@@ -19,7 +19,6 @@ import jax
 
 from dreamer_jax.commands.flags import Command, Flags, whole_number
 from dreamer_jax.commands.main import run
-from dreamer_jax.commands.process import prepare_to_compute
 from dreamer_jax.envs.vector import FaultLimit
 from dreamer_jax.errors import UsageError
 from dreamer_jax.replay.prefetch import Prefetcher
@@ -28,6 +27,7 @@ from dreamer_jax.run.driver import Driver
 from dreamer_jax.run.schedule import replay_margin
 from dreamer_jax.run.setup import build
 from dreamer_jax.run.workdir import WorkDir
+from dreamer_jax.runtime import prepare
 from dreamer_jax.seeding import ENV_STREAM
 
 
@@ -41,7 +41,7 @@ def add_flags(flags: Flags) -> None:
 
 def main(args: Namespace) -> None:
     """Measure, and print the result."""
-    prepare_to_compute()
+    prepare()
     with tempfile.TemporaryDirectory() as directory:
         print(json.dumps(measure(args, WorkDir(directory)), indent=2))
 

@@ -18,10 +18,10 @@ from dreamer_jax import train
 from dreamer_jax.benchmark.suite import describe
 from dreamer_jax.commands.flags import Command, Flags, whole_number
 from dreamer_jax.commands.main import run
-from dreamer_jax.commands.process import prepare_to_compute
 from dreamer_jax.errors import UsageError
 from dreamer_jax.run.setup import build
 from dreamer_jax.run.workdir import WorkDir
+from dreamer_jax.runtime import prepare
 
 
 def add_flags(flags: Flags) -> None:
@@ -35,7 +35,7 @@ def add_flags(flags: Flags) -> None:
 
 def main(args: Namespace) -> None:
     """Train, and write the samples."""
-    prepare_to_compute()
+    prepare()
     config, intervals = args.config, args.intervals
     if config.steps % intervals:
         raise UsageError(

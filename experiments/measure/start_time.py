@@ -19,11 +19,11 @@ from pathlib import Path
 from dreamer_jax.benchmark.suite import describe
 from dreamer_jax.commands.flags import Command, Flags
 from dreamer_jax.commands.main import run
-from dreamer_jax.commands.process import prepare_to_compute
 from dreamer_jax.errors import UsageError
 from dreamer_jax.report.metrics_log import read_metrics
 from dreamer_jax.run.setup import build
 from dreamer_jax.run.workdir import WorkDir
+from dreamer_jax.runtime import prepare
 
 
 def add_flags(flags: Flags) -> None:
@@ -33,7 +33,7 @@ def add_flags(flags: Flags) -> None:
 
 def main(args: Namespace) -> None:
     """Start twice, and write the seconds."""
-    prepare_to_compute()
+    prepare()
     config = args.config
     quick = {"prefill": config.length, "pretrain": 1, "log_every": 1, "eval_every": 0}
     arguments = [a for a in sys.argv[1:] if a.startswith("--config")]

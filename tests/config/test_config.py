@@ -1,9 +1,13 @@
 """Configs: validation that says what is wrong, JSON, and what is due when."""
 
+from fractions import Fraction
+
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from dreamer_jax import config as config_lib
-from dreamer_jax.config import sweep
+from dreamer_jax.config import default_config, from_json, normalize, sweep, to_json, validate
 from dreamer_jax.configs import get_config
 from dreamer_jax.errors import UsageError
 from dreamer_jax.run.schedule import updates_due, work_due
@@ -100,6 +104,37 @@ def test_json_round_trip():
     assert not config_lib.differences(config, again)
     assert sweep.member_seeds(again) == [3, 5]
     assert config_lib.to_json(again) == config_lib.to_json(config)
+
+
+def test_values_become_plain_and_can_be_saved():
+    given = default_config()
+    with given.ignore_type():
+        given.steps, given.seeds = np.int64(100_000), range(1, 4)
+        given.model_lr, given.norm = np.float32(0.5), np.bool_(True)
+        given.train_every, given.replay.slack = 8.0, jnp.array(7)
+        given.members = {"kl_scale": np.array([0.5, 1]), "actor_lr": [Fraction(1, 4)]}
+    config = normalize(given)
+    validate(config)
+    assert from_json(to_json(config)) == from_json(to_json(normalize(config)))
+    found = [config.steps, config.model_lr, config.norm, config.train_every, config.replay.slack]
+    assert found == [100_000, 0.5, True, 8, 7]
+    assert [type(value) for value in found] == [int, float, bool, int, int]
+    assert config.seeds == (1, 2, 3) and config.members.kl_scale == (0.5, 1.0)
+    assert config.members.actor_lr == [0.25] and config.is_locked
+    assert given.seeds == range(1, 4)  # what was given is not changed
+
+
+def test_nested_dicts_are_configs():
+    config = normalize({"steps": 1e5, "replay": {"sampling": "time"}, "seeds": {"a"}})
+    assert (config.steps, config.replay.sampling, config.batch) == (100_000, "time", 50)
+    with pytest.raises(UsageError, match="config.seeds is {'a'}"):
+        validate(config)
+    with pytest.raises(UsageError, match="config.replay.samplin does not exist. Did you mean"):
+        normalize({"replay": {"samplin": "time"}})
+    with pytest.raises(UsageError, match="the config is 'catch'; allowed: a ConfigDict"):
+        normalize("catch")
+    with pytest.raises(UsageError, match="config.steps is 1.5; allowed: a whole number"):
+        validate(normalize({"steps": 1.5}))
 
 
 def test_keys_that_are_not_known_cannot_be_read():

@@ -23,8 +23,8 @@ def vector():
 def test_workers_ignore_signals_to_the_group(vector):
     vector.reset()
     (worker,) = vector._workers
-    os.kill(worker.process.pid, signal.SIGTERM)
-    os.kill(worker.process.pid, signal.SIGINT)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        os.kill(worker.process.pid, number)
     assert not step_rows(vector, [NOTHING]).failed.any()
 
 

@@ -16,6 +16,7 @@ from gymnasium import spaces
 from dreamer_jax.envs import env_maker, limit_and_repeat, make_env, register_task, registry
 from dreamer_jax.envs.catch import BALL, COLUMNS, PADDLE, ROWS, Catch
 from dreamer_jax.envs.vector.snapshot import has_state, pickles_exactly, restore, snapshot
+from dreamer_jax.errors import UsageError
 from dreamer_jax.schema import Registry
 
 # Catch
@@ -118,12 +119,45 @@ def test_make_env_seeds_only_the_first_reset():
         ("reach:hard", "'reach' has no variants; reach:hard was given"),
         ("gym:CartPol-v1", "Did you mean 'CartPole-v1'"),
         ("gym:", "there are [0-9]+, such as"),
-        (lambda seed: seed, "must return a gymnasium.Env, not a int"),
+        ("gym:Nowhere/Pong-v5", "registers Nowhere/...; name the one that does: gym:<module>:"),
+        ("gym:no_such_module:Pong-v5", "cannot be made: No module named 'no_such_module'"),
+        (lambda seed: seed, "returned a builtins.int; allowed: a gymnasium.Env$"),
+        (Catch(), "make_env is an environment, Catch; allowed: a function from a seed"),
+        (3, "make_env is 3; allowed: a function"),
     ],
 )
 def test_make_env_names_the_choices(task, message):
     with pytest.raises(ValueError, match=message):
         make_env(task, 0)
+
+
+class OldReset(Catch):
+    def reset(self):
+        return self._image()
+
+
+class OldStep(Catch):
+    def step(self, action):
+        return super().step(action)[:4]
+
+
+def test_environments_of_older_interfaces_are_named():
+    with pytest.raises(UsageError, match=r"OldReset.reset\(\) takes no seed; .*shimmy"):
+        make_env(lambda seed: OldReset(), 0)
+    old = type("OldEnv", (), {"reset": None, "step": None})
+    with pytest.raises(UsageError, match="OldEnv; allowed: a gymnasium.Env; .*shimmy"):
+        make_env(lambda seed: old(), 0)
+    env = make_env(lambda seed: OldStep(), 0)
+    env.reset()
+    with pytest.raises(UsageError, match=r"OldStep.step\(\) returned 4 values; allowed: \(observ"):
+        env.step(0)
+
+
+def test_one_environment_is_not_used_twice():
+    env = Catch()
+    make_env(lambda seed: env, 0)
+    with pytest.raises(UsageError, match="returned the same environment again"):
+        make_env(lambda seed: env, 1)
 
 
 @pytest.mark.parametrize(

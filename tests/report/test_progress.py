@@ -78,6 +78,14 @@ def test_plain_lines_keep_their_distance_and_the_last_state_is_printed(stream, c
     assert "\x1b" not in stream.getvalue()
 
 
+def test_results_of_an_evaluation_are_printed_at_once(stream, clock):
+    """Before pictures are drawn, which takes time and may fail."""
+    with Progress(100, [0], stream=stream, clock=clock) as progress:
+        progress.update(1, 1, 0, [1.0])
+        progress.update(2, 2, 0, [None], eval_returns=[8.0])
+        assert "eval_return 8.0" in stream.getvalue()
+
+
 def test_forced_colours_do_not_make_a_file_a_terminal(stream, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     with Progress(100, [0], stream=stream) as progress:

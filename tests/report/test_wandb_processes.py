@@ -125,6 +125,18 @@ def assert_sent_once(workdir, steps):
         assert [row["_step"] for row in run["history"]] == list(range(len(steps)))
 
 
+def test_runs_of_others_are_not_touched(tmp_path, start_trainer):
+    """As in a program that `wandb agent` has started, with a run and a service of its own."""
+    agent = {"SWEEP_ID": "abc", "RUN_ID": "theirs", "SERVICE": "3-1-unix-/nothing", "NAME": "x"}
+    trainer = start_trainer(**{f"WANDB_{name}": value for name, value in agent.items()})
+    trainer.do("close", 20)
+    assert trainer.line() == "closed"
+    assert_sent_once(tmp_path, [10])
+    assert sorted(run["name"] for run in read_histories(tmp_path / "wandb").values()) == [
+        "sweep/aggregate", "sweep/seed5", "sweep/seed6", "sweep/seed7",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("find", "reason"),
     [

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import wandb
 import yaml
+from conftest import make_tiny_config
 from reported_runs import (
     SEEDS,
     UNREACHABLE,
@@ -27,6 +28,9 @@ from dreamer_jax.report.metrics_log import encode_row
 from dreamer_jax.report.video import open_loop_path
 from dreamer_jax.report.wandb.__main__ import send
 from dreamer_jax.report.wandb.outbox import PendingRows
+from dreamer_jax.report.wandb.process import run_group, shorten
+from dreamer_jax.run.reporter import _run_info
+from dreamer_jax.run.workdir import WorkDir
 
 
 @pytest.fixture
@@ -322,3 +326,27 @@ def test_the_shipped_sweep_chooses_config_keys_and_maximises_what_is_reported():
     command = utils.create_sweep_command(sweep["command"])
     assert command[-1] == "${args}"  # in their place the agent puts
     assert arguments == ["--config.kl_scale=0.3", "--config.actor_entropy=0.3"]
+
+
+def test_a_renamed_directory_keeps_its_group(tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    assert run_group(first, None) == "first" and run_group(first, "given") == "given"
+    make_info(group="first").save(first)
+    first.rename(second)
+    (tmp_path / "link").symlink_to(second)
+    assert run_group(second, None) == run_group(tmp_path / "link", None) == "first"
+    assert run_group(second, "other") == "other"
+    (second / "wandb" / "run.json").write_text("{")
+    assert run_group(second, None) == "second"
+
+
+def test_what_w_and_b_would_refuse_is_shortened(tmp_path):
+    assert shorten("catch", 64) == "catch" and shorten("a\udcff", 64) == "a?"
+    long = [shorten("gym:" + "x" * 70 + end, 64) for end in "ab"]
+    assert [len(tag) for tag in long] == [64, 64] and long[0] != long[1]
+    config = make_tiny_config(task="gym:" + "x" * 70, wandb={"tags": "a, b,,a," + "y" * 65})
+    info = _run_info(config, WorkDir(tmp_path / ("z" * 200)))
+    assert info.tags[1:5] == ["dreamer", "reconstruction", "a", "b"] and len(info.tags) == 6
+    assert max(map(len, info.tags)) == 64 and len(info.group) == 100
+    wandb.Settings(run_tags=info.tags, run_group=info.group)  # raises what `wandb.init` would

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dreamer_jax.errors import UsageError
 from dreamer_jax.replay.replay import Replay
 from dreamer_jax.run.checkpoint import Checkpoints, DamagedCheckpoint, Saver
 
@@ -53,6 +54,48 @@ def test_what_is_saved_comes_back(opened):
     assert host == {"step": 7} and np.array_equal(arrays["weights"], np.arange(1000.0) + 7)
     keys = [jax.random.key_data(tree["keys"]).tolist() for tree in (arrays, TREE)]
     assert keys[0] == keys[1]
+
+
+@pytest.mark.parametrize(
+    "name", ["a[1]", "a*", "a?", "a{1,2}", "a\nb", "a ", "a\\b", "gs:", "\udcff"]
+)
+def test_every_directory_name_can_be_read_again(tmp_path, name):
+    """Libraries read some of these names as patterns or URLs."""
+    (tmp_path / "a1").mkdir()  # what the patterns match
+    directory = tmp_path / name / "checkpoints"
+    checkpoints = Checkpoints(directory, 2)
+    save(checkpoints, 3)
+    checkpoints.close()
+    assert (directory / "3" / "arrays").is_dir()
+    reader = Checkpoints(directory)
+    arrays, _ = reader.restore(3, shapes())
+    reader.close()
+    assert np.array_equal(arrays["weights"], np.arange(1000.0) + 3)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["a1", name])
+
+
+def test_a_directory_without_a_safe_name_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "t[1]").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "t[1]"))
+    with pytest.raises(UsageError, match="special characters"):
+        Checkpoints(tmp_path / "a[1]" / "checkpoints", 2)
+    assert not (tmp_path / "a[1]").exists()
+
+
+@pytest.mark.parametrize("lost", ["arrays/manifest.ocdbt", "host/metadata", "arrays/_METADATA"])
+def test_a_save_that_cannot_be_read_does_not_count(opened, tmp_path, lost):
+    """Not even the first; the previous one of the step comes back."""
+    checkpoints = opened(2)
+    manager, wait = checkpoints._manager, checkpoints._manager.wait_until_finished
+
+    def wait_and_lose():
+        wait()
+        (tmp_path / "checkpoints" / "4" / lost).unlink(missing_ok=True)
+
+    manager.wait_until_finished = wait_and_lose
+    with pytest.raises(OSError, match="the checkpoint of env step 4 could not be written"):
+        save(checkpoints, 4)
+    assert checkpoints.steps() == [] and not checkpoints.had_any()
 
 
 def test_the_newest_and_those_nearest_to_multiples_are_kept(opened):
@@ -150,6 +193,7 @@ def test_a_shortened_file_is_noticed(opened, tmp_path):
 READ = """
 import sys
 from pathlib import Path
+from dreamer_jax.errors import UsageError
 from dreamer_jax.replay.replay import Replay
 from dreamer_jax.run.checkpoint import Checkpoints, DamagedCheckpoint, Saver
 try:

@@ -46,7 +46,7 @@ def checkpoints_of(workdir):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2])
 def test_a_signal_stops_the_run_in_order(catch_run, tmp_path, number):
     config = catch_config(checkpoint_every=0)
     with Run(config, tmp_path / "run") as run:

@@ -5,11 +5,14 @@ import time
 
 import numpy as np
 import pytest
+from conftest import make_tiny_config
 from killing import live_records, newest, rows
 from probe_env import Probe, probe_config
 
 from dreamer_jax import train
+from dreamer_jax.envs.catch import Catch
 from dreamer_jax.envs.vector import TooManyFaults
+from dreamer_jax.errors import UsageError
 
 
 @pytest.mark.slow
@@ -84,3 +87,16 @@ def test_environments_without_exact_state_restart(tmp_path, capsys):
         assert first.tolist() == [0, 10, 20, 30, 33, 43, 53]
         assert last.tolist() == [9, 19, 29, 32, 42, 52]
         assert not records["is_terminal", 0, env].any()
+
+
+@pytest.mark.slow
+def test_what_a_replacement_cannot_mend_is_said_once(tmp_path, capsys):
+    """Such as an environment of an old interface, or one that raises a UsageError itself."""
+
+    class OldStep(Catch):
+        def step(self, action):
+            return super().step(action)[:4]
+
+    with pytest.raises(UsageError, match="^OldStep.step.. returned 4 values"):
+        train(make_tiny_config(), tmp_path / "run", lambda seed: OldStep())
+    assert "replaced" not in capsys.readouterr().out

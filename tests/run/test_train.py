@@ -7,6 +7,7 @@ import sys
 import weakref
 from dataclasses import replace
 
+import gymnasium
 import jax
 import numpy as np
 import pytest
@@ -92,6 +93,12 @@ def test_evaluate(finished):
         evaluate(workdir, episodes=0)
 
 
+def test_an_environment_of_other_spaces_is_refused(finished):
+    _, workdir, _ = finished
+    with pytest.raises(UsageError, match="checkpoint of env step 200 fits another environment"):
+        evaluate(workdir, make_env=lambda seed: gymnasium.make("CartPole-v1"))
+
+
 def test_another_config_is_refused(finished):
     config, workdir, _ = finished
     before = sorted(path.name for path in workdir.iterdir())
@@ -102,11 +109,19 @@ def test_another_config_is_refused(finished):
     assert sorted(path.name for path in workdir.iterdir()) == before
 
 
-def test_a_directory_of_something_else_is_refused(tmp_path, tiny_config):
-    (tmp_path / "thesis.tex").write_text("precious")
-    with pytest.raises(UsageError, match="not empty"):
-        train(tiny_config, tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["Reporter.draw_curves", "open_loop_gif"])
+def test_no_failure_of_a_picture_ends_or_alters_a_run(
+    finished, tmp_path, monkeypatch, capsys, name
+):
+    def fails(*args, **kwargs):
+        raise LookupError("no such font")
+
+    monkeypatch.setattr(f"dreamer_jax.run.trainer.{name}", fails)
+    config, workdir, result = finished
+    assert train(config, tmp_path / "run") == result
+    assert comparable(tmp_path / "run") == comparable(workdir)
+    assert "no picture at env step 100: LookupError: no such font" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -120,12 +135,6 @@ def test_pictures_change_nothing(tmp_path):
     assert found[0] == found[1]
     assert not list((tmp_path / "20" / "videos").glob("*_000000020_*"))
     assert list((tmp_path / "20" / "videos").glob("*_000000060_*"))
-
-
-def test_a_file_is_no_work_directory(tmp_path, tiny_config):
-    (tmp_path / "run").write_text("precious")
-    with pytest.raises(UsageError, match="is a file; give a directory"):
-        train(tiny_config, tmp_path / "run")
 
 
 def test_a_damaged_summary_is_written_again(finished, tmp_path):

@@ -6,6 +6,7 @@ import pickle
 import signal
 import socket
 import struct
+import sys
 import threading
 import time
 import traceback
@@ -18,6 +19,7 @@ import gymnasium
 import numpy as np
 
 from dreamer_jax.envs.vector.slots import Arrays, EnvSlots, Layout
+from dreamer_jax.streams import SafeStream
 
 ALIGNMENT = 64  # bytes, a cache line
 HEADER = struct.Struct("!Q")  # the length of the reply that follows
@@ -69,11 +71,14 @@ def serve(connection: socket.socket, count: int, attachment: Attachment | None) 
 
     A command is a pickled tuple of the name of a method of the slots and its arguments.
     """
-    # Both signals are sent to the whole process group, and the parent decides what to do. SIGTERM
-    # gets a handler, because programs that an environment starts would inherit SIG_IGN and could
-    # not be terminated.
+    # These signals are sent to the whole process group, and the parent decides what to do. All but
+    # SIGINT get a handler, because programs that an environment starts would inherit SIG_IGN and
+    # could not be terminated.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda number, frame: None)
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, lambda number, frame: None)
+    # An environment that prints must not fail because of it.
+    sys.stdout, sys.stderr = SafeStream(sys.stdout), SafeStream(sys.stderr)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     cv2.setNumThreads(0)
     connection.set_inheritable(False)

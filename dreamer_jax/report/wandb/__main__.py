@@ -21,6 +21,12 @@ from typing import TextIO
 from dreamer_jax.report.wandb.process import CLOSE_SECONDS, WARNING, RunInfo, SweepAgent
 
 POLL_SECONDS = 0.5
+# Variables that describe a W&B run of the user or of `wandb agent`, in whose process or program the
+# training may run: ours would take its place, or be given its service and end it.
+FOREIGN = (
+    "SERVICE RUN_GROUP NAME NOTES TAGS JOB_TYPE RESUME RUN_DIR DIR LAUNCH LAUNCH_CONFIG_PATH "
+    "PROGRAM"
+).split()
 # Allowed after the end of the trainer. A reader reaches it only if the trainer has been killed.
 END_SECONDS = CLOSE_SECONDS + 30
 
@@ -38,6 +44,8 @@ def main() -> None:
         threading.Thread(target=_watch_input, args=(ended,), daemon=True).start()
     else:
         ended.set()
+    for name in FOREIGN:
+        os.environ.pop(f"WANDB_{name}", None)
     try:
         info = RunInfo.load(arguments.workdir)
         with claim(arguments.workdir):

@@ -1,5 +1,6 @@
 """The trainer's side of W&B reporting: start the reader, pass on its warnings, end it."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -7,14 +8,18 @@ import signal
 import subprocess
 import sys
 import tempfile
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from dreamer_jax.files import replacing
 
+PACKAGE = Path(__file__).resolve().parents[2]
 CLOSE_SECONDS = 60.0  # the trainer waits at its end for the reader to finish
 WARNING = "W&B: "  # prefix of the reader's output lines that the trainer shows
+# Characters that W&B takes. Names of runs, of which it takes 128 too, begin with the group.
+MAX_TAG, MAX_GROUP = 64, 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,11 +66,32 @@ class SweepAgent(NamedTuple):
     project: str | None
 
 
+def run_group(workdir: Path, given: str | None) -> str:
+    """Return the W&B group of a run: the one given, or that of earlier starts, or a new one.
+
+    A new one has the name of the directory, and is kept when the directory is renamed.
+    """
+    if given:
+        return shorten(given, MAX_GROUP)
+    try:
+        return RunInfo.load(workdir).group
+    except (OSError, ValueError, TypeError):  # no start has reported, or its record is damaged
+        return shorten(workdir.resolve().name, MAX_GROUP)
+
+
+def shorten(text: str, limit: int) -> str:
+    """Return a text of at most `limit` characters that W&B takes; distinct texts stay distinct."""
+    text = text.encode("utf-8", "replace").decode()  # names of files may hold what is no text
+    if len(text) <= limit:
+        return text
+    return f"{text[: limit - 9]}-{zlib.crc32(text.encode()):08x}"
+
+
 class WandbProcess:
     """A process that reads a work directory and reports it to W&B.
 
-    Training waits for it only in `close`. If it fails, one warning says so and training continues;
-    the reader of the next start sends what is missing.
+    Training waits for it only in `close`. If it fails, one warning says so and training continues,
+    whatever the reason; the reader of the next start sends what is missing.
     """
 
     def __init__(self, workdir: Path, info: RunInfo, warn: Callable[[str], None]):
@@ -81,7 +107,8 @@ class WandbProcess:
         self._output: BinaryIO | None = None  # of the reader
         self._shown = 0  # bytes of the output that have been read
         environment = {
-            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+            # Absolute, because an environment may have changed the working directory.
+            "PYTHONPATH": os.pathsep.join([str(PACKAGE.parent), *filter(None, sys.path)]),
             "WANDB__STATS_PID": str(os.getpid()),  # W&B samples the load of training
         }
         try:
@@ -96,32 +123,36 @@ class WandbProcess:
                 # Ctrl-C signals the process group; the reader outlives it to send the last rows.
                 start_new_session=True,
             )
-        except OSError as error:
-            self._end(str(error))
+        except Exception as error:
+            self._end(_describe(error))
 
     def check(self) -> None:
         """Pass on new warnings of the reader; say once if it has ended."""
         if self._process is None:
             return
-        status = self._process.poll()
-        self._show_warnings()
-        if status is not None:
-            self._end(self._reason(status))
+        try:
+            status = self._process.poll()
+            self._show_warnings()
+            if status is not None:
+                self._end(self._reason(status))
+        except Exception as error:
+            self._end(_describe(error))
 
     def close(self, timeout: float = CLOSE_SECONDS) -> None:
         """Have the reader send the rest and end; kill it if that takes more than `timeout` s."""
         if self._process is None:
             return
-        self._process.stdin.close()
         try:
+            self._process.stdin.close()
             status = self._process.wait(timeout)
+            self._show_warnings()
+            self._end(self._reason(status) if status else "")
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
             self._end(f"not finished within {timeout:g} s")
-        else:
-            self._show_warnings()
-            self._end(self._reason(status) if status else "")
+        except Exception as error:
+            self._end(_describe(error))
 
     def _show_warnings(self) -> None:
         # `pread`: the reader's process shares the file's position.
@@ -143,13 +174,18 @@ class WandbProcess:
 
     def _end(self, failure: str) -> None:
         """Release the pipes of the reader; warn unless `failure` is empty."""
-        if self._output is not None:
-            self._output.close()
-        if self._process is not None:
-            self._process.stdin.close()
-            self._process = None
+        with contextlib.suppress(OSError):
+            if self._output is not None:
+                self._output.close()
+            if self._process is not None:
+                self._process.stdin.close()
+        self._process = None
         if failure:
             self._warn(
                 f"{WARNING}{failure.rstrip('.')}. Reporting has ended, training continues; the "
                 "next start sends what is missing"
             )
+
+
+def _describe(error: Exception) -> str:
+    return str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
