@@ -7,7 +7,8 @@ Files, from the caller down to the environment:
     process.py: `ProcessVector`, in worker processes, and the parent's side of a worker.
     worker.py: the worker's side.
     slots.py: `EnvSlots`, the environments of one process, called one after another.
-    snapshot.py: the exact state of one environment as bytes.
+    snapshot.py: the state of one environment as bytes, without its code.
+    trial.py: whether an environment without a state of its own can be pickled exactly.
 
 The room imports `envs` and `errors` alone, and never JAX: worker processes import it.
 """

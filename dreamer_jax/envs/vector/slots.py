@@ -10,7 +10,8 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from dreamer_jax.envs.vector.snapshot import has_state, pickles_exactly, restore, snapshot
+from dreamer_jax.envs.vector.snapshot import has_state, restore, snapshot
+from dreamer_jax.envs.vector.trial import pickles_exactly
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +73,10 @@ class EnvSlots:
         """Step the rows in the array `mask` with their `action`."""
         return self._each(np.flatnonzero(self._arrays["mask"]), self._step)
 
+    def try_states(self) -> Outcome:
+        """Find out which rows have an exact state, once per type of environment."""
+        return self._each(np.flatnonzero(~self._arrays["failed"]), self._try_state)
+
     def get_states(self) -> Outcome:
         """Return the state of every row with its last observation, None where none is exact."""
         return self._each(np.flatnonzero(~self._arrays["failed"]), self._get_state)
@@ -125,12 +130,15 @@ class EnvSlots:
         self._arrays["is_last"][row] = terminated or truncated
         self._arrays["is_open"][row] = not (terminated or truncated)
 
-    def _get_state(self, row: int) -> bytes | None:
+    def _try_state(self, row: int) -> None:
         env = self._envs[row]
         kind = type(env.unwrapped)
         if kind not in self._exact:
-            self._exact[kind] = has_state(env) or pickles_exactly(self._env_fns[row])
-        if not self._exact[kind]:
+            self._exact[kind] = has_state(env) or pickles_exactly(env, self._env_fns[row])
+
+    def _get_state(self, row: int) -> bytes | None:
+        env = self._envs[row]
+        if not self._exact.get(type(env.unwrapped)):
             return None
         is_open = bool(self._arrays["is_open"][row])
         arrays = self._arrays.items()

@@ -160,10 +160,12 @@ class Vector(abc.ABC):
         A state is None for an environment that has no exact one, that raised when it was asked for
         it, which is logged, or that has failed.
         """
+        tried = self._run("try_states")
+        self._fail(rows_of(tried.lost))
         replies = self._run("get_states")
-        _warn("could not be saved", replies.errors)
+        _warn("could not be saved", tried.errors | replies.errors)
         self._fail(rows_of(replies.lost))
-        return replies.values, replies.lost
+        return replies.values, [*tried.lost, *replies.lost]
 
     def set_states(self, states: Sequence[bytes | None]) -> tuple[np.ndarray, list[Fault]]:
         """Resume from states that `get_states` returned in a vector of the same environments.
