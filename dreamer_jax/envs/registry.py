@@ -1,8 +1,9 @@
 """The registry of tasks, the only place that reads a task's name."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import gymnasium
 from gymnasium.wrappers import TimeLimit
@@ -23,6 +24,7 @@ class EnvSettings:
     time_limit: int = 0  # frames after which an episode is truncated; 0 for the task's own limit
     sticky: float = 0.25  # Atari: probability that a frame repeats the last frame's action
     noops: int = 30  # Atari: maximum number of no-op frames after a reset
+    kwargs: Mapping[str, Any] | None = None  # gymnasium's ids: arguments of the environment
     render: bool = False  # request RGB images from `render()` where they must be requested
 
     def __post_init__(self) -> None:
@@ -78,6 +80,11 @@ def env_maker(task: str | MakeEnv, **settings) -> MakeEnv:
     """
     if callable(task):
         make = functools.partial(_call, task)
+    elif not isinstance(task, str):
+        raise UsageError(
+            f"make_env is {task!r}; allowed: a function from a seed to an environment, such as "
+            "lambda seed: MyEnv()"
+        )
     else:
         name, _, variant = task.partition(":")
         make = functools.partial(lookup(_TASKS, name, "task"), variant)

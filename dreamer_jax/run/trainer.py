@@ -1,8 +1,10 @@
 """The training loop: step environments, update all members, log, evaluate, save, resume."""
 
 import contextlib
+import pickle
 import time
 import weakref
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -20,8 +22,9 @@ from dreamer_jax.report.progress import Progress
 from dreamer_jax.report.video import open_loop_gif, open_loop_path
 from dreamer_jax.run import schedule
 from dreamer_jax.run.checkpoint import Checkpoints, Saver
-from dreamer_jax.run.driver import Driver, to_env_actions
-from dreamer_jax.run.evaluation import play_episodes, summarize
+from dreamer_jax.run.driver import Driver, to_env_actions, without_env_states
+from dreamer_jax.run.evaluation import Episodes, play_episodes, summarize
+from dreamer_jax.run.identity import changed_code, check_maker, check_spaces, write_identity
 from dreamer_jax.run.reporter import Reporter
 from dreamer_jax.run.setup import MakeEnv, RunSetup, build, describe
 from dreamer_jax.run.signals import Stopped, StopSignals
@@ -52,16 +55,21 @@ def train(config: ConfigDict, workdir: str | Path, make_env: MakeEnv | None = No
         OSError: the disk is full; the last checkpoint is intact.
         TooManyFaults: environments failed more often than `config.env.max_faults` allows.
     """
-    setup = build(config, make_env)
     work = WorkDir(workdir)
+    note = check_maker(work.environment, config.task, make_env)
+    setup = build(config, make_env)
+    check_spaces(work.environment, setup.identity)
     with work.claim(config):
+        write_identity(work.environment, setup.identity)
         summary = work.read_summary()
         if summary is not None and summary["env_step"] >= config.steps:
             return summary
         settings = [member.setting for member in sweep.members(config)]
         display = Progress(config.steps, setup.seeds, settings=settings)
         with StopSignals() as stop, display as progress:
-            progress.print(describe(setup, work))
+            for line in (note, str(setup.identity), describe(setup, work)):
+                if line:
+                    progress.print(line)
             with contextlib.ExitStack() as closing:
                 return Trainer(setup, work, progress, stop, closing).run()
 
@@ -101,7 +109,7 @@ class Trainer:
             minutes=self._config.checkpoint_minutes,
             warn=progress.print,
         )
-        self._reporter = Reporter(self._config, work, progress)
+        self._reporter = Reporter(self._config, work, progress, setup.identity.name)
         closing.callback(self._reporter.close)
         self._limit = FaultLimit(self._config.env.max_faults, log=lambda row, text: None)
         num_envs, workers = self._config.env.num_envs, self._config.env.workers
@@ -214,14 +222,39 @@ class Trainer:
     def _evaluate(self) -> None:
         episodes, records = self._config.eval_episodes, [{} for _ in self._setup.seeds]
         if episodes:
-            on_fault, check = self._on_fault("evaluation environment", episodes), self._stop.check
-            returns, lengths, _ = play_episodes(
-                self._setup, self._state.params, episodes, on_fault=on_fault, check=check
-            )
-            records = summarize(self._setup, returns, lengths)
+            records = summarize(self._setup, self._play(episodes))
+            if any("eval_cut" in record for record in records):
+                self._progress.print(
+                    f"evaluation episodes were cut after config.eval_steps = "
+                    f"{self._config.eval_steps} steps"
+                )
             self._reporter.write_evaluation(self._env_step, self._update, records)
         if self._env_step >= self._config.steps:
             self._summary = records
+
+    def _play(self, episodes: int) -> Episodes:
+        """Play greedy episodes in environments that cannot affect those of training."""
+        env, on_fault = self._config.env, self._on_fault("evaluation environment", episodes)
+        play = partial(
+            play_episodes,
+            self._setup,
+            self._state.params,
+            episodes,
+            on_fault=on_fault,
+            check=self._stop.check,
+        )
+        workers = env.workers if env.eval_workers is None else env.eval_workers
+        if workers or env.eval_workers == 0 or not self._setup.identity.is_foreign:
+            return play(workers=workers)
+        try:
+            # Closing an environment may end what others in its process need.
+            return play(workers=1)
+        except (pickle.PicklingError, TypeError) as error:
+            self._progress.print(
+                f"evaluating in the process that trains, because the environment cannot be sent to "
+                f"another ({error})"
+            )
+            return play()
 
     def _draw(self) -> None:
         """Draw the curves so far, and open-loop videos; a failed write stops no run."""
@@ -267,6 +300,7 @@ class Trainer:
         states = {
             "driver": self._driver.state(),  # first: environments may fail while they are saved
             "replay": self._replay.state(),
+            "env_code": [self._setup.env_code for _ in self._setup.seeds],
             "prefetch": self._prefetch.state(),
             "report": self._reporter.state(),
             "summary": self._summary or [None] * len(self._setup.seeds),
@@ -292,17 +326,26 @@ class Trainer:
             return
         arrays, host = saved
         states = {name: [m[name] for m in host["members"]] for name in host["members"][0]}
+        changes = [
+            changed_code(member.get("env_code"), self._setup.env_code) for member in host["members"]
+        ]
+        drivers = [
+            without_env_states(state) if change else state
+            for state, change in zip(states["driver"], changes, strict=True)
+        ]
         self._state, self._carry = arrays["state"], arrays["carry"]
         self._env_step, self._update, self._due = host["env_step"], host["update"], host["due"]
         self._summary = None if None in states["summary"] else states["summary"]
         self._prefetch.restore(states["prefetch"])
-        restored = self._driver.restore(states["driver"])
+        restored = self._driver.restore(drivers)
         self._close_episodes(~restored)
         self._reporter.restore(states["report"], host["log"], self._env_step, self._update)
         self._progress.print(
             f"resuming at env step {self._env_step}, update {self._update}, restored in "
             f"{time.monotonic() - began:.1f} s"
         )
+        for change in dict.fromkeys(filter(None, changes)):
+            self._progress.print(change)
         if not restored.all():
             self._progress.print(
                 f"{int((~restored).sum())} of {restored.size} environments could not be restored; "

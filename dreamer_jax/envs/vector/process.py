@@ -34,6 +34,7 @@ from dreamer_jax.envs.vector.worker import (
     serve,
     views,
 )
+from dreamer_jax.errors import UsageError
 
 log = logging.getLogger(__name__)
 
@@ -304,5 +305,7 @@ def _pickled(env_fns: Iterable[EnvFn]) -> list[EnvFn]:
 
 def _raise_if_error(worker: WorkerProcess, reply: Reply) -> None:
     error, text = reply
+    if error in (UsageError, FileNotFoundError):
+        raise error(text)
     if error is not None:
         raise error(f"{worker.name}:\n{text}")

@@ -18,6 +18,7 @@ import gymnasium
 import numpy as np
 
 from dreamer_jax.envs.vector.slots import Arrays, EnvSlots, Layout
+from dreamer_jax.errors import UsageError
 
 ALIGNMENT = 64  # bytes, a cache line
 HEADER = struct.Struct("!Q")  # the length of the reply that follows
@@ -75,6 +76,7 @@ def serve(connection: socket.socket, count: int, attachment: Attachment | None) 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: None)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # an accelerator's memory belongs to the parent
     cv2.setNumThreads(0)
     connection.set_inheritable(False)
     slots = _SharedSlots(count)
@@ -108,5 +110,7 @@ def _reply(slots: _SharedSlots, command: str, *arguments: Any) -> bytes:
     try:
         return pickle.dumps((None, getattr(slots, command)(*arguments)))
     except Exception as error:
+        if isinstance(error, UsageError | FileNotFoundError):  # says all that there is to say
+            return pickle.dumps((type(error), str(error)))
         kind = ValueError if isinstance(error, ValueError) else RuntimeError
         return pickle.dumps((kind, traceback.format_exc()))
