@@ -163,8 +163,8 @@ def evaluate(
         make_env: as given to `train`.
 
     Returns:
-        `environment`, `env_step`, `frame`, `members`, a record per member with its mean return, and with `video`
-        the paths of the `videos`.
+        `environment`, `env_step`, `frame`, `members`, a record per member with its mean return,
+        and with `video` the paths of the `videos`.
 
     Raises:
         FileNotFoundError: there is no run, or no checkpoint yet.
