@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -123,6 +124,7 @@ class Trainer:
         self._carry: PolicyCarry | None = None
         self._env_step = self._update = 0
         self._due: list[str] = []  # work still to do at this env step, in order
+        self._empty = np.zeros(len(setup.seeds), bool)  # members with nothing to learn from
         self._summary: list[dict] | None = None  # of the final evaluation
 
     def run(self) -> dict:
@@ -185,16 +187,35 @@ class Trainer:
 
     def _update_members(self) -> None:
         """Update all members from the next batch."""
-        if not self._replay.ready:
+        if not self._update and not self._replay.sampleable.any():
             raise UsageError(
                 f"after a prefill of {self._config.prefill} steps the replay has no sequence of "
-                f"config.length = {self._config.length} steps for every member; if episodes are "
+                f"config.length = {self._config.length} steps for any member; if episodes are "
                 "shorter than that use config.replay.sampling = 'time', else a longer "
                 "config.prefill"
             )
-        self._state, metrics = self._setup.fns.train_step(self._state, self._prefetch.next())
+        batch = self._prefetch.next()
+        empty = self._prefetch.empty
+        # The update skips these members, since their rewards are not a number. That must not
+        # freeze them, so they do not count as diverging; copied, because the state is donated.
+        before = jnp.copy(self._state.nonfinite) if empty.any() else None
+        self._state, metrics = self._setup.fns.train_step(self._state, batch)
+        if before is not None:
+            nonfinite = jnp.where(empty, before, self._state.nonfinite)
+            self._state = self._state.replace(nonfinite=self._setup.placement.put(nonfinite))
+        self._report_empty(empty)
         self._reporter.add(metrics)
         self._update += 1
+
+    def _report_empty(self, empty: np.ndarray) -> None:
+        """Say which members begin to have nothing to learn from."""
+        for member in np.flatnonzero(empty & ~self._empty):
+            self._progress.print(
+                f"member {member} (seed {self._setup.seeds[member]}) has no sequence of "
+                f"config.length = {self._config.length} steps in its replay, so its updates are "
+                "skipped until it has; config.replay.sampling = 'time' draws across episodes"
+            )
+        self._empty = empty
 
     def _do_due_work(self) -> None:
         """Do the work that is due at this env step; if interrupted, a resumed run does the rest."""
