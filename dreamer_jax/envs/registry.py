@@ -8,7 +8,7 @@ from typing import Any
 import gymnasium
 from gymnasium.wrappers import TimeLimit
 
-from dreamer_jax.envs.wrappers import ActionRepeat, SeedFirstReset, adapt
+from dreamer_jax.envs.wrappers import ActionRepeat, SeedFirstReset, adapt, with_seed
 from dreamer_jax.errors import UsageError, lookup
 from dreamer_jax.schema import Registry
 
@@ -96,7 +96,7 @@ def _make(
 ) -> gymnasium.Env:
     if seed < 0:
         raise ValueError(f"seed must be at least 0, not {seed}")
-    env = make(int(seed), settings)
+    env = with_seed(lambda value: make(value, settings), int(seed))
     return adapt(SeedFirstReset(env, seed=int(seed)), size=settings.size)
 
 

@@ -19,6 +19,7 @@ from dreamer_jax.config import sweep
 from dreamer_jax.envs import env_maker
 from dreamer_jax.envs.code import code_digests
 from dreamer_jax.envs.vector import FaultTolerantVector, OnFault, probe
+from dreamer_jax.errors import UsageError
 from dreamer_jax.replay.layout import make_layout
 from dreamer_jax.replay.replay import Replay
 from dreamer_jax.run.driver import replay_spec
@@ -158,6 +159,11 @@ def build(
         UsageError: the config is invalid, or does not fit the devices or the environment.
     """
     config_lib.validate(config)
+    if jax.config.jax_enable_x64:
+        raise UsageError(
+            "JAX computes in 64 bits (JAX_ENABLE_X64 or jax_enable_x64), and agents are of 32 "
+            "bits: unset it, or use another process for what needs 64"
+        )
     names = ("action_repeat", "time_limit", "sticky", "noops")
     settings = {name: config.env[name] for name in names} | {"kwargs": _env_kwargs(config)}
     task = config.task if make_env_fn is None else make_env_fn
@@ -218,6 +224,17 @@ def describe(setup: RunSetup, work: WorkDir) -> str:
     on = f" on {devices} devices" if devices > 1 else ""
     size = describe_bytes(setup.replay_bytes())
     return f"{len(setup.seeds)} members{on}; replay grows to {size} in {where}"
+
+
+def about_wrappers(setup: RunSetup) -> str:
+    """Return what the user should know about the environments' wrappers, or ''."""
+    if not setup.statistics:
+        return ""
+    return (
+        f"{' and '.join(setup.statistics)} adapt to what each environment has seen: every "
+        "environment has running statistics of its own, and those of an evaluation begin anew, so "
+        "that the policy sees other numbers there; fixed statistics in make_env avoid that"
+    )
 
 
 def describe_bytes(count: int) -> str:

@@ -27,7 +27,7 @@ from dreamer_jax.run.driver import Driver, to_env_actions, without_env_states
 from dreamer_jax.run.evaluation import Episodes, play_episodes, summarize
 from dreamer_jax.run.identity import changed_code, check_maker, check_spaces, write_identity
 from dreamer_jax.run.reporter import Reporter
-from dreamer_jax.run.setup import MakeEnv, RunSetup, build, describe
+from dreamer_jax.run.setup import MakeEnv, RunSetup, about_wrappers, build, describe
 from dreamer_jax.run.signals import Stopped, StopSignals
 from dreamer_jax.run.workdir import WorkDir
 from dreamer_jax.seeding import ENV_STREAM, REPORT_KEY, member_keys
@@ -68,7 +68,7 @@ def train(config: ConfigDict, workdir: str | Path, make_env: MakeEnv | None = No
         settings = [member.setting for member in sweep.members(config)]
         display = Progress(config.steps, setup.seeds, settings=settings)
         with StopSignals() as stop, display as progress:
-            for line in (note, str(setup.identity), describe(setup, work)):
+            for line in (note, str(setup.identity), describe(setup, work), about_wrappers(setup)):
                 if line:
                     progress.print(line)
             with contextlib.ExitStack() as closing:
