@@ -16,9 +16,9 @@ from dreamer_jax.report.video import episode_gif
 from dreamer_jax.run.driver import to_env_actions
 from dreamer_jax.run.identity import describe_maker
 from dreamer_jax.run.load import read_saved
-from dreamer_jax.run.setup import MakeEnv, RunSetup
+from dreamer_jax.run.setup import MakeEnv, RunSetup, about_wrappers
 from dreamer_jax.seeding import EVAL_KEY, EVAL_STREAM, member_keys
-from dreamer_jax.types import Params
+from dreamer_jax.types import Params, PolicyCarry
 
 log = logging.getLogger(__name__)
 
@@ -57,72 +57,99 @@ def play_episodes(
         check: called before every step; may raise.
         frames: keep the images of each member's first episode.
     """
-    members, config = len(setup.seeds), setup.config
-    rows = members * episodes
-    rounds = -(-rows // config.env.eval_envs)
-    count = -(-rows // rounds)
-    done, cut = np.zeros(rows, bool), np.zeros(rows, bool)
-    returns, lengths = np.zeros(rows), np.zeros(rows, np.int64)
-    kept: list[list[np.ndarray]] = [[] for _ in range(members)]
+    shape = (len(setup.seeds), episodes)
+    rows = shape[0] * episodes
+    count = -(-rows // -(-rows // setup.config.env.eval_envs))
+    played = Episodes(
+        np.zeros(shape), np.zeros(shape, np.int64), np.zeros(shape, bool), [[] for _ in setup.seeds]
+    )
     make_row = setup.row_maker(EVAL_STREAM, episodes)
 
-    def maker(chosen: slice) -> Callable[[int, int], gymnasium.Env]:
-        first = chosen.start
+    def maker(first: int) -> Callable[[int, int], gymnasium.Env]:
         return lambda slot, generation: make_row(first + slot, generation)
 
-    chosen = slice(0, count)
+    first = 0
     vector = FaultTolerantVector(
-        maker(chosen),
+        maker(first),
         count,
         workers=min(workers, count),
-        timeout=config.env.timeout,
-        on_fault=lambda slot, text: on_fault(chosen.start + slot, text),
+        timeout=setup.config.env.timeout,
+        on_fault=lambda slot, text: on_fault(first + slot, text),
     )
     with contextlib.closing(vector):
-        image = next((k for k, s in vector.observation_space.items() if len(s.shape) == 3), None)
-        shapes = setup.agent.obs_shapes.items()
-        while not done.all():
-            if done.any():
-                start = min(chosen.stop, rows - count)
-                chosen = slice(start, start + count)
-                vector.renew(maker(chosen))
-            running = ~done[chosen]
-            is_first = np.ones(rows, bool)
-            carry = setup.fns.init_policy(member_keys(setup.seeds, EVAL_KEY), episodes)
-            obs = vector.reset(running)
-            while True:
-                check()
-                if frames and image is not None:
-                    for slot in np.flatnonzero(running):
-                        member, episode = divmod(chosen.start + int(slot), episodes)
-                        if episode == 0:
-                            kept[member].append(obs[image][slot].copy())
-                if not running.any():
-                    break
-                # New arrays, because the next step may overwrite `obs` while JAX reads it.
-                grid = {key: np.zeros((rows, *shape), dtype) for key, (shape, dtype) in shapes}
-                for key, entry in grid.items():
-                    entry[chosen] = obs[key]
-                grid = {k: x.reshape(members, episodes, *x.shape[1:]) for k, x in grid.items()}
-                first = is_first.reshape(members, episodes)
-                carry, action = setup.fns.greedy_step(params, carry, grid, first)
-                action = to_env_actions(np.asarray(action), setup.action.discrete)
-                action = action.reshape(rows, *action.shape[2:])[chosen]
-                result = vector.step(action, running)
-                returns[chosen] += np.where(running, result.reward, 0)
-                lengths[chosen] += running
-                cut[chosen] |= running & ~result.is_last & (lengths[chosen] >= config.eval_steps)
-                restarted = result.failed & running
-                running &= ~result.is_last & ~(cut[chosen] & ~restarted)
-                for row in chosen.start + np.flatnonzero(restarted):
-                    returns[row], lengths[row], cut[row] = 0, 0, False
-                    if row % episodes == 0:
-                        kept[row // episodes].clear()
-                is_first[chosen] = restarted
-                obs = vector.reset(restarted) if restarted.any() else result.obs
-            done[chosen] = True
-    grids = (x.reshape(members, episodes) for x in (returns, lengths, cut))
-    return Episodes(*grids, kept)
+        for begin in range(0, rows, count):
+            if begin:
+                # The last ones include some that have been played, if there are too few others.
+                first = min(begin, rows - count)
+                vector.renew(maker(first))
+            running = np.arange(first, first + count) >= begin
+            _play(setup, params, vector, first, running, played, check, frames=frames)
+    return played
+
+
+def _play(
+    setup: RunSetup,
+    params: Mapping[str, Params],
+    vector: FaultTolerantVector,
+    first: int,
+    running: np.ndarray,
+    played: Episodes,
+    check: Callable[[], None],
+    *,
+    frames: bool,
+) -> None:
+    """Play the episodes numbered from `first` that are `running` [N], and record them."""
+    episodes, chosen = played.returns.shape[1], slice(first, first + len(running))
+    returns, lengths, cut = (table.reshape(-1)[chosen] for table in played[:3])  # views
+    image = next((k for k, s in vector.observation_space.items() if len(s.shape) == 3), None)
+    filmed = {
+        slot: played.frames[(first + slot) // episodes]
+        for slot in np.flatnonzero(running)
+        if frames and image is not None and (first + slot) % episodes == 0
+    }
+    carry = setup.fns.init_policy(member_keys(setup.seeds, EVAL_KEY), episodes)
+    is_first, obs = np.ones(len(running), bool), vector.reset(running)
+    while True:
+        check()
+        for slot, images in filmed.items():
+            if running[slot]:
+                images.append(obs[image][slot].copy())
+        if not running.any():
+            return
+        carry, action = _act(setup, params, carry, obs, is_first, chosen, episodes)
+        result = vector.step(action, running)
+        returns += np.where(running, result.reward, 0)
+        lengths += running
+        is_first = result.failed & running
+        returns[is_first] = lengths[is_first] = 0
+        for slot, images in filmed.items():
+            if is_first[slot]:
+                images.clear()
+        cut |= running & ~result.is_last & (lengths >= setup.config.eval_steps)
+        running = running & ~result.is_last & ~cut
+        obs = vector.reset(is_first) if is_first.any() else result.obs
+
+
+def _act(
+    setup: RunSetup,
+    params: Mapping[str, Params],
+    carry: PolicyCarry,
+    obs: Mapping[str, np.ndarray],
+    is_first: np.ndarray,
+    chosen: slice,
+    episodes: int,
+) -> tuple[PolicyCarry, np.ndarray]:
+    """Choose greedy actions in the chosen rows of all episodes; the others see zeros."""
+    shape = (len(setup.seeds), episodes)
+    first, grid = np.ones(shape, bool), {}
+    first.reshape(-1)[chosen] = is_first
+    for key, (entry, dtype) in setup.agent.obs_shapes.items():
+        # A new array, because the next step may overwrite `obs` while JAX reads it.
+        grid[key] = np.zeros((*shape, *entry), dtype)
+        grid[key].reshape(-1, *entry)[chosen] = obs[key]
+    carry, action = setup.fns.greedy_step(params, carry, grid, first)
+    action = to_env_actions(np.asarray(action), setup.action.discrete)
+    return carry, action.reshape(-1, *action.shape[2:])[chosen]
 
 
 def summarize(setup: RunSetup, played: Episodes) -> list[dict]:
@@ -174,6 +201,8 @@ def evaluate(
         raise UsageError(f"episodes is {episodes}; allowed: at least 1")
     saved = read_saved(workdir, None if member is None else [member], make_env, step)
     setup = saved.setup
+    if about := about_wrappers(setup):
+        log.warning("%s", about)
     limit = FaultLimit(setup.config.env.max_faults, lambda row, text: log.warning("%s", text))
     env = setup.config.env
     workers = env.workers if env.eval_workers is None else env.eval_workers

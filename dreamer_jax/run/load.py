@@ -18,7 +18,7 @@ from dreamer_jax.errors import UsageError
 from dreamer_jax.run.checkpoint import Checkpoints, DamagedCheckpoint
 from dreamer_jax.run.driver import to_env_actions
 from dreamer_jax.run.identity import check_maker, check_spaces
-from dreamer_jax.run.setup import MakeEnv, RunSetup, about_wrappers, build
+from dreamer_jax.run.setup import MakeEnv, RunSetup, build
 from dreamer_jax.run.workdir import WorkDir
 from dreamer_jax.seeding import EVAL_KEY, EVAL_STREAM, env_seed, member_keys
 from dreamer_jax.types import Params, PolicyCarry
@@ -76,8 +76,6 @@ def read_saved(
         log.warning("%s", note)
     setup = build(selected, make_env, one_device())
     check_spaces(work.environment, setup.identity)
-    if about := about_wrappers(setup):
-        log.warning("%s", about)
     arrays, host = read_checkpoint(work, setup.saved_shapes(len(present)), step)
     if numbers is None:
         return Saved(work, config, setup, list(range(len(present))), arrays, host)

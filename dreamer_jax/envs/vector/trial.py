@@ -58,9 +58,10 @@ def _compare(make_env: Callable[[], gymnasium.Env]) -> bool:
 
 
 def _start(role: str) -> subprocess.Popen:
-    command = [sys.executable, "-c", f"{START} main({role!r})", json.dumps(sys.path)]
+    command = [sys.executable, "-c", f"{START} main({role!r})", json.dumps([*map(str, sys.path)])]
     pipe, nowhere = subprocess.PIPE, subprocess.DEVNULL
-    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=nowhere)
+    variables = {"JAX_PLATFORMS": "cpu"} | os.environ  # as in `worker.serve`
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=nowhere, env=variables)
 
 
 def _ask(process: subprocess.Popen, message: Any) -> Any:
