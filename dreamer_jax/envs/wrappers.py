@@ -119,7 +119,7 @@ def _finite(reward: Any) -> float:
         is_number = value.size == 1 and value.dtype.kind in "biuf"
         if not is_number or not np.isfinite(value.astype(np.float32)).all():
             raise ValueError(
-                f"the environment's reward must be a finite number of float32, not {reward!r}"
+                f"the environment's reward must be a finite number, not {reward!r} (as float32)"
             )
     return float(value.item())
 
