@@ -17,6 +17,7 @@ How `config.behavior = "planet"` becomes an object, and `config.planet.horizon` 
 """
 
 import importlib
+import json
 import math
 import pkgutil
 import re
@@ -155,6 +156,22 @@ def boolean() -> Kind:
 def text() -> Kind:
     """Return the kind of strings."""
     return Kind("a string", lambda v: isinstance(v, str))
+
+
+def arguments() -> Kind:
+    """Return the kind of None and dicts of keyword arguments that JSON can hold."""
+
+    def check(value: Any) -> bool:
+        if value is None:
+            return True
+        try:
+            given = {**value}
+            json.dumps(given, allow_nan=False)
+        except (TypeError, ValueError):
+            return False
+        return all(isinstance(name, str) and name.isidentifier() for name in given)
+
+    return Kind("None or a dict of arguments by name, of numbers, strings, lists, dicts", check)
 
 
 def choice(names: Mapping[str, Any] | Sequence[str], *others: str) -> Kind:

@@ -105,6 +105,7 @@ def make_tiny_config(**changes):
         "actor": {"layers": 2, "units": 16},
         "critic": {"layers": 2, "units": 16},
         "replay": {"sampling": "time", "capacity": 1000},
+        "env": {"eval_workers": 0},  # a process takes a second to start
     }
     config.update(tiny)
     config.update(changes)

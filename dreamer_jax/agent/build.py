@@ -91,6 +91,12 @@ def make_agent(
     wm = _make_world_model(config, keys, action.size, backend)
     behaviors = _make_behaviors(config, action, math.prod(wm.rssm.latent.shape))
     groups = ["model", *(group for behavior in behaviors for group in behavior.groups)]
+    for key in sorted({*used}.intersection(groups)):
+        raise UsageError(
+            f"observation {key!r} has the name of what config.behavior learns, so that both would "
+            f"be reported as {key}_loss: rename it, or exclude it by config.cnn_keys and "
+            f"config.mlp_keys; reserved are {', '.join(groups)}."
+        )
     return Agent(
         wm=wm,
         behaviors=behaviors,

@@ -4,7 +4,6 @@
 - `flags.py` parses flags, and loads the config that `--config` names.
 - `train.py`, `evaluate.py`, `members.py`, `sweep.py`, `report.py`, `plot.py`, `watch.py`,
   `benchmark.py` are a command each, with its flags.
-- `process.py` tunes a process that is about to compute.
 - `tables.py` formats rows as text.
 
 Commands may import every room; nothing imports them but `experiments/`. JAX and other heavy

@@ -13,6 +13,7 @@ from dreamer_jax.commands.flags import Command, Flags, whole_number
 def add_flags(flags: Flags) -> None:
     add = flags.add_argument
     add("--workdir", required=True, help="directory of the run")
+    flags.add_make_env()
     add("--episodes", type=whole_number(1), default=10, help="episodes per member; 10 by default")
     add("--member", type=int, help="number of the only member to evaluate")
     add("--step", type=int, help="env step of the checkpoint; the newest by default")

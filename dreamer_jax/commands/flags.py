@@ -2,6 +2,10 @@
 
 import argparse
 import contextlib
+import functools
+import importlib
+import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
@@ -15,6 +19,11 @@ CONFIG_HELP = (
     "--config.KEY=VALUE overrides a key"
 )
 
+MAKE_ENV_HELP = (
+    "a function of yours from a seed to an environment, as module:function; it replaces "
+    "config.task, and is needed again to open its run"
+)
+
 
 class Flags(argparse.ArgumentParser):
     """A parser that raises its errors."""
@@ -26,6 +35,10 @@ class Flags(argparse.ArgumentParser):
         that override keys as `overrides`.
         """
         self.add_argument("--config", required=True, help=CONFIG_HELP)
+
+    def add_make_env(self) -> None:
+        """Add `--make_env`; the command gets the function as `make_env`, or None."""
+        self.add_argument("--make_env", type=find_function, help=MAKE_ENV_HELP)
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(message)
@@ -56,6 +69,30 @@ def whole_numbers(minimum: int) -> Callable[[str], list[int]]:
     """Return a parser of lists such as '2,3', of whole numbers that are at least `minimum`."""
     parse_number = whole_number(minimum)
     return lambda text: [parse_number(entry) for entry in text.split(",")]
+
+
+def find_function(given: str) -> Callable:
+    """Import the function that 'module:function' names, also from the current directory."""
+    module_name, _, name = given.partition(":")
+    if not name or not all(part.isidentifier() for part in module_name.split(".")):
+        raise argparse.ArgumentTypeError(f"{given!r} was given; allowed: module:function")
+    if "" not in sys.path and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if not f"{module_name}.".startswith(f"{error.name}."):
+            raise
+        raise argparse.ArgumentTypeError(
+            f"there is no module {error.name}; it must be installed or in {os.getcwd()}"
+        ) from error
+    function = functools.reduce(
+        lambda node, part: getattr(node, part, None), name.split("."), module
+    )
+    if not callable(function):
+        nearest = suggest(name, vars(module))
+        raise argparse.ArgumentTypeError(f"{module_name} has no function {name}.{nearest}")
+    return function
 
 
 def words(text: str) -> list[str]:

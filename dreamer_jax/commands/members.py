@@ -15,6 +15,7 @@ from dreamer_jax.errors import UsageError
 
 def add_flags(flags: Flags) -> None:
     flags.add_argument("--workdir", required=True, help="directory of the run, which is only read")
+    flags.add_make_env()
     add = flags.add_mutually_exclusive_group().add_argument
     add("--extract", type=whole_numbers(0), help="numbers of the members to copy, as 2,3")
     add("--join", help="directory of another run, at the same env step, with other members")
@@ -31,15 +32,15 @@ def main(args: Namespace) -> None:
     if changes != (args.to is not None):
         raise UsageError("--to and one of --extract, --join and --add must be given together")
     if args.extract is not None:
-        extract(args.workdir, args.extract, args.to)
+        extract(args.workdir, args.extract, args.to, make_env=args.make_env)
     elif args.join is not None:
-        join(args.workdir, args.join, args.to)
+        join(args.workdir, args.join, args.to, make_env=args.make_env)
     elif args.add is not None:
-        result = add_members(args.workdir, args.add, args.to)
+        result = add_members(args.workdir, args.add, args.to, make_env=args.make_env)
         if not result["finished"]:
             print("nothing has been joined yet; the same command resumes the training")
             return
-    records = list_members(args.to if changes else args.workdir)
+    records = list_members(args.to if changes else args.workdir, make_env=args.make_env)
     rows = [{key: _format(key, value) for key, value in record.items()} for record in records]
     print(format_table([Column(key, key) for key in rows[0]], rows))
 

@@ -2,6 +2,7 @@
 
 dreamer-jax train --config=catch --workdir=runs/catch
 dreamer-jax train --config=atari:pong --workdir=runs/pong --config.seeds=5
+dreamer-jax train --config=mine.py --make_env=my_envs:make_maze --workdir=runs/maze
 dreamer-jax train --config=mine.py --dry_run
 """
 
@@ -14,6 +15,7 @@ from dreamer_jax.errors import UsageError
 
 def add_flags(flags: Flags) -> None:
     flags.add_config()
+    flags.add_make_env()
     flags.add_argument("--workdir", help="directory of the run; the same one resumes it")
     flags.add_argument(
         "--dry_run", action="store_true", help="build everything and describe it, but do not train"
@@ -27,7 +29,10 @@ def main(args: Namespace) -> None:
 
     if args.workdir is None and not args.dry_run:
         raise UsageError("--workdir is missing; it names the directory of the run")
-    result = dry_run(args.config) if args.dry_run else train(args.config, args.workdir)
+    if args.dry_run:
+        result = dry_run(args.config, args.make_env)
+    else:
+        result = train(args.config, args.workdir, args.make_env)
     print(json.dumps(result, indent=2))
 
 

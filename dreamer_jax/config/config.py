@@ -38,7 +38,9 @@ def default_config() -> ConfigDict:
 def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield the dotted name and the value of every key in a config or nested dicts."""
     for name, value in config.items():
-        if isinstance(value, (Mapping, ConfigDict)):
+        if prefix + name in KEYS and isinstance(value, ConfigDict):
+            yield prefix + name, value.to_dict()
+        elif prefix + name not in KEYS and isinstance(value, (Mapping, ConfigDict)):
             yield from flatten(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value
@@ -174,6 +176,11 @@ def _combination_errors(config: ConfigDict) -> Iterator[str]:
         yield (
             f"config.wandb.project is {project!r}; allowed: 1 to 128 characters without any of "
             "/ \\ # ? % : , as W&B requires."
+        )
+    if config.env.kwargs and not config.task.startswith("gym:"):
+        yield (
+            f"config.env.kwargs is {dict(config.env.kwargs)}; allowed: None, since config.task is "
+            f"{config.task!r} and only gym:<id> takes arguments."
         )
     envs = len(member_seeds(config)) * config.env.num_envs
     if config.env.workers > envs:

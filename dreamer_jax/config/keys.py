@@ -21,6 +21,7 @@ from dreamer_jax.replay.samplers import SAMPLERS
 from dreamer_jax.schema import (
     KEYS,
     Key,
+    arguments,
     boolean,
     choice,
     declare,
@@ -51,6 +52,9 @@ RUN = {
     "log_every": Key(10_000, integer(1), "agent steps between log lines"),
     "eval_every": Key(250_000, integer(0), "agent steps between evaluations; 0: only at the end"),
     "eval_episodes": Key(10, integer(0), "greedy episodes per member and evaluation; 0: none"),
+    "eval_steps": Key(
+        108_000, integer(1), "agent steps after which an episode of an evaluation is cut"
+    ),
     "video_every": Key(
         250_000, integer(0), "agent steps between open-loop videos; 0: only at the end"
     ),
@@ -72,6 +76,18 @@ ENVIRONMENTS = {
     "env.action_repeat": Key(1, integer(1), "frames per agent step"),
     "env.time_limit": Key(
         0, integer(0), "frames until an episode is truncated; 0: the environment's own limit"
+    ),
+    "env.kwargs": Key(
+        None, arguments(), "arguments of a gym: environment, such as {'map_name': '8x8'}"
+    ),
+    "env.eval_envs": Key(
+        128, integer(1), "environments, of all members together, that an evaluation keeps open"
+    ),
+    "env.eval_workers": Key(
+        None,
+        optional(integer(0)),
+        "processes that step environments of evaluations; None: env.workers, in training at least "
+        "1 for make_env and gym:, since closing such environments may affect others",
     ),
     "env.sticky": Key(
         0.25, number(0, 1), "Atari: probability that a frame repeats the previous action"
@@ -226,5 +242,6 @@ declare(HYPERS | OPTIMIZER | WANDB | MEMBERS)
 # The keys that may change when a run is resumed: they do not affect what it learns.
 RUN_KEYS = frozenset(
     ("devices", "steps", "log_every", "video_every", "env.workers", "env.timeout", "env.max_faults")
+    + ("env.eval_envs", "env.eval_workers")
     + tuple(name for name in KEYS if name.startswith(("checkpoint_", "wandb.")))
 )

@@ -1,5 +1,6 @@
 """Every environment that is registered with gymnasium."""
 
+import functools
 import importlib
 
 import gymnasium
@@ -14,23 +15,33 @@ def make_gym(name: str, seed: int, settings: EnvSettings) -> gymnasium.Env:
     """Build 'gym:<id>', such as 'gym:CartPole-v1', or 'gym:<module to import>:<id>'.
 
     Raises:
-        UsageError: the id is unknown, or its package or another that it needs is not installed.
+        UsageError: the id is unknown, does not take `settings.kwargs`, or needs a package that is not
+            installed.
     """
     module, _, env_id = name.rpartition(":")
+    make = functools.partial(
+        gymnasium.make,
+        env_id,
+        max_episode_steps=settings.time_limit or None,
+        render_mode="rgb_array" if settings.render else None,
+        disable_env_checker=True,  # `adapt` checks every step
+    )
+    kwargs = dict(settings.kwargs or {})
     try:
         if module:
             importlib.import_module(module)
         if env_id not in gymnasium.registry:
             raise _unknown_id(env_id)
-        env = gymnasium.make(
-            env_id,
-            max_episode_steps=settings.time_limit or None,
-            render_mode="rgb_array" if settings.render else None,
-            disable_env_checker=True,  # `adapt` checks every step
-        )
+        if taken := kwargs.keys() & make.keywords.keys():
+            raise TypeError(f"{', '.join(sorted(taken))} cannot be chosen here")
+        env = make(**kwargs)
     except (gymnasium.error.Error, ImportError) as error:
         reason = " ".join(str(error).split())
         raise UsageError(f"the environment gym:{name} cannot be made: {reason}") from error
+    except TypeError as error:
+        if not kwargs:
+            raise
+        raise UsageError(f"config.env.kwargs is {kwargs}, but {env_id} says: {error}") from error
     return ActionRepeat(env, repeat=settings.action_repeat)
 
 

@@ -5,14 +5,14 @@ import dataclasses
 import functools
 import inspect
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import gymnasium
 from gymnasium.wrappers import TimeLimit
 
-from dreamer_jax.envs.wrappers import ActionRepeat, SeedFirstReset, adapt
+from dreamer_jax.envs.wrappers import ActionRepeat, SeedFirstReset, adapt, with_seed
 from dreamer_jax.errors import UsageError, lookup
 from dreamer_jax.schema import Registry
 
@@ -28,6 +28,7 @@ class EnvSettings:
     time_limit: int = 0  # frames after which an episode is truncated; 0 for the task's own limit
     sticky: float = 0.25  # Atari: probability that a frame repeats the last frame's action
     noops: int = 30  # Atari: maximum number of no-op frames after a reset
+    kwargs: Mapping[str, Any] | None = None  # gymnasium's ids: arguments of the environment
     render: bool = False  # request RGB images from `render()` where they must be requested
 
     def __post_init__(self) -> None:
@@ -89,7 +90,10 @@ def env_maker(task: str | MakeEnv, **settings) -> MakeEnv:
     if callable(task):
         make = functools.partial(_call, task)
     elif not isinstance(task, str):
-        raise UsageError(f"make_env is {task!r}; allowed: a function from a seed to an environment")
+        raise UsageError(
+            f"make_env is {task!r}; allowed: a function from a seed to an environment, such as "
+            "lambda seed: MyEnv()"
+        )
     else:
         name, _, variant = task.partition(":")
         make = functools.partial(lookup(_TASKS, name, "task"), variant)
@@ -107,7 +111,7 @@ def _make(
 ) -> gymnasium.Env:
     if seed < 0:
         raise ValueError(f"seed must be at least 0, not {seed}")
-    env = make(int(seed), settings)
+    env = with_seed(lambda value: make(value, settings), int(seed))
     return adapt(SeedFirstReset(env, seed=int(seed)), size=settings.size)
 
 

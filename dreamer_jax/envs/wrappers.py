@@ -7,7 +7,7 @@ everything that violates the declared spaces is an error.
 import functools
 import logging
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import cv2
 import gymnasium
@@ -16,12 +16,14 @@ from gymnasium import spaces
 
 from dreamer_jax.errors import UsageError
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 Observation = dict[str, np.ndarray]
 # What `reset` and `step` of a gymnasium environment return.
 Reset = tuple[Any, dict[str, Any]]
 Step = tuple[Any, float, bool, bool, dict[str, Any]]
+LARGEST_INT = 2**31 - 1  # of C
 TOLERANCE = 1e-6  # amount by which an action may exceed [-1, 1]
 
 
@@ -34,7 +36,7 @@ class SeedFirstReset(gymnasium.Wrapper):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Reset:
         seed, self._seed = (self._seed if seed is None else seed), None
-        result = self.env.reset(seed=seed, options=options)
+        result = with_seed(lambda value: self.env.reset(seed=value, options=options), seed)
         if not isinstance(result, tuple) or len(result) != 2:
             raise _old_interface(self.env, "reset", "(observation, info)", result)
         return result
@@ -46,6 +48,22 @@ def _old_interface(env: gymnasium.Env, method: str, expected: str, result: Any) 
     return UsageError(
         f"{name}.{method}() returned {found}; allowed: {expected}, as gymnasium has it since 0.26"
     )
+
+
+def with_seed(call: Callable[[int | None], T], seed: int | None) -> T:
+    """Call a function with a seed of 32 bits, or with 31 bits of it if it takes no more.
+
+    Many simulators keep seeds in a signed C int. Such a seed is only shortened where it is
+    refused, so that no other environment gets another seed than it always had.
+    """
+    try:
+        return call(seed)
+    except UsageError:
+        raise
+    except (OverflowError, TypeError, ValueError):
+        if seed is None or seed <= LARGEST_INT:
+            raise
+    return call(seed & LARGEST_INT)
 
 
 class ActionRepeat(gymnasium.Wrapper):
@@ -111,8 +129,13 @@ class _Adapt(gymnasium.Wrapper):
 
 def _finite(reward: Any) -> float:
     value = np.asarray(reward)
-    if value.size != 1 or value.dtype.kind not in "biuf" or not np.isfinite(value).all():
-        raise ValueError(f"the environment's reward must be a finite number, not {reward!r}")
+    # Of the type in which it is recorded, in which larger numbers are infinite.
+    with np.errstate(over="ignore"):
+        is_number = value.size == 1 and value.dtype.kind in "biuf"
+        if not is_number or not np.isfinite(value.astype(np.float32)).all():
+            raise ValueError(
+                f"the environment's reward must be a finite number, not {reward!r} (as float32)"
+            )
     return float(value.item())
 
 

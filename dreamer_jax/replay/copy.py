@@ -18,6 +18,7 @@ from dreamer_jax.replay.ring import (
     live_intact,
     member_directories,
 )
+from dreamer_jax.replay.samplers import NOTHING
 
 CHUNK = 16 * 2**20  # bytes read at a time
 
@@ -96,9 +97,10 @@ def copy_members(members: Sequence[MemberReplay], target: Path) -> None:
             _copy_entry(member, key, directory)
         # Read after the data, so that it covers every record written meanwhile.
         high_water = np.fromfile(member.directory / HIGH_WATER_FILE, np.int64)
+        drawn = member.drawn if member.drawn and NOTHING not in member.drawn[1] else None
         if not (
             live_intact(member.layout, high_water, member.written)
-            and (member.drawn is None or intact(member.layout, high_water, *member.drawn))
+            and (drawn is None or intact(member.layout, high_water, *drawn))
         ):
             raise UsageError(
                 f"the replay in {member.directory} has moved on too far since the checkpoint: "

@@ -21,10 +21,12 @@ class Prefetcher:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
         self._indices: Indices | None = None
         self._future: Future[Batch] | None = None
+        self.empty = np.zeros(replay.num_members, bool)  # members without data in the last batch
 
     def next(self) -> Batch:
         """Return a batch [M, B, T, ...] on the device, and draw the following one."""
         batch = self.peek()
+        self.empty = self._indices.empty
         self._submit(self._replay.draw())
         return batch
 

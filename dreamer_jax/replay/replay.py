@@ -105,11 +105,6 @@ class Replay:
         return self._sampler.num_starts(self._streams()).sum(axis=1) > 0
 
     @property
-    def ready(self) -> bool:
-        """True if `draw` can serve every member."""
-        return bool(self.sampleable.all())
-
-    @property
     def remaining_slack(self) -> int:
         """Records that every stream can still take before the next call of `pin`."""
         return int((self._pinned + self.slack - self._written).min())
@@ -163,13 +158,7 @@ class Replay:
         self._complete(member, env)
 
     def draw(self) -> Indices:
-        """Draw B sequences per member from the members' own random streams, if `ready`."""
-        sampleable = self.sampleable
-        if not sampleable.all():
-            raise RuntimeError(
-                f"replay members {np.flatnonzero(~sampleable).tolist()} have no sequence of "
-                f"{self._length} steps to draw, they hold {self.sizes.tolist()} steps"
-            )
+        """Draw B sequences for each of the `sampleable` members from its own random stream."""
         return draw_indices(self._sampler, self._streams(), self._generators, self._batch)
 
     def gather(self, indices: Indices) -> dict[str, np.ndarray]:
@@ -179,7 +168,8 @@ class Replay:
         since the draw go to slots that were not live then.
 
         Returns:
-            A new array [M, B, L, *shape] per key.
+            A new array [M, B, L, *shape] per key. Members without a sequence get zeros, and
+            rewards that are not a number, so that no update is made of them.
 
         Raises:
             RuntimeError: more was added since the draw, and records have been overwritten.
@@ -190,6 +180,11 @@ class Replay:
             for key, (shape, dtype) in self._layout.entries.items()
         }
         for m, ring in enumerate(self._rings):
+            if indices.empty[m]:
+                for array in batch.values():
+                    array[m] = 0
+                batch["reward"][m] = np.nan
+                continue
             out = {key: array[m] for key, array in batch.items()}
             ring.gather(indices.env[m], indices.start[m], out)
         batch["is_first"][:, :, 0] = True
@@ -262,7 +257,7 @@ class Replay:
     def _streams(self) -> Streams:
         oldest = oldest_live(self._layout, self._written)
         self._episodes.evict(oldest)
-        return Streams(oldest, self._written, self._episodes, self._length)
+        return Streams(oldest, self._written, self._episodes, self._episode_start, self._length)
 
     def _complete(self, member: np.ndarray, env: np.ndarray) -> None:
         """Record that the episodes in progress in streams [K] are complete."""

@@ -8,13 +8,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
+NOTHING = -1  # in place of a record number
+
 
 @dataclass(frozen=True)
 class Indices:
     """The sequences of a batch, each given by its environment and its first record."""
 
     env: np.ndarray  # [M, B] int64, in [0, E)
-    start: np.ndarray  # [M, B] int64, absolute record number
+    start: np.ndarray  # [M, B] int64, absolute record number; NOTHING for a member without any
+
+    @property
+    def empty(self) -> np.ndarray:
+        """The members that had no sequence to draw, [M] bool."""
+        return (self.start == NOTHING).all(axis=1)
 
 
 class Episodes:
@@ -68,6 +75,7 @@ class Streams:
     oldest: np.ndarray  # [M, E] int64
     written: np.ndarray  # [M, E] int64
     episodes: Episodes
+    open: np.ndarray  # [M, E] int64, first record of the episode in progress, or -1
     length: int  # records of a sequence
 
 
@@ -105,16 +113,27 @@ def offsets_near_ends(rng: np.random.Generator, total: np.ndarray, length: int) 
 
 @dataclass(frozen=True)
 class EpisodeSampler:
-    """All complete episodes are equally likely; `offsets` draws the start within one."""
+    """All complete episodes are equally likely; `offsets` draws the start within one.
+
+    A member that has none draws from the live part of its episodes in progress, so that an episode
+    longer than the replay does not stop it.
+    """
 
     # (random stream, records of each episode [B], records of a sequence) -> offsets of starts [B]
     offsets: Callable[[np.random.Generator, np.ndarray, int], np.ndarray]
 
     def num_starts(self, streams: Streams) -> np.ndarray:
-        return streams.episodes.count
+        complete = streams.episodes.count
+        begun = np.maximum(streams.open, streams.oldest)
+        is_long = (streams.open >= 0) & (streams.written - begun >= streams.length)
+        return np.where(complete.any(axis=1, keepdims=True), complete, is_long)
 
     def start_of(self, rng, streams, member, env, choice) -> np.ndarray:
-        start, stop = streams.episodes.get(member, env, choice)
+        if streams.episodes.count[member].any():
+            start, stop = streams.episodes.get(member, env, choice)
+        else:
+            start = np.maximum(streams.open, streams.oldest)[member, env]
+            stop = streams.written[member, env]
         return start + self.offsets(rng, stop - start, streams.length)
 
 
@@ -133,12 +152,16 @@ def draw_indices(
 ) -> Indices:
     """Draw `batch` sequences per member, each uniformly over all choices of its streams.
 
-    Every member needs a choice, and draws from its own generator.
+    Every member draws from its own generator; one without a choice does not, and gets NOTHING.
     """
     envs, starts = [], []
     num_starts = sampler.num_starts(streams)
     for member, (rng, choices) in enumerate(zip(generators, num_starts, strict=True)):
         bounds = np.cumsum(choices)
+        if bounds[-1] == 0:
+            envs.append(np.zeros(batch, np.int64))
+            starts.append(np.full(batch, NOTHING))
+            continue
         choice = rng.integers(0, bounds[-1], size=batch)
         env = np.searchsorted(bounds, choice, side="right")
         choice -= (bounds - choices)[env]

@@ -2,6 +2,7 @@
 
     trainer      the loop: step environments, update members, log, evaluate, save; start here
     setup        the parts that follow from a config alone: agent, environments, replay
+    identity     which environment a run is of, compared whenever the run is opened
     schedule     the steps at which updates, logs, evaluations and checkpoints are due
     driver       the environment side of the loop
     evaluation   greedy episodes, and `evaluate` for a saved run

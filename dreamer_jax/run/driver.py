@@ -169,6 +169,12 @@ def _summary(episodes: Sequence[Sequence[float]]) -> dict[str, float | int]:
     }
 
 
+def without_env_states(record: Mapping) -> dict:
+    """Return a member's record of `Driver.state` without the states of its environments."""
+    rows = [{**row, "environment": None} for row in record["rows"]]
+    return {**record, "rows": rows}
+
+
 def to_env_actions(action: np.ndarray, discrete: bool) -> np.ndarray:
     """Convert policy actions [M, E, A] to what environments take.
 

@@ -5,21 +5,33 @@ import dataclasses
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
+import gymnasium
 import numpy as np
 
 from dreamer_jax.config import sweep
 from dreamer_jax.envs.film import filmed
-from dreamer_jax.envs.vector import FaultLimit, OnFault
+from dreamer_jax.envs.vector import FaultLimit, FaultTolerantVector, OnFault
 from dreamer_jax.errors import UsageError
 from dreamer_jax.report.video import episode_gif
 from dreamer_jax.run.driver import to_env_actions
+from dreamer_jax.run.identity import describe_maker
 from dreamer_jax.run.load import read_saved
-from dreamer_jax.run.setup import MakeEnv, RunSetup
+from dreamer_jax.run.setup import MakeEnv, RunSetup, about_wrappers
 from dreamer_jax.seeding import EVAL_KEY, EVAL_STREAM, env_seed, member_keys
-from dreamer_jax.types import Params
+from dreamer_jax.types import Params, PolicyCarry
 
 log = logging.getLogger(__name__)
+
+
+class Episodes(NamedTuple):
+    """The outcome of complete greedy episodes."""
+
+    returns: np.ndarray  # [M, episodes]
+    lengths: np.ndarray  # [M, episodes] agent steps
+    cut: np.ndarray  # [M, episodes] bool, cut after `config.eval_steps`
+    frames: list[list[np.ndarray]]  # per member, uint8 images of its first episode
 
 
 def play_episodes(
@@ -28,63 +40,123 @@ def play_episodes(
     episodes: int,
     *,
     on_fault: OnFault,
+    workers: int = 0,
     check: Callable[[], None] = lambda: None,
     frames: bool = False,
-) -> tuple[np.ndarray, np.ndarray, list[list[np.ndarray]]]:
-    """Play `episodes` complete greedy episodes per member, all at once.
+) -> Episodes:
+    """Play `episodes` complete greedy episodes per member, `config.env.eval_envs` at a time.
 
     Every episode has its own environment and seed, the same in every evaluation, so short episodes
-    do not count more often than long ones. If an environment fails, its episode starts again.
+    do not count more often than long ones. The number at a time changes no result: the policy's
+    noise always has the shape of all episodes, and begins anew with those that are played next. If
+    an environment fails, its episode starts again.
 
     Args:
         params: by group, [M, ...].
         episodes: number of episodes per member.
-        on_fault: as in `RunSetup.make_vector`.
+        on_fault: called with m * episodes + e and the text of each failure in member m's episode e.
+        workers: number of processes that step the environments; 0 for this one.
         check: called before every step; may raise.
         frames: keep the images of each member's first episode.
-
-    Returns:
-        returns [M, episodes], lengths [M, episodes] in agent steps, and per member a list of
-        uint8 frames (empty without `frames` or images).
     """
-    members, keys = len(setup.seeds), setup.obs_keys
-    vector = setup.make_vector(EVAL_STREAM, episodes, on_fault)
-    carry = setup.fns.init_policy(member_keys(setup.seeds, EVAL_KEY), episodes)
-    rows = members * episodes
-    running, is_first = np.ones(rows, bool), np.ones(rows, bool)
-    returns, lengths = np.zeros(rows), np.zeros(rows, np.int64)
-    kept: list[list[np.ndarray]] = [[] for _ in range(members)]
-    image = next((k for k, s in vector.observation_space.items() if len(s.shape) == 3), None)
+    shape = (len(setup.seeds), episodes)
+    rows = shape[0] * episodes
+    count = -(-rows // -(-rows // setup.config.env.eval_envs))
+    played = Episodes(
+        np.zeros(shape), np.zeros(shape, np.int64), np.zeros(shape, bool), [[] for _ in setup.seeds]
+    )
+    make_row = setup.row_maker(EVAL_STREAM, episodes)
+
+    def maker(first: int) -> Callable[[int, int], gymnasium.Env]:
+        return lambda slot, generation: make_row(first + slot, generation)
+
+    first = 0
+    vector = FaultTolerantVector(
+        maker(first),
+        count,
+        workers=min(workers, count),
+        timeout=setup.config.env.timeout,
+        on_fault=lambda slot, text: on_fault(first + slot, text),
+    )
     with contextlib.closing(vector):
-        obs = vector.reset()
-        while True:
-            check()
-            if frames and image is not None:
-                for member in np.flatnonzero(running[::episodes]):
-                    kept[member].append(obs[image][member * episodes].copy())
-            if not running.any():
-                return returns.reshape(members, -1), lengths.reshape(members, -1), kept
-            # Copies, because the next step may overwrite `obs` while JAX reads it, see `Driver`.
-            grid = {k: obs[k].copy().reshape(members, episodes, *obs[k].shape[1:]) for k in keys}
-            first = is_first.reshape(members, episodes)
-            carry, action = setup.fns.greedy_step(params, carry, grid, first)
-            action = to_env_actions(np.asarray(action), setup.action.discrete)
-            result = vector.step(action.reshape(rows, *action.shape[2:]))
-            returns += np.where(running, result.reward, 0)
-            lengths += running
-            running &= ~result.is_last
-            restarted = result.failed & running
-            returns[restarted], lengths[restarted] = 0, 0
-            for member in np.flatnonzero(restarted[::episodes]):
-                kept[member].clear()
-            # Finished environments play on without effect: the vector steps all its rows.
-            is_first = result.is_last | result.failed
-            obs = vector.reset(is_first) if is_first.any() else result.obs
+        for begin in range(0, rows, count):
+            if begin:
+                # The last ones include some that have been played, if there are too few others.
+                first = min(begin, rows - count)
+                vector.renew(maker(first))
+            running = np.arange(first, first + count) >= begin
+            _play(setup, params, vector, first, running, played, check, frames=frames)
+    return played
 
 
-def summarize(setup: RunSetup, returns: np.ndarray, lengths: np.ndarray) -> list[dict]:
+def _play(
+    setup: RunSetup,
+    params: Mapping[str, Params],
+    vector: FaultTolerantVector,
+    first: int,
+    running: np.ndarray,
+    played: Episodes,
+    check: Callable[[], None],
+    *,
+    frames: bool,
+) -> None:
+    """Play the episodes numbered from `first` that are `running` [N], and record them."""
+    episodes, chosen = played.returns.shape[1], slice(first, first + len(running))
+    returns, lengths, cut = (table.reshape(-1)[chosen] for table in played[:3])  # views
+    image = next((k for k, s in vector.observation_space.items() if len(s.shape) == 3), None)
+    filmed = {
+        slot: played.frames[(first + slot) // episodes]
+        for slot in np.flatnonzero(running)
+        if frames and image is not None and (first + slot) % episodes == 0
+    }
+    carry = setup.fns.init_policy(member_keys(setup.seeds, EVAL_KEY), episodes)
+    is_first, obs = np.ones(len(running), bool), vector.reset(running)
+    while True:
+        check()
+        for slot, images in filmed.items():
+            if running[slot]:
+                images.append(obs[image][slot].copy())
+        if not running.any():
+            return
+        carry, action = _act(setup, params, carry, obs, is_first, chosen, episodes)
+        result = vector.step(action, running)
+        returns += np.where(running, result.reward, 0)
+        lengths += running
+        is_first = result.failed & running
+        returns[is_first] = lengths[is_first] = 0
+        for slot, images in filmed.items():
+            if is_first[slot]:
+                images.clear()
+        cut |= running & ~result.is_last & (lengths >= setup.config.eval_steps)
+        running = running & ~result.is_last & ~cut
+        obs = vector.reset(is_first) if is_first.any() else result.obs
+
+
+def _act(
+    setup: RunSetup,
+    params: Mapping[str, Params],
+    carry: PolicyCarry,
+    obs: Mapping[str, np.ndarray],
+    is_first: np.ndarray,
+    chosen: slice,
+    episodes: int,
+) -> tuple[PolicyCarry, np.ndarray]:
+    """Choose greedy actions in the chosen rows of all episodes; the others see zeros."""
+    shape = (len(setup.seeds), episodes)
+    first, grid = np.ones(shape, bool), {}
+    first.reshape(-1)[chosen] = is_first
+    for key, (entry, dtype) in setup.agent.obs_shapes.items():
+        # A new array, because the next step may overwrite `obs` while JAX reads it.
+        grid[key] = np.zeros((*shape, *entry), dtype)
+        grid[key].reshape(-1, *entry)[chosen] = obs[key]
+    carry, action = setup.fns.greedy_step(params, carry, grid, first)
+    action = to_env_actions(np.asarray(action), setup.action.discrete)
+    return carry, action.reshape(-1, *action.shape[2:])[chosen]
+
+
+def summarize(setup: RunSetup, played: Episodes) -> list[dict]:
     """Summarize the episodes of `play_episodes` in one record per member."""
-    labels = sweep.member_labels(setup.config)
+    labels, (returns, lengths, cut, _) = sweep.member_labels(setup.config), played
     return [
         {
             "member": member,
@@ -95,6 +167,7 @@ def summarize(setup: RunSetup, returns: np.ndarray, lengths: np.ndarray) -> list
             "eval_length": float(lengths[member].mean()),
             "eval_episodes": int(returns.shape[1]),
         }
+        | ({"eval_cut": int(cut[member].sum())} if cut[member].any() else {})
         for member, (seed, label) in enumerate(zip(setup.seeds, labels, strict=True))
     ]
 
@@ -120,8 +193,8 @@ def evaluate(
         make_env: as given to `train`.
 
     Returns:
-        `env_step`, `frame`, `members`, a record per member with its mean return, and with `video`
-        the paths of the `videos`.
+        `environment`, `env_step`, `frame`, `members`, a record per member with its mean return,
+        and with `video` the paths of the `videos`.
 
     Raises:
         FileNotFoundError: there is no run, or no checkpoint yet.
@@ -139,13 +212,17 @@ def evaluate(
         )
         maker = filmed(setup.make_env, min(first), set().union(*others))
         setup = dataclasses.replace(setup, make_env=maker)
+    if about := about_wrappers(setup):
+        log.warning("%s", about)
     limit = FaultLimit(setup.config.env.max_faults, lambda row, text: log.warning("%s", text))
-    returns, lengths, frames = play_episodes(
-        setup, saved.params, episodes, on_fault=limit, frames=video
+    env = setup.config.env
+    workers = env.workers if env.eval_workers is None else env.eval_workers
+    played = play_episodes(
+        setup, saved.params, episodes, on_fault=limit, workers=workers, frames=video
     )
-    records = zip(saved.numbers, summarize(setup, returns, lengths), strict=True)
+    records = zip(saved.numbers, summarize(setup, played), strict=True)
     videos = []
-    for number, images in zip(saved.numbers, frames, strict=True):
+    for number, images in zip(saved.numbers, played.frames, strict=True):
         if not images:
             continue
         path = saved.work.videos / f"eval_{saved.env_step:09d}_member{number}.gif"
@@ -156,6 +233,7 @@ def evaluate(
         except Exception as error:  # the results must not be lost with a picture
             log.warning("no video of member %d: %s: %s", number, type(error).__name__, error)
     return {
+        "environment": describe_maker(setup.identity.source, setup.identity.name),
         "env_step": saved.env_step,
         "frame": saved.env_step * setup.config.env.action_repeat,
         "members": [record | {"member": number} for number, record in records],

@@ -17,6 +17,7 @@ from dreamer_jax.config import sweep
 from dreamer_jax.errors import UsageError
 from dreamer_jax.run.checkpoint import Checkpoints, DamagedCheckpoint
 from dreamer_jax.run.driver import to_env_actions
+from dreamer_jax.run.identity import check_maker, check_spaces
 from dreamer_jax.run.setup import MakeEnv, RunSetup, build
 from dreamer_jax.run.workdir import WorkDir
 from dreamer_jax.runtime import prepare
@@ -72,7 +73,11 @@ def read_saved(
                 + ", ".join(f"{number} ({member})" for number, member in enumerate(present))
             )
         selected = sweep.with_members(config, [present[number] for number in numbers])
+    note = check_maker(work.environment, config.task, make_env)
+    if note:
+        log.warning("%s", note)
     setup = build(selected, make_env, one_device())
+    check_spaces(work.environment, setup.identity)
     arrays, host = read_checkpoint(work, setup.saved_shapes(len(present)), step)
     if numbers is None:
         return Saved(work, config, setup, list(range(len(present))), arrays, host)

@@ -31,6 +31,7 @@ from dreamer_jax.replay.copy import MemberReplay, check_alike, copy_members, ope
 from dreamer_jax.report.metrics_log import encode_row, read_metrics
 from dreamer_jax.report.wandb.process import run_group
 from dreamer_jax.run.checkpoint import Checkpoints
+from dreamer_jax.run.identity import check_spaces, write_identity
 from dreamer_jax.run.load import Saved, read_saved
 from dreamer_jax.run.setup import MakeEnv, describe_bytes
 from dreamer_jax.run.trainer import train
@@ -181,6 +182,7 @@ def _check_fit(first: Saved, second: Saved) -> None:
     )
     if different:
         raise UsageError(f"{both} have different configs:\n" + "\n".join(different))
+    check_spaces(first.work.environment, second.setup.identity)
     if first.place != second.place:
         raise UsageError(f"{both} are not at the same step: {first.place} and {second.place}")
     _check_nothing_due(first)
@@ -214,6 +216,7 @@ def _assemble(sources: Sequence[Saved], target: Path) -> None:
     try:
         work.videos.mkdir(parents=True)
         work.config.write_text(config_lib.to_json(config))
+        write_identity(work.environment, sources[0].setup.identity)
         work.metrics.write_bytes(metrics)
         if replays:
             copy_members(replays, work.replay)

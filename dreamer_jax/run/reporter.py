@@ -32,8 +32,9 @@ _add = jax.jit(lambda total, metrics: jax.tree.map(jnp.add, total, metrics), don
 class Reporter:
     """Writes the metrics, curves and faults of all members."""
 
-    def __init__(self, config: ConfigDict, work: WorkDir, progress: Progress):
+    def __init__(self, config: ConfigDict, work: WorkDir, progress: Progress, env_name: str):
         self._config, self._work, self._progress = config, work, progress
+        self._env_name = env_name
         self._members = sweep.members(config)
         self._labels = sweep.member_labels(config)
         self._log = MetricsLog(work.metrics, warn=progress.print)
@@ -97,7 +98,7 @@ class Reporter:
     def draw_curves(self) -> None:
         """Draw the curves so far."""
         rows = read_metrics(self._work.metrics)
-        draw_curves(rows, self._work.curves, title=self._config.task)
+        draw_curves(rows, self._work.curves, title=self._env_name)
 
     def fault(self, env_step: int, member: int, name: str, text: str) -> None:
         """Report an environment that failed and is replaced.
@@ -157,7 +158,7 @@ class Reporter:
             self._sums = _stack_sums([record["sums"] for record in records])
             self._append(self._work.path / RESUMES, f"resumed at env step {env_step}\n")
         if self._config.wandb.mode != "disabled":
-            info = _run_info(self._config, self._work)
+            info = _run_info(self._config, self._work, self._env_name)
             self._wandb = WandbProcess(self._work.path, info, warn=self._progress.print)
 
     def close(self) -> None:
@@ -212,9 +213,9 @@ def _stack_sums(sums: Sequence[Mapping[str, float] | None]) -> Metrics | None:
     return {name: jnp.asarray([row[name] for row in rows], jnp.float32) for name in names}
 
 
-def _run_info(config: ConfigDict, work: WorkDir) -> RunInfo:
+def _run_info(config: ConfigDict, work: WorkDir, env_name: str) -> RunInfo:
     # First the tags that distinguish the runs of a project, then the user's own.
-    tags = [config.task, config.behavior, config.objective]
+    tags = [env_name, config.behavior, config.objective]
     tags += [tag.strip() for tag in config.wandb.tags.split(",") if tag.strip()]
     return RunInfo(
         mode=config.wandb.mode,

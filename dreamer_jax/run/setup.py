@@ -1,5 +1,6 @@
 """Build the parts of a run from its config; nothing here steps or trains."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -16,10 +17,13 @@ from dreamer_jax.agent.members import MemberFns, make_members, stack_hypers
 from dreamer_jax.agent.placement import Placement, place
 from dreamer_jax.config import sweep
 from dreamer_jax.envs import env_maker
-from dreamer_jax.envs.vector import FaultTolerantVector, OnFault
+from dreamer_jax.envs.code import code_digests
+from dreamer_jax.envs.vector import FaultTolerantVector, OnFault, probe
+from dreamer_jax.errors import UsageError
 from dreamer_jax.replay.layout import make_layout
 from dreamer_jax.replay.replay import Replay
 from dreamer_jax.run.driver import replay_spec
+from dreamer_jax.run.identity import EnvIdentity, maker_of
 from dreamer_jax.run.schedule import replay_slack, updates_due
 from dreamer_jax.run.workdir import WorkDir
 from dreamer_jax.runtime import make_backend, prepare
@@ -39,6 +43,9 @@ class RunSetup:
     fns: MemberFns
     action_space: gymnasium.Space
     make_env: MakeEnv  # from a seed to an adapted environment
+    identity: EnvIdentity  # of the environments
+    env_code: dict[str, str]  # digests of the code that makes them
+    statistics: list[str]  # their wrappers with running statistics
     placement: Placement
 
     @property
@@ -54,13 +61,27 @@ class RunSetup:
     def make_vector(
         self, use: int, num_envs: int, on_fault: OnFault, *, workers: int = 0
     ) -> FaultTolerantVector:
-        """Make N = M * num_envs environments; row m*E + e is member m's environment e.
+        """Make N = M * num_envs environments; see `row_maker` for their order.
+
+        Args:
+            use, num_envs: see `row_maker`.
+            on_fault: called with the row and the text of each failure of an environment.
+            workers: number of worker processes; 0 steps the environments in this process.
+        """
+        return FaultTolerantVector(
+            self.row_maker(use, num_envs),
+            len(self.seeds) * num_envs,
+            workers=workers,
+            timeout=self.config.env.timeout,
+            on_fault=on_fault,
+        )
+
+    def row_maker(self, use: int, num_envs: int) -> Callable[[int, int], gymnasium.Env]:
+        """Return a function (row, generation) -> environment; row m*E + e is member m's number e.
 
         Args:
             use: ENV_STREAM or EVAL_STREAM, from which the environments' seeds are drawn.
             num_envs: E, environments per member.
-            on_fault: called with the row and the text of each failure of an environment.
-            workers: number of worker processes; 0 steps the environments in this process.
         """
         make_env, seeds = self.make_env, self.seeds
 
@@ -70,13 +91,7 @@ class RunSetup:
             member, env = divmod(row, num_envs)
             return make_env(env_seed(seeds[member], use, env, generation))
 
-        return FaultTolerantVector(
-            make_row,
-            len(self.seeds) * num_envs,
-            workers=workers,
-            timeout=self.config.env.timeout,
-            on_fault=on_fault,
-        )
+        return make_row
 
     def make_replay(self, workdir: WorkDir) -> Replay:
         """Make or open the replay, in the work directory or in memory as the config says."""
@@ -146,18 +161,35 @@ def build(
     config = config_lib.normalize(config)
     config_lib.validate(config)
     prepare()
+    if jax.config.jax_enable_x64:
+        raise UsageError(
+            "JAX computes in 64 bits (JAX_ENABLE_X64 or jax_enable_x64), and agents are of 32 "
+            "bits: unset it, or use another process for what needs 64"
+        )
     names = ("action_repeat", "time_limit", "sticky", "noops")
-    make_env = env_maker(make_env_fn or config.task, **{name: config.env[name] for name in names})
+    settings = {name: config.env[name] for name in names} | {"kwargs": _env_kwargs(config)}
+    task = config.task if make_env_fn is None else make_env_fn
+    make_env = env_maker(task, **settings)
     seeds = sweep.member_seeds(config)
     placement = placement or place(len(seeds), config.batch, config.devices)
-    probe = make_env(env_seed(seeds[0], EVAL_STREAM, 0))
-    observation_space, action_space = probe.observation_space, probe.action_space
-    probe.close()
+    make_one = partial(make_env, env_seed(seeds[0], EVAL_STREAM, 0))
+    probed = probe(make_one, workers=config.env.workers, timeout=config.env.timeout)
+    observation_space, action_space = probed.observation_space, probed.action_space
+    spaces = str(observation_space), str(action_space)
+    identity = EnvIdentity(*maker_of(config.task, make_env_fn), *spaces)
+    code = probed.code | code_digests([] if make_env_fn is None else [make_env_fn])
     shapes = {key: (box.shape, box.dtype.name) for key, box in observation_space.items()}
     backend = make_backend(placement.devices[0])
     agent = make_agent(config, shapes, ActionSpec.of(action_space), backend)
     fns = make_members(agent, placement)
-    return RunSetup(config, seeds, agent, fns, action_space, make_env, placement)
+    known = {"identity": identity, "env_code": code, "statistics": probed.statistics}
+    return RunSetup(config, seeds, agent, fns, action_space, make_env, placement=placement, **known)
+
+
+def _env_kwargs(config: ConfigDict) -> dict | None:
+    kwargs = config.env.kwargs
+    # As a resumed run reads them: a tuple is a list in JSON.
+    return kwargs and json.loads(json.dumps({**kwargs}))
 
 
 def dry_run(config: ConfigDict, make_env_fn: MakeEnv | None = None) -> dict:
@@ -165,7 +197,7 @@ def dry_run(config: ConfigDict, make_env_fn: MakeEnv | None = None) -> dict:
 
     Returns:
         The parameters of each part; the number, seeds and listed hyperparameters of the members;
-        devices, replay bytes, agent steps, frames and updates.
+        the environment, devices, replay bytes, agent steps, frames and updates.
     """
     setup = build(config, make_env_fn)
     config = setup.config
@@ -179,6 +211,7 @@ def dry_run(config: ConfigDict, make_env_fn: MakeEnv | None = None) -> dict:
         "members": len(setup.seeds),
         "seeds": setup.seeds,
         "hypers": {n: [m.values[n] for m in members] for n in sweep.member_lists(config)},
+        "environment": str(setup.identity),
         "devices": len(setup.placement.devices),
         "replay_bytes": setup.replay_bytes(),
         "steps": config.steps,
@@ -194,6 +227,17 @@ def describe(setup: RunSetup, work: WorkDir) -> str:
     on = f" on {devices} devices" if devices > 1 else ""
     size = describe_bytes(setup.replay_bytes())
     return f"{len(setup.seeds)} members{on}; replay grows to {size} in {where}"
+
+
+def about_wrappers(setup: RunSetup) -> str:
+    """Return what the user should know about the environments' wrappers, or ''."""
+    if not setup.statistics:
+        return ""
+    return (
+        f"{' and '.join(setup.statistics)} adapt to what each environment has seen: every "
+        "environment has running statistics of its own, and those of an evaluation begin anew, so "
+        "that the policy sees other numbers there; fixed statistics in make_env avoid that"
+    )
 
 
 def describe_bytes(count: int) -> str:

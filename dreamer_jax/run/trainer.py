@@ -1,11 +1,14 @@
 """The training loop: step environments, update all members, log, evaluate, save, resume."""
 
 import contextlib
+import pickle
 import time
 import weakref
+from functools import partial
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -20,10 +23,11 @@ from dreamer_jax.report.progress import Progress
 from dreamer_jax.report.video import open_loop_gif, open_loop_path
 from dreamer_jax.run import schedule
 from dreamer_jax.run.checkpoint import Checkpoints, Saver
-from dreamer_jax.run.driver import Driver, to_env_actions
-from dreamer_jax.run.evaluation import play_episodes, summarize
+from dreamer_jax.run.driver import Driver, to_env_actions, without_env_states
+from dreamer_jax.run.evaluation import Episodes, play_episodes, summarize
+from dreamer_jax.run.identity import changed_code, check_maker, check_spaces, write_identity
 from dreamer_jax.run.reporter import Reporter
-from dreamer_jax.run.setup import MakeEnv, RunSetup, build, describe
+from dreamer_jax.run.setup import MakeEnv, RunSetup, about_wrappers, build, describe
 from dreamer_jax.run.signals import Stopped, StopSignals
 from dreamer_jax.run.workdir import WorkDir
 from dreamer_jax.seeding import ENV_STREAM, REPORT_KEY, member_keys
@@ -54,16 +58,21 @@ def train(config: ConfigDict, workdir: str | Path, make_env: MakeEnv | None = No
         TooManyFaults: environments failed more often than `config.env.max_faults` allows.
     """
     work = WorkDir(workdir)
+    note = check_maker(work.environment, config.task, make_env)
     setup = build(config, make_env)
     config = setup.config
+    check_spaces(work.environment, setup.identity)
     with work.claim(config):
+        write_identity(work.environment, setup.identity)
         summary = work.read_summary()
         if summary is not None and summary["env_step"] >= config.steps:
             return summary
         settings = [member.setting for member in sweep.members(config)]
         display = Progress(config.steps, setup.seeds, settings=settings)
         with StopSignals() as stop, display as progress:
-            progress.print(describe(setup, work))
+            for line in (note, str(setup.identity), describe(setup, work), about_wrappers(setup)):
+                if line:
+                    progress.print(line)
             with contextlib.ExitStack() as closing:
                 return Trainer(setup, work, progress, stop, closing).run()
 
@@ -103,7 +112,7 @@ class Trainer:
             minutes=self._config.checkpoint_minutes,
             warn=progress.print,
         )
-        self._reporter = Reporter(self._config, work, progress)
+        self._reporter = Reporter(self._config, work, progress, setup.identity.name)
         closing.callback(self._reporter.close)
         self._limit = FaultLimit(self._config.env.max_faults, log=lambda row, text: None)
         num_envs, workers = self._config.env.num_envs, self._config.env.workers
@@ -117,6 +126,7 @@ class Trainer:
         self._carry: PolicyCarry | None = None
         self._env_step = self._update = 0
         self._due: list[str] = []  # work still to do at this env step, in order
+        self._empty = np.zeros(len(setup.seeds), bool)  # members with nothing to learn from
         self._summary: list[dict] | None = None  # of the final evaluation
 
     def run(self) -> dict:
@@ -179,16 +189,35 @@ class Trainer:
 
     def _update_members(self) -> None:
         """Update all members from the next batch."""
-        if not self._replay.ready:
+        if not self._update and not self._replay.sampleable.any():
             raise UsageError(
                 f"after a prefill of {self._config.prefill} steps the replay has no sequence of "
-                f"config.length = {self._config.length} steps for every member; if episodes are "
+                f"config.length = {self._config.length} steps for any member; if episodes are "
                 "shorter than that use config.replay.sampling = 'time', else a longer "
                 "config.prefill"
             )
-        self._state, metrics = self._setup.fns.train_step(self._state, self._prefetch.next())
+        batch = self._prefetch.next()
+        empty = self._prefetch.empty
+        # The update skips these members, since their rewards are not a number. That must not
+        # freeze them, so they do not count as diverging; copied, because the state is donated.
+        before = jnp.copy(self._state.nonfinite) if empty.any() else None
+        self._state, metrics = self._setup.fns.train_step(self._state, batch)
+        if before is not None:
+            nonfinite = jnp.where(empty, before, self._state.nonfinite)
+            self._state = self._state.replace(nonfinite=self._setup.placement.put(nonfinite))
+        self._report_empty(empty)
         self._reporter.add(metrics)
         self._update += 1
+
+    def _report_empty(self, empty: np.ndarray) -> None:
+        """Say which members begin to have nothing to learn from."""
+        for member in np.flatnonzero(empty & ~self._empty):
+            self._progress.print(
+                f"member {member} (seed {self._setup.seeds[member]}) has no sequence of "
+                f"config.length = {self._config.length} steps in its replay, so its updates are "
+                "skipped until it has; config.replay.sampling = 'time' draws across episodes"
+            )
+        self._empty = empty
 
     def _do_due_work(self) -> None:
         """Do the work that is due at this env step; if interrupted, a resumed run does the rest."""
@@ -216,14 +245,39 @@ class Trainer:
     def _evaluate(self) -> None:
         episodes, records = self._config.eval_episodes, [{} for _ in self._setup.seeds]
         if episodes:
-            on_fault, check = self._on_fault("evaluation environment", episodes), self._stop.check
-            returns, lengths, _ = play_episodes(
-                self._setup, self._state.params, episodes, on_fault=on_fault, check=check
-            )
-            records = summarize(self._setup, returns, lengths)
+            records = summarize(self._setup, self._play(episodes))
+            if any("eval_cut" in record for record in records):
+                self._progress.print(
+                    f"evaluation episodes were cut after config.eval_steps = "
+                    f"{self._config.eval_steps} steps"
+                )
             self._reporter.write_evaluation(self._env_step, self._update, records)
         if self._env_step >= self._config.steps:
             self._summary = records
+
+    def _play(self, episodes: int) -> Episodes:
+        """Play greedy episodes in environments that cannot affect those of training."""
+        env, on_fault = self._config.env, self._on_fault("evaluation environment", episodes)
+        play = partial(
+            play_episodes,
+            self._setup,
+            self._state.params,
+            episodes,
+            on_fault=on_fault,
+            check=self._stop.check,
+        )
+        workers = env.workers if env.eval_workers is None else env.eval_workers
+        if workers or env.eval_workers == 0 or not self._setup.identity.is_foreign:
+            return play(workers=workers)
+        try:
+            # Closing an environment may end what others in its process need.
+            return play(workers=1)
+        except (pickle.PicklingError, TypeError) as error:
+            self._progress.print(
+                f"evaluating in the process that trains, because the environment cannot be sent to "
+                f"another ({error})"
+            )
+            return play()
 
     def _draw(self) -> None:
         """Draw the curves so far, and open-loop videos; no failure to do so stops a run."""
@@ -275,6 +329,7 @@ class Trainer:
         states = {
             "driver": self._driver.state(),  # first: environments may fail while they are saved
             "replay": self._replay.state(),
+            "env_code": [self._setup.env_code for _ in self._setup.seeds],
             "prefetch": self._prefetch.state(),
             "report": self._reporter.state(),
             "summary": self._summary or [None] * len(self._setup.seeds),
@@ -300,17 +355,26 @@ class Trainer:
             return
         arrays, host = saved
         states = {name: [m[name] for m in host["members"]] for name in host["members"][0]}
+        changes = [
+            changed_code(member.get("env_code"), self._setup.env_code) for member in host["members"]
+        ]
+        drivers = [
+            without_env_states(state) if change else state
+            for state, change in zip(states["driver"], changes, strict=True)
+        ]
         self._state, self._carry = arrays["state"], arrays["carry"]
         self._env_step, self._update, self._due = host["env_step"], host["update"], host["due"]
         self._summary = None if None in states["summary"] else states["summary"]
         self._prefetch.restore(states["prefetch"])
-        restored = self._driver.restore(states["driver"])
+        restored = self._driver.restore(drivers)
         self._close_episodes(~restored)
         self._reporter.restore(states["report"], host["log"], self._env_step, self._update)
         self._progress.print(
             f"resuming at env step {self._env_step}, update {self._update}, restored in "
             f"{time.monotonic() - began:.1f} s"
         )
+        for change in dict.fromkeys(filter(None, changes)):
+            self._progress.print(change)
         if not restored.all():
             self._progress.print(
                 f"{int((~restored).sum())} of {restored.size} environments could not be restored; "

@@ -31,6 +31,7 @@ class WorkDir:
     def __init__(self, path: str | Path):
         self.path = _absolute(path)
         self.config = self.path / "config.json"
+        self.environment = self.path / "environment.json"
         self.lock = self.path / "lock"
         self.metrics = self.path / "metrics.jsonl"
         self.summary = self.path / "summary.json"

@@ -15,7 +15,8 @@ from gymnasium import spaces
 
 from dreamer_jax.envs import env_maker, limit_and_repeat, make_env, register_task, registry
 from dreamer_jax.envs.catch import BALL, COLUMNS, PADDLE, ROWS, Catch
-from dreamer_jax.envs.vector.snapshot import has_state, pickles_exactly, restore, snapshot
+from dreamer_jax.envs.vector.snapshot import has_state, restore, snapshot
+from dreamer_jax.envs.vector.trial import pickles_exactly
 from dreamer_jax.errors import UsageError
 from dreamer_jax.schema import Registry
 
@@ -243,7 +244,7 @@ def test_the_room_imports_neither_jax_nor_the_emulator():
 @pytest.mark.parametrize("task", ["catch", "gym:CartPole-v1", "gym:MountainCarContinuous-v0"])
 def test_restored_environment_goes_on_identically(task):
     make = functools.partial(make_env, task, 7, time_limit=30)
-    assert has_state(make()) or pickles_exactly(make)
+    assert has_state(make()) or pickles_exactly(make(), make)
     check_restore(task, 55, time_limit=30)
 
 
@@ -280,5 +281,32 @@ class Unpicklable(Scripted):
 @pytest.mark.parametrize("kind", [Forgetful, Unpicklable])
 def test_inexact_pickling_is_found_out(kind, caplog):
     make = functools.partial(make_env, lambda seed: kind(), 0)
-    assert not pickles_exactly(make)
+    assert not pickles_exactly(make(), make)
     assert "cannot be saved exactly" in caplog.text
+
+
+COUNTS = {}  # the part of a state that is kept in the process
+
+
+class Elsewhere(Scripted):
+    """An environment that keeps its state outside of the object."""
+
+    def __init__(self):
+        super().__init__(spaces.Discrete(99), obs=0)
+
+    def reset(self, *, seed=None, options=None):
+        COUNTS.setdefault("resets", 40)
+        return COUNTS["resets"], {}
+
+    def step(self, action):
+        return COUNTS["resets"] + 1, 0.0, False, False, {}
+
+
+def test_state_outside_of_the_object_is_found_out_in_another_process(caplog):
+    make = functools.partial(make_env, lambda seed: Elsewhere(), 0)
+    env = make()
+    env.reset()
+    twin = restore(make(), snapshot(env))
+    assert twin.step(0)[1:] == env.step(0)[1:]  # in this process it would pass
+    assert not pickles_exactly(env, make)
+    assert "KeyError: 'resets'" in caplog.text

@@ -8,7 +8,7 @@ import pytest
 from env_copies import check_restore
 
 from dreamer_jax.envs import make_env
-from dreamer_jax.envs.vector.snapshot import pickles_exactly
+from dreamer_jax.envs.vector.trial import pickles_exactly
 
 pytest.importorskip("minigrid")
 
@@ -72,7 +72,8 @@ def test_actions_are_repeated():
 
 @pytest.mark.parametrize("name", ["MiniGrid-DoorKey-8x8-v0", "MiniGrid-Dynamic-Obstacles-6x6-v0"])
 def test_restored_environment_goes_on_identically(name):
-    assert pickles_exactly(functools.partial(make_env, f"minigrid:{name}", 0))
+    make = functools.partial(make_env, f"minigrid:{name}", 0)
+    assert pickles_exactly(make(), make)
     check_restore(f"minigrid:{name}", 60)
 
 
@@ -83,8 +84,5 @@ def test_every_environment_can_be_saved_exactly():
     # These generate their rooms with packages that minigrid does not install.
     names = [name for name in names if not name.startswith("MiniGrid-WFC")]
     assert len(names) > 100
-    inexact = []
     for name in names:
-        if not pickles_exactly(functools.partial(make_env, f"minigrid:{name}", 0)):
-            inexact.append(name)
-    assert not inexact
+        check_restore(f"minigrid:{name}", 23)

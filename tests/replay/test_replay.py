@@ -5,7 +5,7 @@ import collections
 import numpy as np
 import pytest
 import scipy.stats
-from replay_streams import Streams, add_one, assert_same, fill, make_replay
+from replay_streams import Streams, add_one, assert_same, fill, make_replay, make_step
 
 from dreamer_jax.replay.samplers import Indices, find_episodes
 
@@ -21,16 +21,24 @@ def exact_time(streams, capacity, length):
 
 
 def whole_episodes(streams, capacity, length):
-    """(environment, start, records) of every episode that can be drawn from."""
-    episodes = []
+    """(environment, start, records) of every episode that can be drawn from.
+
+    Those are complete ones, or the live parts of those in progress if there is none.
+    """
+    episodes, begun = [], []
     for e, records in enumerate(streams):
         start = None
         for t, (_, is_first, is_last) in enumerate(records):
             start = t if is_first else start
-            live = start >= len(records) - capacity
+            live = start is not None and start >= len(records) - capacity
             if is_last and live and t + 1 - start >= length:
                 episodes.append((e, start, t + 1 - start))
-    return episodes
+            if is_last:
+                start = None
+        if start is not None:
+            start = max(start, len(records) - capacity)
+            begun.append((e, start, len(records) - start))
+    return episodes or [episode for episode in begun if episode[2] >= length]
 
 
 def exact_episodes(streams, capacity, length):
@@ -80,22 +88,43 @@ def test_tiny_ring_by_hand():
     np.testing.assert_array_equal(again["is_first"], [[[1, 0]]])
 
 
-def test_ready_in_both_modes():
+def test_what_can_be_drawn_in_both_modes():
     episodes, window = make_replay(sampling="episodes"), make_replay(sampling="time")
     ready = []
     for t in range(4):
         for replay in (episodes, window):
             add_one(replay, t, is_first=t in (0, 1), is_last=t in (0, 3))
             replay.pin()
-        ready.append((episodes.ready, window.ready))
-    # The first episode has one record, shorter than a sequence.
-    assert ready == [(False, False), (False, True), (False, True), (True, True)]
-    for t in range(4, 7):
-        assert episodes.ready == (t < 6)
+        ready.append((can_draw(episodes), can_draw(window)))
+    # The first episode has one record, shorter than a sequence; the second is in progress.
+    assert ready == [(False, False), (False, True), (True, True), (True, True)]
+    for t in range(4, 9):
+        # The episode in progress is drawn from once no complete one is live, from t = 6.
+        starts = {int(start) for _ in range(20) for start in episodes.draw().start.ravel()}
+        assert starts == {4: {1, 2}, 5: {1, 2}, 6: {4}, 7: {4, 5}, 8: {4, 5, 6}}[t]
         add_one(episodes, t, is_first=t == 4)
         episodes.pin()
-    with pytest.raises(RuntimeError, match=r"members \[0\] have no sequence of 2"):
-        episodes.draw()
+
+
+def can_draw(replay):
+    return bool(replay.sampleable.all())
+
+
+@pytest.mark.parametrize("sampling", ["episodes", "time"])
+def test_a_member_without_sequences_takes_nothing_from_the_others(sampling):
+    arguments = dict(capacity=9, length=3, sampling=sampling)
+    two, alone = make_replay(seeds=[5, 7], **arguments), make_replay(seeds=[7], **arguments)
+    for t in range(4):
+        two.add(make_step([[t], [t]], [[t == 0]] * 2, [[t == 3]] * 2), np.array([[t < 2], [True]]))
+        two.pin()
+        add_one(alone, t, is_first=t == 0, is_last=t == 3)
+        alone.pin()
+    assert two.sampleable.tolist() == [False, True]
+    indices = two.draw()
+    assert indices.empty.tolist() == [True, False]
+    batch = two.gather(indices)
+    assert np.isnan(batch["reward"][0]).all() and not batch["image"][0].any()
+    assert_same({key: value[1:] for key, value in batch.items()}, alone.gather(alone.draw()))
 
 
 def test_close_open_completes_the_episode():
@@ -104,7 +133,6 @@ def test_close_open_completes_the_episode():
         add_one(replay, t, is_first=t == 0)
     with pytest.raises(ValueError, match="member 0, environment 0 starts .* close_open"):
         add_one(replay, 2, is_first=True)
-    assert not replay.ready
     replay.close_open(np.ones((1, 1), bool))
     batch = replay.gather(replay.draw())
     np.testing.assert_array_equal(batch["is_last"], [[[0, 1]] * 3])
@@ -136,7 +164,7 @@ def test_wrapped_contents_and_support_match_lists(sampling, seed):
         assert replay.sampleable.tolist() == [bool(chance) for chance in exact]
         live = [sum(min(capacity, len(past)) for past in member) for member in streams.records]
         assert replay.sizes.tolist() == live
-        if not replay.ready:
+        if not can_draw(replay):
             continue
         indices = replay.draw()
         batch = replay.gather(indices)
@@ -195,7 +223,7 @@ def test_member_alone_equals_member_among_three():
         alone.add({key: value[1:2] for key, value in step.items()}, mask[1:2])
         three.pin()
         alone.pin()
-        if three.ready:
+        if can_draw(three):
             drawn += 1
             batch = three.gather(three.draw())
             assert_same(

@@ -39,7 +39,7 @@ def perform(replay, operations):
             replay.add(*value)
         elif name == "close":
             replay.close_open(value)
-        elif name == "draw" and replay.ready:
+        elif name == "draw" and replay.sampleable.all():
             result = replay.gather(replay.draw())
         elif name == "checkpoint":
             replay.pin()
@@ -55,7 +55,7 @@ def scribble(replay, slack):
     for t in range(slack):
         mark = np.full((2, 2), t % 3 == 0), np.full((2, 2), t % 3 == 2)
         replay.add(make_step(np.full((2, 2), 77), *mark), everywhere)
-    if replay.ready:
+    if replay.sampleable.all():
         replay.draw()
     replay.flush()
 

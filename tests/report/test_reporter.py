@@ -26,7 +26,7 @@ def make_reporter(tmp_path):
 
         def make(records=None, position=None, env_step=0):
             progress = Progress(config.steps, [0, 1], stream=io.StringIO())
-            reporter = Reporter(config, work, progress)
+            reporter = Reporter(config, work, progress, "catch")
             closing.callback(reporter.close)
             reporter.restore(records, position, env_step, 0)
             return reporter

@@ -148,8 +148,8 @@ def test_a_finished_run_of_some_members_is_finished(finished_run, tmp_path):
     extract(finished_run, [1], tmp_path / "one")
     (finished_run / "wandb.json").unlink()
     assert {path.name for path in (tmp_path / "one").iterdir()} == {
-        "config.json", "metrics.jsonl", "summary.json", "checkpoints", "checkpoints.json",
-        "replay", "videos",
+        "config.json", "environment.json", "metrics.jsonl", "summary.json", "checkpoints",
+        "checkpoints.json",        "replay", "videos",
     }  # fmt: skip
     summary = json.loads((finished_run / "summary.json").read_text())
     one = train(WorkDir(tmp_path / "one").read_config(), tmp_path / "one", make_env)

@@ -48,8 +48,8 @@ def test_work_directory(finished):
     config, workdir, _ = finished
     names = {path.name for path in workdir.iterdir()}
     assert names == {
-        "config.json", "lock", "metrics.jsonl", "summary.json", "checkpoints", "checkpoints.json",
-        "videos", "curves.png", "replay",
+        "config.json", "environment.json", "lock", "metrics.jsonl", "summary.json", "checkpoints",
+        "checkpoints.json", "videos", "curves.png", "replay",
     }  # fmt: skip
     assert json.loads((workdir / "config.json").read_text())["horizon"] == config.horizon
     videos = sorted(path.name for path in (workdir / "videos").iterdir())

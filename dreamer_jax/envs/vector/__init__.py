@@ -3,15 +3,18 @@
 Files, from the caller down to the environment:
     tolerant.py: `FaultTolerantVector`, which replaces environments that raise, hang or end their
         process, and `FaultLimit`, which ends a run in which too many do. Start here.
+    probe.py: the spaces and the code of an environment.
     vector.py: `Vector`, which checks calls and returns faults, and `LocalVector`, in this process.
     process.py: `ProcessVector`, in worker processes, and the parent's side of a worker.
     worker.py: the worker's side.
     slots.py: `EnvSlots`, the environments of one process, called one after another.
-    snapshot.py: the exact state of one environment as bytes.
+    snapshot.py: the state of one environment as bytes, without its code.
+    trial.py: whether an environment without a state of its own can be pickled exactly.
 
 The room imports `envs` and `errors` alone, and never JAX: worker processes import it.
 """
 
+from dreamer_jax.envs.vector.probe import Probed, probe
 from dreamer_jax.envs.vector.tolerant import FaultLimit, FaultTolerantVector, OnFault, TooManyFaults
 
-__all__ = ["FaultLimit", "FaultTolerantVector", "OnFault", "TooManyFaults"]
+__all__ = ["FaultLimit", "FaultTolerantVector", "OnFault", "Probed", "TooManyFaults", "probe"]

@@ -6,15 +6,18 @@ of a message.
 """
 
 import atexit
+import contextlib
 import functools
 import logging
 import multiprocessing
 import pickle
 import selectors
 import socket
+import sys
 import time
+import types
 import weakref
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import cloudpickle
@@ -31,10 +34,12 @@ from dreamer_jax.envs.vector.worker import (
     serve,
     views,
 )
+from dreamer_jax.errors import UsageError
 
 log = logging.getLogger(__name__)
 
 BUILD_TIMEOUT = 120.0  # seconds, the minimum timeout of calls that build environments
+BUILDING = ("replace", "try_states")  # these calls
 TICK = 1.0  # seconds between two checks whether silent workers are alive
 CHUNK = 1 << 16  # bytes
 # A selector is created for every call, and creating an epoll costs more than it saves.
@@ -46,10 +51,9 @@ Reply = tuple[type[Exception] | None, Any]  # None and the result, or an error a
 class ProcessVector(Vector):
     """Environments in worker processes, which write their observations into shared memory.
 
-    Every worker has a contiguous range of rows. Processes are spawned, so a script that builds
-    such a vector needs the guard `if __name__ == "__main__"`. A worker that dies, or does not reply
-    within the timeout, is killed, and all its rows fail; a new worker waits for their new
-    environments.
+    Every worker has a contiguous range of rows. Processes are spawned, and do not run the user's
+    script again. A worker that dies, or does not reply within the timeout, is killed, and all its
+    rows fail; a new worker waits for their new environments.
 
     Args:
         env_fns: N functions that build an environment each, sent by cloudpickle.
@@ -122,7 +126,7 @@ class ProcessVector(Vector):
         return super().replace(dict(zip(rows, _pickled(env_fns.values()), strict=True)))
 
     def _call(self, command: str, *per_row: list[Any]) -> Replies:
-        seconds = max(self._timeout, BUILD_TIMEOUT) if command == "replace" else self._timeout
+        seconds = max(self._timeout, BUILD_TIMEOUT) if command in BUILDING else self._timeout
         messages: dict[int, tuple[Any, ...]] = {}
         for index, worker in enumerate(self._workers):
             parts = [entries[worker.rows] for entries in per_row]
@@ -163,9 +167,13 @@ class WorkerProcess:
         self.socket, worker_socket = socket.socketpair()
         self.socket.setblocking(False)
         self.process = multiprocessing.get_context("spawn").Process(
-            target=serve, args=(worker_socket, rows.stop - rows.start, attachment), daemon=True
+            # Not a daemon, because environments may have processes of their own.
+            target=serve,
+            args=(worker_socket, rows.stop - rows.start, attachment),
+            daemon=False,
         )
-        with worker_socket:  # while it is open here, the worker's end does not close the connection
+        # While the socket is open here, the worker's end does not close the connection.
+        with worker_socket, _without_main():
             self.process.start()
 
     def post(self, message: tuple[Any, ...]) -> None:
@@ -275,6 +283,21 @@ def _shut_down(workers: list[WorkerProcess], memory: list[Memory], arrays: Array
         block.close()
 
 
+@contextlib.contextmanager
+def _without_main() -> Iterator[None]:
+    """Hide the user's script, which a spawned process would run again for its definitions.
+
+    What environments need of it comes with the functions that build them. Scripts need no guard
+    `if __name__ == "__main__"` then, and workers do not import what only the training needs.
+    """
+    script = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = script
+
+
 def _pickled(env_fns: Iterable[EnvFn]) -> list[EnvFn]:
     """Return equivalent functions that are unpickled in the worker only when they are called."""
     return [functools.partial(build_pickled, cloudpickle.dumps(env_fn)) for env_fn in env_fns]
@@ -282,5 +305,7 @@ def _pickled(env_fns: Iterable[EnvFn]) -> list[EnvFn]:
 
 def _raise_if_error(worker: WorkerProcess, reply: Reply) -> None:
     error, text = reply
+    if error in (UsageError, FileNotFoundError):
+        raise error(text)
     if error is not None:
         raise error(f"{worker.name}:\n{text}")

@@ -10,7 +10,9 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from dreamer_jax.envs.vector.snapshot import has_state, pickles_exactly, restore, snapshot
+from dreamer_jax.envs.code import code_digests
+from dreamer_jax.envs.vector.snapshot import has_state, layers, restore, snapshot
+from dreamer_jax.envs.vector.trial import pickles_exactly
 
 log = logging.getLogger(__name__)
 
@@ -19,6 +21,8 @@ Arrays = dict[str, np.ndarray]
 Layout = dict[str, tuple[tuple[int, ...], np.dtype]]  # shape and dtype of every array
 Spaces = tuple[spaces.Dict, spaces.Space]  # observation and action space
 Outcome = tuple[list[Any], dict[int, str]]  # a value per row, and the tracebacks of failed rows
+# Attributes of gymnasium's wrappers that hold running means and variances.
+STATISTICS = {"obs_rms", "return_rms"}
 OBS = "obs/"  # prefix of the arrays that hold the observation's entries
 
 
@@ -71,6 +75,14 @@ class EnvSlots:
     def step(self) -> Outcome:
         """Step the rows in the array `mask` with their `action`."""
         return self._each(np.flatnonzero(self._arrays["mask"]), self._step)
+
+    def describe(self) -> Outcome:
+        """Return the digests of the classes of every row, and its wrappers with statistics."""
+        return self._each(range(len(self._envs)), self._describe)
+
+    def try_states(self) -> Outcome:
+        """Find out which rows have an exact state, once per type of environment."""
+        return self._each(np.flatnonzero(~self._arrays["failed"]), self._try_state)
 
     def get_states(self) -> Outcome:
         """Return the state of every row with its last observation, None where none is exact."""
@@ -125,12 +137,20 @@ class EnvSlots:
         self._arrays["is_last"][row] = terminated or truncated
         self._arrays["is_open"][row] = not (terminated or truncated)
 
-    def _get_state(self, row: int) -> bytes | None:
+    def _describe(self, row: int) -> tuple[dict[str, str], list[str]]:
+        parts = layers(self._envs[row])
+        statistics = [type(part).__name__ for part in parts if STATISTICS & {*vars(part)}]
+        return code_digests(map(type, parts)), statistics
+
+    def _try_state(self, row: int) -> None:
         env = self._envs[row]
         kind = type(env.unwrapped)
         if kind not in self._exact:
-            self._exact[kind] = has_state(env) or pickles_exactly(self._env_fns[row])
-        if not self._exact[kind]:
+            self._exact[kind] = has_state(env) or pickles_exactly(env, self._env_fns[row])
+
+    def _get_state(self, row: int) -> bytes | None:
+        env = self._envs[row]
+        if not self._exact.get(type(env.unwrapped)):
             return None
         is_open = bool(self._arrays["is_open"][row])
         arrays = self._arrays.items()

@@ -1,24 +1,26 @@
-"""The complete state of an environment as bytes, where an exact one is available.
+"""The complete state of an environment as bytes, without its code.
 
 If the base environment has exact methods `get_state()`, returning a picklable object, and
 `set_state(state)`, it is saved through them, with its wrappers' attributes. Any other environment
-is pickled as a whole, if `pickles_exactly` has established that this loses nothing.
+is pickled as a whole, if `trial.pickles_exactly` has established that this loses nothing.
+
+Classes and functions are saved by name. A restored environment has the code of the one that was
+built to receive it, so that code which the user has mended is used, and a class of `__main__` is
+the same class before and after.
 """
 
-import contextlib
-import copy
-import logging
+import functools
+import io
 import pickle
-from collections.abc import Callable
+import sys
+import types
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import cloudpickle
 import gymnasium
-import numpy as np
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
-
-log = logging.getLogger(__name__)
 
 
 def has_state(env: gymnasium.Env) -> bool:
@@ -30,9 +32,9 @@ def has_state(env: gymnasium.Env) -> bool:
 def snapshot(env: gymnasium.Env) -> bytes:
     """Return the state of an environment and its wrappers, for `restore`."""
     if not has_state(env):
-        return cloudpickle.dumps(env)
-    wrappers = [(type(wrapper).__name__, _attributes(wrapper)) for wrapper in _wrappers(env)]
-    return cloudpickle.dumps((env.unwrapped.get_state(), wrappers))
+        return _Pickler.dumps(env)
+    attributes = [(type(wrapper).__name__, _attributes(wrapper)) for wrapper in _wrappers(env)]
+    return _Pickler.dumps((env.unwrapped.get_state(), attributes))
 
 
 def restore(env: gymnasium.Env, data: bytes) -> gymnasium.Env:
@@ -44,62 +46,25 @@ def restore(env: gymnasium.Env, data: bytes) -> gymnasium.Env:
 
     Raises:
         ValueError: the saved environment had other wrappers.
+        pickle.UnpicklingError: it had objects of a class that `env` does not know.
     """
-    saved = pickle.loads(data)
+    saved = _Unpickler(data, env).load()
     if not has_state(env):
         return saved
-    state, saved_wrappers = saved
+    state, saved_attributes = saved
     wrappers = _wrappers(env)
-    names = [name for name, _ in saved_wrappers]
+    names = [name for name, _ in saved_attributes]
     if names != [type(wrapper).__name__ for wrapper in wrappers]:
         raise ValueError(f"the saved environment was wrapped in {names}, this one is {env}")
     env.unwrapped.set_state(state)
-    for wrapper, (_, attributes) in zip(wrappers, saved_wrappers, strict=True):
+    for wrapper, (_, attributes) in zip(wrappers, saved_attributes, strict=True):
         vars(wrapper).update(attributes)
     return env
 
 
-def pickles_exactly(make_env: Callable[[], gymnasium.Env], *, steps: int = 20) -> bool:
-    """Return whether an unpickled copy continues exactly as the environment does.
-
-    Many environments unpickle as new ones, built from their arguments, or not at all. Therefore an
-    environment and a copy made in the middle of its episode are compared over `steps` steps and a
-    reset, and discarded.
-    """
-    with contextlib.ExitStack() as closing:
-        env = closing.enter_context(make_env())
-        try:
-            env.action_space.seed(0)
-            env.reset()
-            _advance(env, [env.action_space.sample() for _ in range(3)])
-            twin = closing.enter_context(pickle.loads(cloudpickle.dumps(env)))
-            actions = [env.action_space.sample() for _ in range(steps)]
-            results = [(_advance(each, actions), each.reset()[0]) for each in (env, twin)]
-            exact, reason = _same(*results), "the copy steps differently"
-        except Exception as error:  # whatever an environment's own pickling raises
-            exact, reason = False, f"{type(error).__name__}: {error}"
-    if not exact:
-        log.warning("%s cannot be saved exactly (%s)", env, reason)
-    return exact
-
-
-def _advance(env: gymnasium.Env, actions: list[Any]) -> list[Any]:
-    """Step through the actions with a reset after each end, and return copies of the results."""
-    seen: list[Any] = []
-    for action in actions:
-        obs, *rest, _ = env.step(action)
-        seen.append(copy.deepcopy((obs, *rest)))  # environments may reuse their arrays
-        if any(rest[1:]):
-            seen.append(copy.deepcopy(env.reset()[0]))
-    return seen
-
-
-def _same(a: Any, b: Any) -> bool:
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(_same, a, b))
-    return np.array_equal(a, b)
+def layers(env: gymnasium.Env) -> list[gymnasium.Env]:
+    """Return an environment's wrappers, the outermost first, and the base environment."""
+    return [*_wrappers(env), env.unwrapped]
 
 
 def _wrappers(env: gymnasium.Env) -> list[gymnasium.Wrapper]:
@@ -114,3 +79,87 @@ def _attributes(wrapper: gymnasium.Wrapper) -> dict[str, Any]:
         for name, value in vars(wrapper).items()
         if name != "_saved_kwargs" and not isinstance(value, fixed) and not callable(value)
     }
+
+
+def _code(module: str, name: str) -> Any:
+    """Stand in a pickle for a class or function that no import finds: see `_Unpickler`."""
+    raise pickle.UnpicklingError(f"{module}.{name} belongs to an environment: use `restore`")
+
+
+class _Pickler(cloudpickle.Pickler):
+    """A pickler of cloudpickle that saves no class or function by value."""
+
+    def __init__(self) -> None:
+        self.file = io.BytesIO()
+        super().__init__(self.file)
+        self.code: dict[tuple[str, str], Any] = {}  # by module and qualified name
+
+    @classmethod
+    def dumps(cls, value: Any) -> bytes:
+        pickler = cls()
+        pickler.dump(value)
+        return pickler.file.getvalue()
+
+    def reducer_override(self, value: Any) -> Any:
+        if not isinstance(value, type | types.FunctionType) or value.__module__ == "builtins":
+            return super().reducer_override(value)
+        if _is_importable(value):
+            return NotImplemented  # by name, and imported
+        name = value.__module__, value.__qualname__
+        if self.code.setdefault(name, value) is not value:
+            raise pickle.PicklingError(f"there are two of {'.'.join(name)}, which differ")
+        return _code, name
+
+
+class _Unpickler(pickle.Unpickler):
+    """The counterpart, which finds classes and functions of `__main__`, or local ones, in `env`."""
+
+    def __init__(self, data: bytes, env: gymnasium.Env) -> None:
+        super().__init__(io.BytesIO(data))
+        self._env = env
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == (__name__, _code.__name__):
+            return self._find_code
+        return super().find_class(module, name)
+
+    def _find_code(self, module: str, name: str) -> Any:
+        first, *rest = name.split(".")
+        if (module, name) in self._held:
+            return self._held[module, name]
+        for namespace in _namespaces(self._env, module):
+            value = _descend(namespace.get(first), rest)
+            if value is not None:
+                return value
+        raise pickle.UnpicklingError(f"the environment has nothing called {module}.{name}")
+
+    @functools.cached_property
+    def _held(self) -> dict[tuple[str, str], Any]:
+        """The code of the objects that the environment is made of."""
+        pickler = _Pickler()
+        try:
+            pickler.dump(self._env)
+        except Exception:
+            pass  # it has a state of its own and need not be picklable: what was met is kept
+        return pickler.code
+
+
+def _is_importable(value: Any) -> bool:
+    # In worker processes, code of `__main__` is a copy that no module holds.
+    module = sys.modules.get(value.__module__)
+    if module is None or value.__module__ in ("__main__", "__mp_main__"):
+        return False
+    return _descend(module, value.__qualname__.split(".")) is value
+
+
+def _descend(value: Any, names: Sequence[str]) -> Any:
+    """Return the attribute of an attribute ... of a value, None if there is none."""
+    return functools.reduce(lambda node, name: getattr(node, name, None), names, value)
+
+
+def _namespaces(env: gymnasium.Env, module: str) -> Iterator[dict[str, Any]]:
+    """Yield what the methods of an environment see of a module's global names."""
+    for layer in layers(env):
+        for cls in type(layer).__mro__:
+            for value in vars(cls).values() if cls.__module__ == module else ():
+                yield getattr(value, "__globals__", {})

@@ -63,6 +63,13 @@ class FaultTolerantVector:
         self.observation_space: spaces.Dict = self._vector.observation_space
         self.action_space: spaces.Discrete | spaces.Box = self._vector.action_space
 
+    def renew(self, make_env: Callable[[int, int], gymnasium.Env]) -> None:
+        """Replace every environment by the first generation that another maker builds."""
+        self._make_env = make_env
+        self.generations[:] = -1
+        self._lost[:] = False
+        self._recover(self._replace(np.arange(self.num_envs)))
+
     def reset(self, mask: Mask | None = None) -> dict[str, np.ndarray]:
         """Begin a new episode in the rows of a mask, or in all, and return all observations.
 
@@ -75,8 +82,8 @@ class FaultTolerantVector:
             mask &= self._lost
         return self.observations()
 
-    def step(self, actions: np.ndarray) -> StepResult:
-        """Step every row.
+    def step(self, actions: np.ndarray, mask: Mask | None = None) -> StepResult:
+        """Step the rows of a mask, or all.
 
         Args:
             actions: see `Vector.step`, which may raise.
@@ -85,8 +92,9 @@ class FaultTolerantVector:
             The results. Rows in `failed` lost their episode and have a new environment; like those
             in `is_last`, they must be reset.
         """
-        lost = self._lost.copy()
-        result, faults = self._vector.step(actions, ~lost)
+        mask = self._vector.row_mask(mask)
+        lost = self._lost & mask
+        result, faults = self._vector.step(actions, mask & ~lost)
         self._recover(faults)
         result.failed |= lost
         self._lost &= ~result.failed

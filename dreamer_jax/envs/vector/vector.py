@@ -154,16 +154,22 @@ class Vector(abc.ABC):
                 self._check_spaces(row, given)
         return replies.faults
 
+    def describe(self) -> tuple[dict[str, str], list[str]]:
+        """Return the digests of the code of the first row, and its wrappers with statistics."""
+        return self._run("describe").values[0] or ({}, [])
+
     def get_states(self) -> tuple[list[bytes | None], list[Fault]]:
         """Return the state of every row, including its last observation, and lost workers.
 
         A state is None for an environment that has no exact one, that raised when it was asked for
         it, which is logged, or that has failed.
         """
+        tried = self._run("try_states")
+        self._fail(rows_of(tried.lost))
         replies = self._run("get_states")
-        _warn("could not be saved", replies.errors)
+        _warn("could not be saved", tried.errors | replies.errors)
         self._fail(rows_of(replies.lost))
-        return replies.values, replies.lost
+        return replies.values, [*tried.lost, *replies.lost]
 
     def set_states(self, states: Sequence[bytes | None]) -> tuple[np.ndarray, list[Fault]]:
         """Resume from states that `get_states` returned in a vector of the same environments.

@@ -19,6 +19,7 @@ import gymnasium
 import numpy as np
 
 from dreamer_jax.envs.vector.slots import Arrays, EnvSlots, Layout
+from dreamer_jax.errors import UsageError
 from dreamer_jax.streams import SafeStream
 
 ALIGNMENT = 64  # bytes, a cache line
@@ -80,6 +81,7 @@ def serve(connection: socket.socket, count: int, attachment: Attachment | None) 
     # An environment that prints must not fail because of it.
     sys.stdout, sys.stderr = SafeStream(sys.stdout), SafeStream(sys.stderr)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # an accelerator's memory belongs to the parent
     cv2.setNumThreads(0)
     connection.set_inheritable(False)
     slots = _SharedSlots(count)
@@ -113,5 +115,7 @@ def _reply(slots: _SharedSlots, command: str, *arguments: Any) -> bytes:
     try:
         return pickle.dumps((None, getattr(slots, command)(*arguments)))
     except Exception as error:
+        if isinstance(error, UsageError | FileNotFoundError):  # says all that there is to say
+            return pickle.dumps((type(error), str(error)))
         kind = ValueError if isinstance(error, ValueError) else RuntimeError
         return pickle.dumps((kind, traceback.format_exc()))
