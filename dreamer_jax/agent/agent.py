@@ -98,7 +98,7 @@ def policy_step(
         sample: sampling rule of the latent, and of the action unless `greedy`.
 
     Returns:
-        The next carry, and actions [E, A], one-hot or in [-1, 1].
+        The next carry, and actions [E, A], one-hot (per factor) or in [-1, 1].
     """
     next_key, latent_key, action_key, _ = jax.random.split(carry.key, 4)
     state = _filter_obs(agent, params, carry, obs, is_first, latent_key, sample)
@@ -162,7 +162,7 @@ def train_step(
     key, model_key, *keys = jax.random.split(state.key, 2 + len(agent.behaviors))
     start = agent.wm.rssm.initial(batch.reward.shape[:1])
     state, posteriors, update = update_model(agent, state, batch, start, model_key, sample)
-    action = prepare_action(batch.action, agent.wm.rssm.action_size)
+    action = prepare_action(batch.action, agent.wm.rssm.action_size, agent.wm.factors)
     replayed = PosteriorBatch(posteriors, action, batch.is_first, batch.is_terminal)
     state, updates = update_behaviors(agent, state, replayed, keys, sample)
     return state.replace(key=key, update=state.update + 1), {"model": update, **updates}
@@ -233,7 +233,7 @@ def report(
     wm, model = agent.wm, params["model"]
     observe_key, predict_key = jax.random.split(key)
     obs = prepare_obs(batch.obs)
-    action = prepare_action(batch.action, wm.rssm.action_size)
+    action = prepare_action(batch.action, wm.rssm.action_size, wm.factors)
     b, t = batch.reward.shape
 
     embed = wm.embed(model, {k: x[:, :context] for k, x in obs.items()})

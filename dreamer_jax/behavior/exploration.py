@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from dreamer_jax.behavior.returns import linear_schedule
+from dreamer_jax.model.distributions import FactoredOneHot
 from dreamer_jax.schema import Registry
 from dreamer_jax.types import Array
 
@@ -47,6 +48,12 @@ def random_actions(action: Array, *, key: Array, draw: DrawFn, **_) -> Array:
 def draw_onehot(key: Array, shape: tuple[int, ...]) -> Array:
     """Return equally likely one-hot actions [..., A]."""
     return jax.nn.one_hot(jax.random.randint(key, shape[:-1], 0, shape[-1]), shape[-1])
+
+
+def draw_factors(key: Array, shape: tuple[int, ...], *, factors: tuple[int, ...]) -> Array:
+    """Return actions [..., A] whose factors are each one-hot and equally likely."""
+    uniform = FactoredOneHot(jnp.zeros(shape), factors)
+    return uniform.sample_from(jax.random.uniform(key, (*shape[:-1], len(factors))))
 
 
 def draw_uniform(key: Array, shape: tuple[int, ...]) -> Array:

@@ -66,7 +66,7 @@ def play_episodes(
             grid = {k: obs[k].copy().reshape(members, episodes, *obs[k].shape[1:]) for k in keys}
             first = is_first.reshape(members, episodes)
             carry, action = setup.fns.greedy_step(params, carry, grid, first)
-            action = to_env_actions(np.asarray(action), setup.action.discrete)
+            action = to_env_actions(np.asarray(action), setup.action)
             result = vector.step(action.reshape(rows, *action.shape[2:]))
             returns += np.where(running, result.reward, 0)
             lengths += running

@@ -40,6 +40,7 @@ class RunSetup:
     action_space: gymnasium.Space
     make_env: MakeEnv  # from a seed to an adapted environment
     placement: Placement
+    readings: list[str]  # for people, how each entry of the observation was read and why
 
     @property
     def obs_keys(self) -> tuple[str, ...]:
@@ -144,18 +145,22 @@ def build(
         UsageError: the config is invalid, or does not fit the devices or the environment.
     """
     config_lib.validate(config)
-    names = ("action_repeat", "time_limit", "sticky", "noops")
+    names = ("size", "images", "vectors", "action_repeat", "time_limit", "sticky", "noops")
     make_env = env_maker(make_env_fn or config.task, **{name: config.env[name] for name in names})
     seeds = sweep.member_seeds(config)
     placement = placement or place(len(seeds), config.batch, config.devices)
     probe = make_env(env_seed(seeds[0], EVAL_STREAM, 0))
     observation_space, action_space = probe.observation_space, probe.action_space
+    readings = dict(probe.get_wrapper_attr("readings"))
     probe.close()
     shapes = {key: (box.shape, box.dtype.name) for key, box in observation_space.items()}
     backend = make_backend(placement.devices[0])
     agent = make_agent(config, shapes, ActionSpec.of(action_space), backend)
     fns = make_members(agent, placement)
-    return RunSetup(config, seeds, agent, fns, action_space, make_env, placement)
+    for key in set(observation_space) - set(agent.obs_shapes):
+        readings[key] += " (not used: its name does not match config.cnn_keys or config.mlp_keys)"
+    lines = list(readings.values())
+    return RunSetup(config, seeds, agent, fns, action_space, make_env, placement, lines)
 
 
 def dry_run(config: ConfigDict, make_env_fn: MakeEnv | None = None) -> dict:
@@ -185,12 +190,13 @@ def dry_run(config: ConfigDict, make_env_fn: MakeEnv | None = None) -> dict:
 
 
 def describe(setup: RunSetup, work: WorkDir) -> str:
-    """Return a one-line summary of a run's size."""
+    """Return a summary of a run's size, and a line for every entry of the observation."""
     where = work.replay if setup.config.replay.storage == "disk" else "memory"
     devices = len(setup.placement.devices)
     on = f" on {devices} devices" if devices > 1 else ""
     size = describe_bytes(setup.replay_bytes())
-    return f"{len(setup.seeds)} members{on}; replay grows to {size} in {where}"
+    summary = f"{len(setup.seeds)} members{on}; replay grows to {size} in {where}"
+    return "\n".join([summary, *setup.readings])
 
 
 def describe_bytes(count: int) -> str:

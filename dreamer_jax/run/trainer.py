@@ -154,7 +154,7 @@ class Trainer:
             self._carry, policy_actions = self._act(obs, is_first)
             if self._update < updates:
                 self._update_members()  # dispatched behind the policy: runs while environments step
-            actions = to_env_actions(np.asarray(policy_actions), self._setup.action.discrete)
+            actions = to_env_actions(np.asarray(policy_actions), self._setup.action)
         failed = self._driver.step(actions)  # and add the transitions to the replay
         if failed.any():
             self._close_episodes(failed)
