@@ -12,6 +12,7 @@ _MODULES = {
     "evaluate": "run.evaluation",
     "import_reference": "agent.reference",
     "load": "run.load",
+    "start_from_reference": "run.from_reference",
     "train": "run.trainer",
 }
 __all__ = list(_MODULES)

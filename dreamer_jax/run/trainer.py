@@ -3,6 +3,7 @@
 import contextlib
 import time
 import weakref
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
@@ -27,7 +28,7 @@ from dreamer_jax.run.setup import MakeEnv, RunSetup, build, describe
 from dreamer_jax.run.signals import Stopped, StopSignals
 from dreamer_jax.run.workdir import WorkDir
 from dreamer_jax.seeding import ENV_STREAM, REPORT_KEY, member_keys
-from dreamer_jax.types import Batch, PolicyCarry, TrainState
+from dreamer_jax.types import Batch, Params, PolicyCarry, TrainState
 
 SEQUENCES = 6  # in each open-loop video
 
@@ -142,6 +143,25 @@ class Trainer:
         if finished:
             self._work.write_summary(result)
         return result
+
+    def begin_with(self, params: Mapping[str, Params], slow_critic: Params) -> None:
+        """Save a first checkpoint in which every member has these parameters of one member.
+
+        Args:
+            params: by group; the other groups keep their initial parameters.
+            slow_critic: empty for a copy of the critic.
+        """
+        self._restore()
+        count = len(self._setup.seeds)
+        stacked = jax.tree.map(
+            lambda x: np.broadcast_to(x, (count, *x.shape)),
+            {"params": params, "slow_critic": slow_critic or params.get("critic", {})},
+        )
+        stacked = self._setup.placement.put(stacked)
+        self._state = self._state.replace(
+            params={**self._state.params, **stacked["params"]}, slow_critic=stacked["slow_critic"]
+        )
+        self._save(wait=True)
 
     def _step(self) -> None:
         """Take one step in every environment, and make the updates that are due."""
