@@ -21,9 +21,7 @@ from dreamer_jax.behavior.exploration import (
     CONTINUOUS_ONLY,
     NOISES,
     Exploration,
-    draw_factors,
-    draw_onehot,
-    draw_uniform,
+    random_draw,
 )
 from dreamer_jax.behavior.returns import RETURNS
 from dreamer_jax.errors import UsageError
@@ -211,12 +209,9 @@ def _make_exploration(config: ConfigDict, action: ActionSpec) -> Exploration:
             f"config.expl.noise is {expl.noise!r}, but the environment's {action.size} actions are "
             f"discrete; allowed: {' or '.join(names)}."
         )
-    draw = draw_onehot if action.discrete else draw_uniform
-    if action.factors:
-        draw = partial(draw_factors, factors=action.factors)
     return Exploration(
         noise=NOISES.bind(expl.noise, config),
-        draw=draw,
+        draw=random_draw(action),
         start=expl.amount,
         final=expl.amount if expl.amount_final is None else expl.amount_final,
         updates=expl.anneal_updates,

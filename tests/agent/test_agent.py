@@ -42,7 +42,7 @@ class Trained:
         self.agent, hypers, self.run = shared_agent()
         self.hypers = hypers.replace(model_lr=3e-3, actor_lr=3e-3, critic_lr=3e-3)
         init = jax.jit(functools.partial(agent_lib.init, self.agent))
-        self.state = init(jax.random.key(0), self.hypers)
+        self.state = init(jax.random.key(3), self.hypers)
         self.batch = mock_batch("vector", b=4, t=6)
         self.states, self.metrics = [self.state], []
         for _ in range(60):

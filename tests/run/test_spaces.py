@@ -89,7 +89,6 @@ def test_the_adapter_takes_or_refuses_every_space(name):
 # Observation and action space of each run: every kind of the adapter's results, in few programs.
 RUNS = [
     ("tuple_with_an_image", "dict_of_factors"),
-    ("nested", "multi_discrete"),
     ("multi_binary", "tuple_of_floats"),
     ("one_of", "integers"),
 ]
