@@ -58,6 +58,7 @@ class Reader:
     ) -> None:
         self._source, self._size = space, size
         found = list(_leaves(space, (), {"images": images, "vectors": vectors}))
+        self._parents = {leaf.path[:i] for leaf in found for i in range(len(leaf.path))}
         self._leaves = tuple(leaf for leaf in found if not isinstance(leaf.space, spaces.Text))
         keys = [leaf.key for leaf in self._leaves]
         if not len(set(keys)) == len(keys) > 0:
@@ -72,7 +73,7 @@ class Reader:
         self.readings = {leaf.key: self._describe(leaf) for leaf in found}
 
     def __call__(self, obs: Any) -> Observation:
-        _check_parts(self._source, obs, ())
+        self._check_parts(self._source, obs, ())
         result = {}
         for leaf in self._leaves:
             value = functools.reduce(lambda node, name: node[name], leaf.path, obs)
@@ -83,6 +84,21 @@ class Reader:
             read = _flat if leaf.image is None else self._resized
             result[leaf.key] = read(leaf, value)
         return result
+
+    def _check_parts(self, space: spaces.Space, obs: Any, path: tuple[Any, ...]) -> None:
+        """Check that the dictionaries and tuples above the leaves have the parts they declare."""
+        if path not in self._parents:
+            return
+        label = f"observation {'/'.join(map(str, path))!r}" if path else "the observation"
+        if isinstance(space, spaces.Dict):
+            if not isinstance(obs, dict):
+                raise ValueError(f"{label} is a {type(obs).__name__}, not a dictionary")
+            if set(obs) != set(space):
+                raise ValueError(f"{label} has the keys {sorted(obs)} but declares {sorted(space)}")
+        elif not isinstance(obs, (tuple, list)) or len(obs) != len(space):
+            raise ValueError(f"{label} is {obs!r}, not a tuple of {len(space)}")
+        for name, entry in _parts(space):
+            self._check_parts(entry, obs[name], (*path, name))
 
     def _target(self, leaf: Leaf) -> spaces.Box:
         if leaf.image is None:
@@ -263,22 +279,6 @@ def _to_bytes(leaf: Leaf, value: np.ndarray) -> np.ndarray:
         )
     share = (value.astype(np.float64) - low) / (high - low)
     return np.rint(255 * np.clip(share, 0, 1)).astype(np.uint8)
-
-
-def _check_parts(space: spaces.Space, obs: Any, path: tuple[Any, ...]) -> None:
-    label = f"observation {'/'.join(map(str, path))!r}" if path else "the observation"
-    if isinstance(space, spaces.Dict):
-        if not isinstance(obs, dict):
-            raise ValueError(f"{label} is a {type(obs).__name__}, not a dictionary")
-        if set(obs) != set(space):
-            raise ValueError(f"{label} has the keys {sorted(obs)} but declares {sorted(space)}")
-    elif isinstance(space, spaces.Tuple) and _has_parts(space):
-        if not isinstance(obs, (tuple, list)) or len(obs) != len(space):
-            raise ValueError(f"{label} is {type(obs).__name__}, not a tuple of {len(space)}")
-    else:
-        return
-    for name, entry in _parts(space):
-        _check_parts(entry, obs[name], (*path, name))
 
 
 def _check_box(leaf: Leaf, value: Any) -> np.ndarray:

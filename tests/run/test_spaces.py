@@ -13,6 +13,8 @@ from gymnasium import spaces
 from dreamer_jax import UsageError, evaluate, load, train
 from dreamer_jax.envs.wrappers import adapt
 from dreamer_jax.run.driver import to_env_actions
+from dreamer_jax.run.setup import build, describe
+from dreamer_jax.run.workdir import WorkDir
 from dreamer_jax.types import ActionSpec
 
 IMAGE = spaces.Box(0, 255, (40, 40, 3), np.uint8)
@@ -84,6 +86,20 @@ def test_the_adapter_takes_or_refuses_every_space(name):
             env.step(action)
         onehot = np.random.default_rng(0).uniform(-1, 1, (1, 1, spec.size))
         env.step(to_env_actions(onehot, spec)[0, 0])
+
+
+def test_a_run_says_how_it_reads_every_entry(tmp_path):
+    space = spaces.Dict(
+        camera=spaces.Box(0, 255, (3, 40, 40), np.uint8),
+        board=spaces.Box(0, 255, (7, 7, 3), np.uint8),
+        note=spaces.Text(3),
+    )
+    config = make_tiny_config(env={"size": 32}, mlp_keys="none")
+    setup = build(config, lambda seed: Sampled(space, spaces.Discrete(2)))
+    board, camera, note = sorted(describe(setup, WorkDir(tmp_path)).splitlines()[1:])
+    assert "uint8 3x40x40, is read as an image 32x32x3: channels first" in camera
+    assert "is read as a vector of 147" in board and "not used" in board
+    assert note == "observation 'note' is text and is left out"
 
 
 # Observation and action space of each run: every kind of the adapter's results, in few programs.
