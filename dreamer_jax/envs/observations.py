@@ -96,7 +96,8 @@ class Reader:
             if set(obs) != set(space):
                 raise ValueError(f"{label} has the keys {sorted(obs)} but declares {sorted(space)}")
         elif not isinstance(obs, (tuple, list)) or len(obs) != len(space):
-            raise ValueError(f"{label} is {obs!r}, not a tuple of {len(space)}")
+            kind = type(obs).__name__
+            raise ValueError(f"{label} is a {kind}, not a tuple of {len(space)} entries")
         for name, entry in _parts(space):
             self._check_parts(entry, obs[name], (*path, name))
 
