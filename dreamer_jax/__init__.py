@@ -13,6 +13,7 @@ _MODULES = {
     "import_reference": "agent.reference",
     "load": "run.load",
     "prepare": "runtime",
+    "start_from_reference": "run.from_reference",
     "train": "run.trainer",
 }
 __all__ = list(_MODULES)

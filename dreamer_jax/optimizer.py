@@ -9,6 +9,7 @@ from typing import NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from dreamer_jax.types import Array, Params, TrainState
@@ -28,7 +29,12 @@ def scale_by_adam_hat(b1: float, b2: float, eps: float) -> optax.GradientTransfo
     step = sqrt(1 - b2^t) / (1 - b1^t) * m / (sqrt(v) + eps): 'epsilon hat' of Kingma & Ba 2015,
     Section 2. `optax.adam` adds epsilon after the correction, which makes it smaller in the first
     updates. b1 and b2 are the decay rates of the moments m and v.
+
+    The moments and their correction must use the same 1 - b in float32: 1 - 0.999 is 9.9998713e-4
+    there, but 0.001 rounds to 1.0000000e-3, and where one of them is used beside the other every
+    step is short by 6.5e-6.
     """
+    b1, b2 = np.float32(b1), np.float32(b2)
 
     def init(params: Params) -> AdamHatState:
         zeros = jax.tree.map(jnp.zeros_like, params)
@@ -36,8 +42,8 @@ def scale_by_adam_hat(b1: float, b2: float, eps: float) -> optax.GradientTransfo
 
     def update(grads, state, params=None):
         count = state.count + 1
-        mu = optax.tree.update_moment(grads, state.mu, b1, 1)
-        nu = optax.tree.update_moment(grads, state.nu, b2, 2)
+        mu = jax.tree.map(lambda m, g: m + (1 - b1) * (g - m), state.mu, grads)
+        nu = jax.tree.map(lambda v, g: v + (1 - b2) * (g * g - v), state.nu, grads)
         time = count.astype(jnp.float32)
         correction = jnp.sqrt(1 - b2**time) / (1 - b1**time)
         steps = jax.tree.map(lambda m, v: correction * m / (jnp.sqrt(v) + eps), mu, nu)

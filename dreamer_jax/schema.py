@@ -181,6 +181,12 @@ def choice(names: Mapping[str, Any] | Sequence[str], *others: str) -> Kind:
     return Kind("one of", lambda v: isinstance(v, str) and v in choices, choices)
 
 
+def one_of(numbers: Collection[int]) -> Kind:
+    """Return the kind of certain whole numbers."""
+    listed = ", ".join(map(str, sorted(numbers)))
+    return Kind(f"one of {listed}", lambda v: _is_int(v) and v in numbers)
+
+
 def pattern() -> Kind:
     """Return the kind of regular expressions."""
 

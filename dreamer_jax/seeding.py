@@ -4,7 +4,7 @@ So members with the same seed share all streams, and no stream depends on the ot
 
 stream             drawn from                                   used in
 initial weights    member_keys(seeds, INIT_KEY)                 agent.init
-updates            split from INIT_KEY, in the TrainState       agent.train_step
+updates            derived from INIT_KEY, in the TrainState     agent.train_step
 training policy    member_keys(seeds, POLICY_KEY)               agent.explore_step, policy_step
 evaluation policy  member_keys(seeds, EVAL_KEY)                 run.evaluation, run.load
 open-loop videos   member_keys(seeds, REPORT_KEY)               run.trainer

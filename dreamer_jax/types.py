@@ -21,21 +21,31 @@ LatentStats = dict[str, Array]  # parameters of a latent distribution (model/lat
 
 
 class ActionSpec(NamedTuple):
-    """A normalised action space: indices from 0, or vectors in [-1, 1]."""
+    """A normalised action space: an index from 0, one index per factor, or a vector in [-1, 1].
+
+    Inside the agent an action is [A]: one-hot, the one-hot vectors of all factors in a row, or the
+    vector.
+    """
 
     discrete: bool
-    size: int  # A, number of actions or of dimensions
+    size: int  # A, number of actions, of all factors' choices together, or of dimensions
+    factors: tuple[int, ...] = ()  # choices of each factor [F], if there is not just one index
 
     @classmethod
     def of(cls, space: Any) -> "ActionSpec":
-        """Return the spec of a gymnasium space: Discrete from 0, or Box [A] in [-1, 1]."""
+        """Return the spec of a gymnasium space that `envs.adapt` made."""
+        if hasattr(space, "nvec"):
+            factors = tuple(int(n) for n in space.nvec)
+            return cls(True, sum(factors), factors)
         discrete = hasattr(space, "n")
         return cls(discrete, int(space.n if discrete else space.shape[0]))
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of an action outside the agent: () for an index, (A,) for a vector."""
-        return () if self.discrete else (self.size,)
+        """Shape of an action outside the agent: () for an index, (F,) for factors, or (A,)."""
+        if self.discrete:
+            return (len(self.factors),) if self.factors else ()
+        return (self.size,)
 
     @property
     def dtype(self) -> str:
@@ -49,7 +59,8 @@ class ActionSpec(NamedTuple):
     def random(self, rng: np.random.Generator, count: int) -> np.ndarray:
         """Return `count` uniformly random actions."""
         if self.discrete:
-            return rng.integers(self.size, size=count, dtype=np.int32)
+            choices = self.factors or self.size
+            return rng.integers(choices, size=(count, *self.shape), dtype=np.int32)
         return rng.uniform(-1, 1, (count, self.size)).astype(np.float32)
 
 
@@ -71,7 +82,7 @@ class Batch:
     """
 
     obs: dict[str, Array]  # images [B, T, 64, 64, C] uint8, vectors [B, T, V] float32
-    action: Array  # [B, T] integer index (-1: none) or [B, T, A] float32
+    action: Array  # [B, T] or [B, T, F] integer index (-1: none), or [B, T, A] float32
     reward: Array  # [B, T] float32, raw
     is_first: Array  # [B, T] bool, first step of an episode or of a sequence
     is_last: Array  # [B, T] bool, terminal or cut by a time limit

@@ -91,7 +91,7 @@ def mock_batch(obs="vector", action="discrete", b=2, t=4, seed=0):
         image = dtype == "uint8"
         entries[key] = rng.integers(0, 256, size) if image else rng.normal(size=size)
         entries[key] = jnp.asarray(entries[key].astype(dtype))
-    discrete, size = ACTIONS[action]
+    discrete, size = ACTIONS[action].discrete, ACTIONS[action].size
     is_first, is_last, is_terminal = np.zeros((3, b, t), bool)
     is_first[:, 0] = is_first[:2, t // 2] = is_last[:2, t // 2 - 1] = True
     is_terminal[0, t // 2 - 1] = True

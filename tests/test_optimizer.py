@@ -84,6 +84,16 @@ def test_many_steps_equal_a_loop(clip):
     np.testing.assert_allclose(params, expected, rtol=0, atol=1e-5)
 
 
+def test_the_first_steps_are_not_short():
+    """The moments and their correction use the same rates, to the last digits of float32."""
+    ours = scale_by_adam_hat(0.9, 0.999, 0.0)
+    grad = jnp.array([0.3])
+    state = ours.init(grad)
+    for tolerance in (1e-6, 1e-5, 1e-5):  # 0.999^2 and 0.999^3 are rounded too
+        step, state = ours.update(grad, state)
+        np.testing.assert_allclose(step, [1.0], rtol=tolerance)  # of a constant gradient
+
+
 def test_without_epsilon_it_is_adam():
     ours, theirs = scale_by_adam_hat(0.9, 0.999, 0.0), optax.scale_by_adam(0.9, 0.999, 0.0)
     params = jnp.zeros(4)

@@ -1,5 +1,6 @@
 """One member's agent as pure functions; members.py maps each of them over many members."""
 
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -49,25 +50,27 @@ class Agent:
 
 def init(agent: Agent, key: Array, hypers: Hypers) -> TrainState:
     """Return the initial state of one member."""
-    groups = [group for behavior in agent.behaviors for group in behavior.groups]
-    model_key, *keys, run_key = jax.random.split(key, 2 + len(groups))
     obs = {k: jnp.zeros((1, *shape), dtype) for k, (shape, dtype) in agent.obs_shapes.items()}
-    params = {"model": init_world_model(agent.wm, model_key, prepare_obs(obs))}
+    params = {"model": init_world_model(agent.wm, _named_key(key, "model"), prepare_obs(obs))}
     feat = agent.wm.feature(agent.wm.rssm.initial((1,)))
     for behavior in agent.behaviors:
-        group_keys, keys = keys[: len(behavior.groups)], keys[len(behavior.groups) :]
-        params |= behavior.init(group_keys, feat)
+        params |= behavior.init([_named_key(key, group) for group in behavior.groups], feat)
     return TrainState(
         params=params,
         # A copy, because no array may be donated twice.
         slow_critic=jax.tree.map(jnp.copy, params.get("critic", {})),
         opt_states={name: agent.optimizers[name].init(params[name]) for name in params},
         hypers=jax.tree.map(lambda value: jnp.asarray(value, jnp.float32), hypers),
-        key=run_key,
+        key=_named_key(key, "updates of the run"),
         update=jnp.zeros((), jnp.int32),
         skipped=jnp.zeros((), jnp.int32),
         nonfinite=jnp.zeros((), jnp.int32),
     )
+
+
+def _named_key(key: Array, name: str) -> Array:
+    """Return the key of something that has a name, whatever else there is."""
+    return jax.random.fold_in(key, zlib.crc32(name.encode()))
 
 
 def init_policy(agent: Agent, key: Array, num_envs: int) -> PolicyCarry:
@@ -98,7 +101,7 @@ def policy_step(
         sample: sampling rule of the latent, and of the action unless `greedy`.
 
     Returns:
-        The next carry, and actions [E, A], one-hot or in [-1, 1].
+        The next carry, and actions [E, A], one-hot (per factor) or in [-1, 1].
     """
     next_key, latent_key, action_key, _ = jax.random.split(carry.key, 4)
     state = _filter_obs(agent, params, carry, obs, is_first, latent_key, sample)
@@ -162,7 +165,7 @@ def train_step(
     key, model_key, *keys = jax.random.split(state.key, 2 + len(agent.behaviors))
     start = agent.wm.rssm.initial(batch.reward.shape[:1])
     state, posteriors, update = update_model(agent, state, batch, start, model_key, sample)
-    action = prepare_action(batch.action, agent.wm.rssm.action_size)
+    action = prepare_action(batch.action, agent.wm.rssm.action_size, agent.wm.factors)
     replayed = PosteriorBatch(posteriors, action, batch.is_first, batch.is_terminal)
     state, updates = update_behaviors(agent, state, replayed, keys, sample)
     return state.replace(key=key, update=state.update + 1), {"model": update, **updates}
@@ -233,7 +236,7 @@ def report(
     wm, model = agent.wm, params["model"]
     observe_key, predict_key = jax.random.split(key)
     obs = prepare_obs(batch.obs)
-    action = prepare_action(batch.action, wm.rssm.action_size)
+    action = prepare_action(batch.action, wm.rssm.action_size, wm.factors)
     b, t = batch.reward.shape
 
     embed = wm.embed(model, {k: x[:, :context] for k, x in obs.items()})

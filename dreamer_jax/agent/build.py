@@ -10,20 +10,24 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from dreamer_jax.agent.agent import Agent
-from dreamer_jax.behavior.actor_critic import ACTOR_GRADS, POLICIES, ActorCritic
+from dreamer_jax.behavior.actor_critic import (
+    ACTOR_GRADS,
+    POLICIES,
+    ActorCritic,
+    factored_policy,
+)
 from dreamer_jax.behavior.base import BEHAVIORS, EXPLORERS, Behavior, Parts
 from dreamer_jax.behavior.exploration import (
     CONTINUOUS_ONLY,
     NOISES,
     Exploration,
-    draw_onehot,
-    draw_uniform,
+    random_draw,
 )
 from dreamer_jax.behavior.returns import RETURNS
 from dreamer_jax.errors import UsageError
 from dreamer_jax.model.kl import KL_LOSSES
 from dreamer_jax.model.latents import LATENTS
-from dreamer_jax.model.networks import IMAGE_SIZE, MLP, Decoder, Encoder
+from dreamer_jax.model.networks import MLP, Decoder, Encoder
 from dreamer_jax.model.objectives import OBJECTIVES, ObjectiveParts
 from dreamer_jax.model.ops.activations import ACTIVATIONS
 from dreamer_jax.model.ops.convolutions import make_formulation
@@ -46,11 +50,14 @@ class ObsKeys(NamedTuple):
     vectors: dict[str, int]  # name -> size
 
 
-def select_keys(cnn_keys: str, mlp_keys: str, obs_shapes: ObsShapes) -> ObsKeys:
+def select_keys(cnn_keys: str, mlp_keys: str, obs_shapes: ObsShapes, size: int = 64) -> ObsKeys:
     """Choose the images whose names match `cnn_keys` in full, and the vectors for `mlp_keys`.
 
+    Args:
+        size: height and width of images, in pixels.
+
     Raises:
-        UsageError: no entry matches, an entry has the name of a loss, or an image is not 64x64.
+        UsageError: no entry matches, an entry has the name of a loss, or an image another size.
     """
     images = {k: s[-1] for k, (s, d) in obs_shapes.items() if d == "uint8" and len(s) == 3}
     vectors = {k: s[0] for k, (s, d) in obs_shapes.items() if k not in images}
@@ -60,8 +67,8 @@ def select_keys(cnn_keys: str, mlp_keys: str, obs_shapes: ObsShapes) -> ObsKeys:
     )
     if not chosen.images and not chosen.vectors:
         raise UsageError(
-            f"config.cnn_keys = {cnn_keys!r} and config.mlp_keys = {mlp_keys!r} match nothing; "
-            f"the environment has images {sorted(images)} and vectors {sorted(vectors)}."
+            f"config.cnn_keys = {cnn_keys!r} and config.mlp_keys = {mlp_keys!r} match no name in "
+            f"full; the environment has images {sorted(images)} and vectors {sorted(vectors)}."
         )
     for key in sorted({*chosen.images, *chosen.vectors}.intersection(LOSSES)):
         raise UsageError(
@@ -69,10 +76,10 @@ def select_keys(cnn_keys: str, mlp_keys: str, obs_shapes: ObsShapes) -> ObsKeys:
             f"config.cnn_keys and config.mlp_keys; reserved are {', '.join(LOSSES)}."
         )
     for key in chosen.images:
-        if obs_shapes[key][0][:2] != (IMAGE_SIZE, IMAGE_SIZE):
+        if obs_shapes[key][0][:2] != (size, size):
             raise UsageError(
-                f"observation {key!r} is {obs_shapes[key][0]}; images must be "
-                f"{IMAGE_SIZE}x{IMAGE_SIZE} pixels."
+                f"observation {key!r} is {obs_shapes[key][0]}; images must be {size}x{size} "
+                "pixels, by config.env.size."
             )
     return chosen
 
@@ -85,10 +92,10 @@ def make_agent(
     Raises:
         UsageError: the config does not suit the spaces.
     """
-    keys = select_keys(config.cnn_keys, config.mlp_keys, obs_shapes)
+    keys = select_keys(config.cnn_keys, config.mlp_keys, obs_shapes, config.env.size)
     used = {k: obs_shapes[k] for k in (*keys.images, *keys.vectors)}
     optimizer = make_optimizer(clip=config.opt.clip, eps=config.opt.eps, decay=config.opt.decay)
-    wm = _make_world_model(config, keys, action.size, backend)
+    wm = _make_world_model(config, keys, action, backend)
     behaviors = _make_behaviors(config, action, math.prod(wm.rssm.latent.shape))
     groups = ["model", *(group for behavior in behaviors for group in behavior.groups)]
     for key in sorted({*used}.intersection(groups)):
@@ -119,10 +126,11 @@ def _make_mlp(config: ConfigDict, layers: int, units: int, outputs: int) -> MLP:
 
 
 def _make_world_model(
-    config: ConfigDict, keys: ObsKeys, action_size: int, backend: Backend
+    config: ConfigDict, keys: ObsKeys, action: ActionSpec, backend: Backend
 ) -> WorldModel:
     shared = _shared_settings(config)
     coder = {
+        "image_size": config.env.size,
         "depth": config.cnn_depth,
         "mlp_layers": config.vector.layers,
         "mlp_units": config.vector.units,
@@ -143,7 +151,7 @@ def _make_world_model(
             latent=latent,
             deter=config.rssm.deter,
             hidden=config.rssm.hidden,
-            action_size=action_size,
+            action_size=action.size,
             embed_size=encoder.embed_size,
             gru_norm=config.rssm.gru_norm,
             unroll=backend.unroll,
@@ -159,6 +167,7 @@ def _make_world_model(
         kl_loss=KL_LOSSES[config.kl_loss],
         free_avg=config.free_avg,
         grad_heads=frozenset(name for name, trains in config.grad_heads.items() if trains),
+        factors=action.factors,
     )
 
 
@@ -171,7 +180,8 @@ def _make_actor_critic(config: ConfigDict, action: ActionSpec) -> ActorCritic:
             f"config.actor.dist is {name!r}, but the environment's {action.size} actions are "
             f"{kind}; allowed: {' or '.join(['auto', *names])}."
         )
-    actor, critic, policy = config.actor, config.critic, POLICIES[name]
+    actor, critic = config.actor, config.critic
+    policy = factored_policy(action.factors) if action.factors else POLICIES[name]
     return ActorCritic(
         actor=_make_mlp(config, actor.layers, actor.units, policy.outputs_per_action * action.size),
         critic=_make_mlp(config, critic.layers, critic.units, 1),
@@ -208,7 +218,7 @@ def _make_exploration(config: ConfigDict, action: ActionSpec) -> Exploration:
         )
     return Exploration(
         noise=NOISES.bind(expl.noise, config),
-        draw=draw_onehot if action.discrete else draw_uniform,
+        draw=random_draw(action),
         start=expl.amount,
         final=expl.amount if expl.amount_final is None else expl.amount_final,
         updates=expl.anneal_updates,

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from dreamer_jax.behavior.imagination import ImagineNoise, imagine, imagined_discount
 from dreamer_jax.behavior.returns import ReturnFn, linear_schedule
 from dreamer_jax.model.distributions import (
+    FactoredOneHot,
     OneHot,
     PolicyDist,
     SampleFn,
@@ -67,6 +68,16 @@ POLICIES = {
         lambda key, shape, size: jax.random.normal(key, (*shape, size)),
     ),
 }
+
+
+def factored_policy(factors: tuple[int, ...]) -> Policy:
+    """Return the policies of a factored action: an independent categorical per factor."""
+    return Policy(
+        True,
+        1,
+        partial(FactoredOneHot, factors=factors),
+        lambda key, shape, size: jax.random.uniform(key, (*shape, len(factors))),
+    )
 
 
 class ActorGrad(NamedTuple):

@@ -49,7 +49,7 @@ class Behavior:
     def act(
         self, wm: WorldModel, params: Params, state: RSSMState, key: Array, *, sample: SampleFn
     ) -> Array:
-        """Return actions [E, A], one-hot or in [-1, 1].
+        """Return actions [E, A], one-hot (per factor, if there are several) or in [-1, 1].
 
         Args:
             params: parameters by group; `model` is the world model's.

@@ -2,13 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 
 from dreamer_jax.behavior.returns import linear_schedule
+from dreamer_jax.model.distributions import FactoredOneHot
 from dreamer_jax.schema import Registry
-from dreamer_jax.types import Array
+from dreamer_jax.types import ActionSpec, Array
 
 DrawFn = Callable[[Array, tuple[int, ...]], Array]  # key, shape [..., A] -> random actions
 # (actions [..., A], key=, amount=scalar, draw=DrawFn, **values of its own keys) -> actions [..., A]
@@ -49,9 +51,22 @@ def draw_onehot(key: Array, shape: tuple[int, ...]) -> Array:
     return jax.nn.one_hot(jax.random.randint(key, shape[:-1], 0, shape[-1]), shape[-1])
 
 
+def draw_factors(key: Array, shape: tuple[int, ...], *, factors: tuple[int, ...]) -> Array:
+    """Return actions [..., A] whose factors are each one-hot and equally likely."""
+    uniform = FactoredOneHot(jnp.zeros(shape), factors)
+    return uniform.sample_from(jax.random.uniform(key, (*shape[:-1], len(factors))))
+
+
 def draw_uniform(key: Array, shape: tuple[int, ...]) -> Array:
     """Return uniform actions [..., A] in [-1, 1)."""
     return jax.random.uniform(key, shape, minval=-1, maxval=1)
+
+
+def random_draw(action: ActionSpec) -> DrawFn:
+    """Return the function that draws uniformly random actions of a normalised space."""
+    if action.factors:
+        return partial(draw_factors, factors=action.factors)
+    return draw_onehot if action.discrete else draw_uniform
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,7 @@ def predict(agent: Agent, x: Inputs) -> Any:
 
 def update_all_behaviors(agent: Agent, x: Inputs) -> Any:
     """Make the behaviours' updates: imagination, losses, gradients and optimizer."""
-    action = prepare_action(x.batch.action, agent.wm.rssm.action_size)
+    action = prepare_action(x.batch.action, agent.wm.rssm.action_size, agent.wm.factors)
     replayed = PosteriorBatch(x.posteriors, action, x.batch.is_first, x.batch.is_terminal)
     keys = jax.random.split(x.state.key, len(agent.behaviors))
     return update_behaviors(agent, x.state, replayed, keys, from_noise)
@@ -119,7 +119,7 @@ PARTS: dict[str, Callable[[Agent, Inputs], Any]] = {
 
 def _observe(agent: Agent, params: Any, embed: Array, state: TrainState, batch: Batch):
     rssm, (b, length) = agent.wm.rssm, batch.reward.shape
-    action = prepare_action(batch.action, rssm.action_size)
+    action = prepare_action(batch.action, rssm.action_size, agent.wm.factors)
     noise, start = rssm.latent.noise(state.key, (length, b)), rssm.initial((b,))
     return observe(rssm, params, embed, action, batch.is_first, noise, start, sample=from_noise)
 

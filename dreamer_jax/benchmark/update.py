@@ -1,5 +1,6 @@
 """The update of all members: the time and memory of its program, and how many members fit."""
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -292,7 +293,9 @@ def _record_random_numbers(setup: RunSetup, replay: Replay, steps: int) -> None:
     for step in range(steps):
         record = {key: _random(rng, (*shape, *s), dtype) for key, (s, dtype) in spec.items()}
         if setup.action.discrete:
-            record["action"] = rng.integers(setup.action.size, size=shape, dtype=np.int32)
+            record["action"] = setup.action.random(rng, math.prod(shape)).reshape(
+                *shape, *setup.action.shape
+            )
         flags = ("is_first", "is_last", "is_terminal")
         record |= {flag: np.full(shape, flag == "is_first" and step == 0) for flag in flags}
         replay.add(record, np.ones(shape, bool))

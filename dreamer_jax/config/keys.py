@@ -13,6 +13,7 @@ from dreamer_jax.behavior.exploration import NOISES
 from dreamer_jax.behavior.returns import RETURNS
 from dreamer_jax.model.kl import KL_LOSSES
 from dreamer_jax.model.latents import LATENTS
+from dreamer_jax.model.networks import IMAGE_KERNELS
 from dreamer_jax.model.objectives import OBJECTIVES
 from dreamer_jax.model.ops.activations import ACTIVATIONS
 from dreamer_jax.model.ops.convolutions import FORMULATIONS
@@ -28,6 +29,7 @@ from dreamer_jax.schema import (
     import_modules,
     integer,
     number,
+    one_of,
     optional,
     pattern,
     seeds,
@@ -89,6 +91,17 @@ ENVIRONMENTS = {
         "processes that step environments of evaluations; None: env.workers, in training at least "
         "1 for make_env and gym:, since closing such environments may affect others",
     ),
+    "env.size": Key(64, one_of(IMAGE_KERNELS), "height and width of images, in pixels"),
+    "env.images": Key(
+        None,
+        optional(pattern()),
+        "observations to read as images, by their whole names; None: by their spaces",
+    ),
+    "env.vectors": Key(
+        None,
+        optional(pattern()),
+        "observations to read as vectors, by their whole names; None: by their spaces",
+    ),
     "env.sticky": Key(
         0.25, number(0, 1), "Atari: probability that a frame repeats the previous action"
     ),
@@ -114,8 +127,8 @@ REPLAY = {
     ),
 }
 WORLD_MODEL = {
-    "cnn_keys": Key(".*", pattern(), "names of the images observed"),
-    "mlp_keys": Key(".*", pattern(), "names of the vectors observed"),
+    "cnn_keys": Key(".*", pattern(), "whole names of the images observed"),
+    "mlp_keys": Key(".*", pattern(), "whole names of the vectors observed"),
     "act": Key("elu", choice(ACTIVATIONS), "activation of dense layers"),
     "cnn_act": Key("elu", choice(ACTIVATIONS), "activation of convolutions"),
     "norm": Key(False, boolean(), "layer normalisation before every hidden activation"),
@@ -164,7 +177,7 @@ BEHAVIOR = {
     "actor.dist": Key(
         "auto",
         choice(POLICIES, "auto"),
-        "distribution of actions; auto: onehot if they are discrete, else trunc_normal",
+        "distribution of actions; auto: onehot (of each factor) if discrete, else trunc_normal",
     ),
     "actor_grad": Key("reinforce", choice(ACTOR_GRADS), "estimator of the actor's gradient"),
     "returns": Key("lambda", choice(RETURNS), "returns that actor and critic learn from"),

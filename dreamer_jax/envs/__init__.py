@@ -3,6 +3,8 @@
 Files:
     registry.py: `make_env`, and the decorator by which a task registers its name. Start here.
     wrappers.py: `adapt`, which normalises spaces and checks every step, and other wrappers.
+    observations.py: how observations are read as images and vectors.
+    actions.py: how the agent's actions become those of an environment.
     catch.py, reach.py: small pixel tasks that need no package.
     atari.py, dmc.py, crafter.py, minigrid.py, gym.py: one file per benchmark, which registers
         itself. A new file in this folder is found without being listed anywhere.

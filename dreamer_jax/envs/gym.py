@@ -15,8 +15,8 @@ def make_gym(name: str, seed: int, settings: EnvSettings) -> gymnasium.Env:
     """Build 'gym:<id>', such as 'gym:CartPole-v1', or 'gym:<module to import>:<id>'.
 
     Raises:
-        UsageError: the id is unknown, does not take `settings.kwargs`, or needs a package that is not
-            installed.
+        UsageError: the id is unknown, does not take `settings.kwargs`, or needs a package that is
+            not installed.
     """
     module, _, env_id = name.rpartition(":")
     make = functools.partial(

@@ -6,7 +6,7 @@ update deterministic. Everything here is float32, whatever the compute dtype.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import chex
@@ -86,6 +86,52 @@ class OneHot(distrax.OneHotCategorical):
         onehot = jax.nn.one_hot(index, self.num_categories, dtype=jnp.float32)
         # In this order the bracket is exactly zero, so the value stays exactly one-hot.
         return onehot + (self.probs - jax.lax.stop_gradient(self.probs))
+
+
+class FactoredOneHot:
+    """Independent one-hot categoricals over parts of the last axis, one per factor.
+
+    The logits of all factors are computed together, in rows of the longest factor's length. Rows
+    are padded at their beginning, so that sampling by the inverse CDF passes over the padding.
+
+    Args:
+        logits: [..., A], those of the first factor first.
+        factors: F numbers of choices, A in all.
+    """
+
+    PADDING = -1e9  # logit of a choice that does not exist: its probability is exactly zero
+
+    def __init__(self, logits: Array, factors: Sequence[int]):
+        chex.assert_axis_dimension(logits, -1, sum(factors))
+        sizes, longest = np.array(factors), max(factors)
+        place = np.arange(longest) - (longest - sizes)[:, None]  # [F, K] within the factor
+        self._exists = place >= 0
+        self._index = np.maximum(place, 0) + (np.cumsum(sizes) - sizes)[:, None]  # [F, K] within A
+        self._dist = OneHot(self._rows(jnp.asarray(logits, jnp.float32), self.PADDING))
+
+    def sample_from(self, noise: Array) -> Array:
+        """Transform uniform noise [..., F] in [0, 1) to one-hot vectors in a row, [..., A]."""
+        return self._joined(self._dist.sample_from(noise))
+
+    def sample_mode(self) -> Array:
+        return self._joined(self._dist.sample_mode())
+
+    def log_prob(self, value: Array) -> Array:
+        """Return ln p(value) [...], summed over factors, without a gradient to the value."""
+        return self._dist.log_prob(self._rows(value, 0.0)).sum(-1)
+
+    def entropy(self) -> Array:
+        """Return the entropy [...] in nats, summed over factors."""
+        return self._dist.entropy().sum(-1)
+
+    def _rows(self, joined: Array, padding: float) -> Array:
+        """Divide [..., A] into rows [..., F, K]."""
+        rows = joined[..., self._index]
+        return jnp.where(jnp.broadcast_to(self._exists, rows.shape), rows, padding)
+
+    def _joined(self, rows: Array) -> Array:
+        """Undo `_rows`."""
+        return rows.reshape(*rows.shape[:-2], -1)[..., np.flatnonzero(self._exists)]
 
 
 class Gaussian(distrax.MultivariateNormalDiag):

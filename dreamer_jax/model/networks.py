@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +13,21 @@ from dreamer_jax.model.ops.activations import LINEAR, Activation
 from dreamer_jax.model.ops.convolutions import Conv, Formulation, Layer
 from dreamer_jax.types import Array
 
-ENCODER_KERNELS = (4, 4, 4, 4)
-DECODER_KERNELS = (5, 5, 6, 6)
-IMAGE_SIZE = 64  # pixels; the encoder's kernels map it to 2, the decoder's map 1 to it
+
+class Kernels(NamedTuple):
+    """Sizes of the stride-2 kernels of a coder, layer by layer."""
+
+    encoder: tuple[int, ...]  # map the size of an image to 2
+    decoder: tuple[int, ...]  # map 1 to the size of an image
+
+
+# By height and width of images, in pixels. 64 is the paper's.
+IMAGE_KERNELS = {
+    32: Kernels((4, 4, 4), (5, 6, 6)),
+    64: Kernels((4, 4, 4, 4), (5, 5, 6, 6)),
+    96: Kernels((4, 4, 6, 6), (4, 4, 4, 4, 6)),
+    128: Kernels((4, 4, 4, 4, 4), (5, 5, 5, 6, 6)),
+}
 
 
 def dense(units: int, dtype: jnp.dtype, name: str | None = None) -> nn.Dense:
@@ -106,6 +119,7 @@ class MLP(_Network):
 class _Coder(_Network, kw_only=True):
     """A network of convolutions for images, and of dense layers for vectors."""
 
+    image_size: int  # pixels, one of `IMAGE_KERNELS`
     depth: int
     cnn_act: Activation
     formulation: Formulation
@@ -127,8 +141,8 @@ class _Coder(_Network, kw_only=True):
 class Encoder(_Coder):
     """A network from observations to embeddings.
 
-    Images (64x64, all `cnn_keys` stacked on channels) pass four stride-2 convolutions,
-    64 -> 31 -> 14 -> 6 -> 2; vectors (all `mlp_keys` concatenated) pass a dense stack.
+    Images (all `cnn_keys` stacked on channels) pass stride-2 convolutions, those of 64x64 pixels
+    four, 64 -> 31 -> 14 -> 6 -> 2; vectors (all `mlp_keys` concatenated) pass a dense stack.
     """
 
     cnn_keys: tuple[str, ...]
@@ -137,7 +151,8 @@ class Encoder(_Coder):
     @property
     def embed_size(self) -> int:
         """X, the size of an embedding."""
-        images = 2 * 2 * self.depth * 2 ** (len(ENCODER_KERNELS) - 1) if self.cnn_keys else 0
+        layers = len(IMAGE_KERNELS[self.image_size].encoder)
+        images = 2 * 2 * self.depth * 2 ** (layers - 1) if self.cnn_keys else 0
         return images + (self.mlp_units if self.mlp_keys else 0)
 
     @nn.compact
@@ -147,8 +162,9 @@ class Encoder(_Coder):
         if self.cnn_keys:
             images = jnp.concatenate([obs[k] for k in self.cnn_keys], -1)
             flat = images.reshape(-1, *images.shape[-3:])
-            depths = [self.depth * 2**i for i in range(len(ENCODER_KERNELS))]
-            hidden = self.conv_stack(flat, self.formulation.conv, depths, ENCODER_KERNELS)
+            kernels = IMAGE_KERNELS[self.image_size].encoder
+            depths = [self.depth * 2**i for i in range(len(kernels))]
+            hidden = self.conv_stack(flat, self.formulation.conv, depths, kernels)
             parts.append(hidden.reshape(*images.shape[:-3], -1))
         if self.mlp_keys:
             vectors = jnp.concatenate([obs[k] for k in self.mlp_keys], -1)
@@ -159,7 +175,7 @@ class Encoder(_Coder):
 class Decoder(_Coder):
     """A network from features to the means of observation entries.
 
-    A dense layer to 32 * depth channels and four stride-2 transposed convolutions,
+    A dense layer to 32 * depth channels and stride-2 transposed convolutions, for 64x64 pixels
     1 -> 5 -> 13 -> 30 -> 64, produce images; a dense stack produces vectors.
     """
 
@@ -183,11 +199,13 @@ class Decoder(_Coder):
         lead = feat.shape[:-1]
         hidden = dense(32 * self.depth, self.dtype, "conv_in")(feat.astype(self.dtype))
         hidden = hidden.reshape(math.prod(lead), 1, 1, 32 * self.depth)
-        layer, (*kernels, last) = self.formulation.conv_transpose, DECODER_KERNELS
-        depths = (4 * self.depth, 2 * self.depth, self.depth)
+        size, layer = self.image_size, self.formulation.conv_transpose
+        *kernels, last = IMAGE_KERNELS[size].decoder
+        depths = [self.depth * 2**i for i in reversed(range(len(kernels)))]
         hidden = self.conv_stack(hidden, layer, depths, kernels)
-        images = Conv(channels, last, 2, layer, LINEAR, self.dtype, name="conv_3")(hidden)
-        return images.reshape(*lead, IMAGE_SIZE, IMAGE_SIZE, channels)
+        name = f"conv_{len(kernels)}"
+        images = Conv(channels, last, 2, layer, LINEAR, self.dtype, name=name)(hidden)
+        return images.reshape(*lead, size, size, channels)
 
 
 def _split(joined: Array, sizes: Mapping[str, int]) -> dict[str, Array]:

@@ -34,6 +34,7 @@ class WorldModel:
     kl_loss: Callable[..., tuple[Array, Array]]  # one of kl.KL_LOSSES
     free_avg: bool
     grad_heads: frozenset[str]  # those of 'observation', 'reward', 'discount' that train states
+    factors: tuple[int, ...] = ()  # choices of each factor of a factored action
 
     def embed(self, params: Params, obs: Mapping[str, Array]) -> Array:
         """Embed prepared observations [...] as [..., X]."""
@@ -85,11 +86,17 @@ def prepare_obs(obs: Mapping[str, Array]) -> dict[str, Array]:
     }
 
 
-def prepare_action(action: Array, size: int) -> Array:
-    """Map indices [...] to one-hot [..., size], and -1 to zeros; keep float actions."""
-    if jnp.issubdtype(action.dtype, jnp.integer):
+def prepare_action(action: Array, size: int, factors: tuple[int, ...] = ()) -> Array:
+    """Map indices [...] to one-hot [..., size], and -1 to zeros; keep float actions.
+
+    Indices [..., F] of factors become their one-hot vectors in a row, `size` in all.
+    """
+    if not jnp.issubdtype(action.dtype, jnp.integer):
+        return action
+    if not factors:
         return jax.nn.one_hot(action, size)
-    return action
+    parts = [jax.nn.one_hot(action[..., i], choices) for i, choices in enumerate(factors)]
+    return jnp.concatenate(parts, -1)
 
 
 def log_probs(
@@ -157,7 +164,7 @@ def world_model_loss(
         The scalar loss, the posterior states [B, T, ...], and scalar metrics.
     """
     obs = prepare_obs(batch.obs)
-    action = prepare_action(batch.action, wm.rssm.action_size)
+    action = prepare_action(batch.action, wm.rssm.action_size, wm.factors)
     embed = wm.embed(params, obs)
     states, posterior, prior = rssm_lib.observe(
         wm.rssm, params["rssm"], embed, action, batch.is_first, noise, start, sample=sample

@@ -8,6 +8,7 @@
     evaluation   greedy episodes, and `evaluate` for a saved run
     reporter     output for people: metrics.jsonl, terminal, curves, faults.log, W&B
     checkpoint   saving and restoring, exact and safe against kills at any time
+    from_reference  runs that begin with weights of the original implementation
     load         agents from checkpoints, for use in other code
     members      list, extract, join and add members of saved runs
     workdir      paths, and the lock of a work directory

@@ -61,7 +61,7 @@ class Driver:
         """Step every environment and record the transitions.
 
         Args:
-            actions: [M, E] indices, or [M, E, A] in [-1, 1].
+            actions: [M, E] indices, [M, E, F] of factors, or [M, E, A] in [-1, 1].
 
         Returns:
             [M, E] bool, True where an environment failed: its step did not happen, a new episode
@@ -175,16 +175,18 @@ def without_env_states(record: Mapping) -> dict:
     return {**record, "rows": rows}
 
 
-def to_env_actions(action: np.ndarray, discrete: bool) -> np.ndarray:
-    """Convert policy actions [M, E, A] to what environments take.
+def to_env_actions(action: np.ndarray, spec: ActionSpec) -> np.ndarray:
+    """Convert policy actions [M, E, A] to what environments take, [M, E, *spec.shape].
 
     The actions are non-finite only for a member whose parameters were damaged from outside; its
     environments receive zeros.
-
-    Returns:
-        [M, E] int32 indices, or [M, E, A] in [-1, 1].
     """
-    return action.argmax(-1).astype(np.int32) if discrete else np.nan_to_num(action)
+    if not spec.discrete:
+        return np.nan_to_num(action)
+    if not spec.factors:
+        return action.argmax(-1).astype(np.int32)
+    onehots = np.split(action, np.cumsum(spec.factors)[:-1], -1)
+    return np.stack([onehot.argmax(-1) for onehot in onehots], -1).astype(np.int32)
 
 
 def replay_spec(obs_shapes: Mapping, action: ActionSpec) -> dict:

@@ -150,7 +150,7 @@ def _act(
         grid[key] = np.zeros((*shape, *entry), dtype)
         grid[key].reshape(-1, *entry)[chosen] = obs[key]
     carry, action = setup.fns.greedy_step(params, carry, grid, first)
-    action = to_env_actions(np.asarray(action), setup.action.discrete)
+    action = to_env_actions(np.asarray(action), setup.action)
     return carry, action.reshape(-1, *action.shape[2:])[chosen]
 
 

@@ -114,7 +114,7 @@ class MemberAgent:
     Attributes:
         member, seed: the member's number in the run, and its seed.
         env_step: env step of the checkpoint.
-        action_space: a `Discrete` from 0 or a `Box` in [-1, 1].
+        action_space: a `Discrete` or a `MultiDiscrete` from 0, or a `Box` in [-1, 1].
     """
 
     def __init__(self, saved: Saved):
@@ -142,7 +142,7 @@ class MemberAgent:
                 mode.
 
         Returns:
-            The action's index, or float32 [A] in [-1, 1].
+            The action's index, int32 [F] for a factored action space, or float32 [A] in [-1, 1].
 
         Raises:
             UsageError: an entry is missing or has another shape.
@@ -157,8 +157,8 @@ class MemberAgent:
         is_first = np.full((1, 1), self._is_first)
         self._carry, action = act(self._saved.params, self._carry, grid, is_first)
         self._is_first = False
-        action = to_env_actions(np.asarray(action), self._setup.action.discrete)[0, 0]
-        return int(action) if self._setup.action.discrete else action
+        action = to_env_actions(np.asarray(action), self._setup.action)[0, 0]
+        return action if action.ndim else int(action)
 
 
 def load(

@@ -47,6 +47,7 @@ class RunSetup:
     env_code: dict[str, str]  # digests of the code that makes them
     statistics: list[str]  # their wrappers with running statistics
     placement: Placement
+    readings: list[str]  # for people, how each entry of the observation was read and why
 
     @property
     def obs_keys(self) -> tuple[str, ...]:
@@ -166,7 +167,7 @@ def build(
             "JAX computes in 64 bits (JAX_ENABLE_X64 or jax_enable_x64), and agents are of 32 "
             "bits: unset it, or use another process for what needs 64"
         )
-    names = ("action_repeat", "time_limit", "sticky", "noops")
+    names = ("size", "images", "vectors", "action_repeat", "time_limit", "sticky", "noops")
     settings = {name: config.env[name] for name in names} | {"kwargs": _env_kwargs(config)}
     task = config.task if make_env_fn is None else make_env_fn
     make_env = env_maker(task, **settings)
@@ -182,8 +183,25 @@ def build(
     backend = make_backend(placement.devices[0])
     agent = make_agent(config, shapes, ActionSpec.of(action_space), backend)
     fns = make_members(agent, placement)
-    known = {"identity": identity, "env_code": code, "statistics": probed.statistics}
-    return RunSetup(config, seeds, agent, fns, action_space, make_env, placement=placement, **known)
+    readings = dict(probed.readings)
+    for key in set(observation_space) - set(agent.obs_shapes):
+        readings[key] = (
+            readings.get(key, key)
+            + " (not used: its name does not match config.cnn_keys or config.mlp_keys)"
+        )
+    return RunSetup(
+        config=config,
+        seeds=seeds,
+        agent=agent,
+        fns=fns,
+        action_space=action_space,
+        make_env=make_env,
+        identity=identity,
+        env_code=code,
+        statistics=probed.statistics,
+        placement=placement,
+        readings=list(readings.values()),
+    )
 
 
 def _env_kwargs(config: ConfigDict) -> dict | None:
@@ -221,12 +239,13 @@ def dry_run(config: ConfigDict, make_env_fn: MakeEnv | None = None) -> dict:
 
 
 def describe(setup: RunSetup, work: WorkDir) -> str:
-    """Return a one-line summary of a run's size."""
+    """Return a summary of a run's size, and a line for every entry of the observation."""
     where = work.replay if setup.config.replay.storage == "disk" else "memory"
     devices = len(setup.placement.devices)
     on = f" on {devices} devices" if devices > 1 else ""
     size = describe_bytes(setup.replay_bytes())
-    return f"{len(setup.seeds)} members{on}; replay grows to {size} in {where}"
+    summary = f"{len(setup.seeds)} members{on}; replay grows to {size} in {where}"
+    return "\n".join([summary, *setup.readings])
 
 
 def about_wrappers(setup: RunSetup) -> str:

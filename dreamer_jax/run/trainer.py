@@ -4,6 +4,7 @@ import contextlib
 import pickle
 import time
 import weakref
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -31,7 +32,7 @@ from dreamer_jax.run.setup import MakeEnv, RunSetup, about_wrappers, build, desc
 from dreamer_jax.run.signals import Stopped, StopSignals
 from dreamer_jax.run.workdir import WorkDir
 from dreamer_jax.seeding import ENV_STREAM, REPORT_KEY, member_keys
-from dreamer_jax.types import Batch, PolicyCarry, TrainState
+from dreamer_jax.types import Batch, Params, PolicyCarry, TrainState
 
 SEQUENCES = 6  # in each open-loop video
 USAGE_ERROR = f"{UsageError.__module__}.{UsageError.__qualname__}: "  # in a traceback
@@ -155,6 +156,25 @@ class Trainer:
             self._work.write_summary(result)
         return result
 
+    def begin_with(self, params: Mapping[str, Params], slow_critic: Params) -> None:
+        """Save a first checkpoint in which every member has these parameters of one member.
+
+        Args:
+            params: by group; the other groups keep their initial parameters.
+            slow_critic: empty for a copy of the critic.
+        """
+        self._restore()
+        count = len(self._setup.seeds)
+        stacked = jax.tree.map(
+            lambda x: np.broadcast_to(x, (count, *x.shape)),
+            {"params": params, "slow_critic": slow_critic or params.get("critic", {})},
+        )
+        stacked = self._setup.placement.put(stacked)
+        self._state = self._state.replace(
+            params={**self._state.params, **stacked["params"]}, slow_critic=stacked["slow_critic"]
+        )
+        self._save(wait=True)
+
     def _step(self) -> None:
         """Take one step in every environment, and make the updates that are due."""
         config, updates = self._config, schedule.updates_due(self._config, self._env_step)
@@ -166,7 +186,7 @@ class Trainer:
             self._carry, policy_actions = self._act(obs, is_first)
             if self._update < updates:
                 self._update_members()  # dispatched behind the policy: runs while environments step
-            actions = to_env_actions(np.asarray(policy_actions), self._setup.action.discrete)
+            actions = to_env_actions(np.asarray(policy_actions), self._setup.action)
         failed = self._driver.step(actions)  # and add the transitions to the replay
         if failed.any():
             self._close_episodes(failed)

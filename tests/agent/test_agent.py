@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import make_tiny_config
 from mock_agents import (
     largest_difference,
     mock_agent,
@@ -20,6 +21,7 @@ from dreamer_jax.agent.build import make_agent
 from dreamer_jax.behavior.dreamer import Dreamer
 from dreamer_jax.config.config import default_config
 from dreamer_jax.config.sweep import member_hypers
+from dreamer_jax.errors import UsageError
 from dreamer_jax.model.distributions import from_noise, take_mode
 from dreamer_jax.model.world_model import (
     REWARD_TRANSFORMS,
@@ -40,7 +42,7 @@ class Trained:
         self.agent, hypers, self.run = shared_agent()
         self.hypers = hypers.replace(model_lr=3e-3, actor_lr=3e-3, critic_lr=3e-3)
         init = jax.jit(functools.partial(agent_lib.init, self.agent))
-        self.state = init(jax.random.key(0), self.hypers)
+        self.state = init(jax.random.key(3), self.hypers)
         self.batch = mock_batch("vector", b=4, t=6)
         self.states, self.metrics = [self.state], []
         for _ in range(60):
@@ -207,8 +209,30 @@ def test_observations_and_actions_are_prepared():
     np.testing.assert_array_equal(prepared["vector"], [7.0])
     onehot = prepare_action(jnp.array([[2, -1]]), 3)
     np.testing.assert_array_equal(onehot, [[[0.0, 0.0, 1.0], [0.0, 0.0, 0.0]]])
+    factors = prepare_action(jnp.array([[1, 2], [-1, -1]]), 5, (2, 3))
+    np.testing.assert_array_equal(factors, [[0, 1, 0, 0, 1], [0, 0, 0, 0, 0]])
     floats = jnp.array([[0.5, -0.5]])
     assert prepare_action(floats, 2) is floats
+
+
+@pytest.mark.parametrize("size", [32, 96, 128])
+def test_images_of_other_sizes(size):
+    """Encoder and decoder follow the size: an embedding ends at 2x2, an image at the size."""
+    config = make_tiny_config(env={"size": size}, cnn_depth=4)
+    obs = {"image": ((size, size, 3), "uint8")}
+    agent = make_agent(config, obs, ActionSpec(True, 3), make_backend("gpu"))
+    wm, hypers = agent.wm, member_hypers(config)[0]
+    params = jax.eval_shape(
+        lambda key: agent_lib.init(agent, key, hypers), jax.random.key(0)
+    ).params
+    images = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
+    embed = jax.eval_shape(lambda p, x: wm.embed(p, {"image": x}), params["model"], images)
+    layers = {32: 3, 96: 4, 128: 5}[size]
+    assert embed.shape == (2, 2 * 2 * 4 * 2 ** (layers - 1)) == (2, wm.rssm.embed_size)
+    feat = jax.ShapeDtypeStruct((2, 4 * 5 + 16), jnp.float32)
+    assert jax.eval_shape(wm.decode, params["model"], feat)["image"].shape == (2, size, size, 3)
+    with pytest.raises(UsageError, match=f"images must be {size}x{size} pixels"):
+        make_agent(config, {"image": ((64, 64, 3), "uint8")}, ActionSpec(True, 3), agent.backend)
 
 
 def test_published_parameter_counts():

@@ -89,15 +89,20 @@ def test_unknown_names_are_refused(name):
         import_reference({name: ramp(2)})
 
 
-@pytest.fixture(scope="module")
-def shapes():
-    agent, hypers = mock_agent("image")
+def init_shapes(obs, action, **changes):
+    agent, hypers = mock_agent(obs, action, **changes)
     return jax.eval_shape(lambda key: agent_lib.init(agent, key, hypers), jax.random.key(0))
 
 
 def reference_names(params, slow_critic):
-    """Return the original's shape of each of an image agent's parameters, by its name there."""
+    """Return the original's shape of each of an agent's parameters, by its name there.
+
+    The agent observes an image, or the vector `position`.
+    """
     rssm = {
+        "img_norm/norm": "img_in_norm",
+        "prior_norm/norm": "img_out_norm_0",
+        "posterior_norm/norm": "obs_out_norm",
         "gru/norm/norm": "gru/norm",
         "prior_in": "img_out_0",
         "prior_out": "img_dist_0",
@@ -111,24 +116,79 @@ def reference_names(params, slow_critic):
             *parents, last = [entry.key for entry in path]
             name = "/".join(parents)
             shape = leaf.shape
+            if name.endswith("norm"):
+                last = {"scale": "gamma", "bias": "beta"}[last]
             if name.startswith("rssm/"):
                 name = "rssm/" + rssm.get(name[5:], name[5:])
-                last = {"scale": "gamma"}.get(last, last)
-                last = "beta" if name.endswith("norm") and last == "bias" else last
+            elif name.endswith("norm"):
+                name = name.removesuffix("/norm").replace("conv_norm_", "convnorm")
+                coder = name.startswith(("encoder", "decoder"))
+                name = name.replace("/norm_", "/densenorm" if coder else "/norm")
+                name = name.replace("norm_", "norm")
             elif name.startswith("decoder/conv_") and name != "decoder/conv_in":
                 shape = (*shape[:2], shape[3], shape[2]) if last == "kernel" else shape
             name = name.replace("conv_in", "convin")
             name = name.replace("conv_", "conv").replace("dense_", "dense")
+            name = name.replace("decoder/out", "decoder/dense_position/out")
             heads = name in ("reward/out", "discount/out", "out")
+            if root == "ac/actor" and name == "out" and policy_outputs(shape) == 2:
+                half = (*shape[:-1], shape[-1] // 2)
+                names[f"{root}/out/std/{last}"] = shape = half
             names[f"{root}/{name}{'/out' if heads else ''}/{last}"] = shape
     return names
 
 
-def test_a_whole_agent_is_covered(shapes):
+def policy_outputs(shape):
+    """Return the outputs per action of an actor: 3 discrete actions, or 2 continuous ones."""
+    return 1 if shape[-1] == 3 else 2
+
+
+@pytest.mark.parametrize(
+    ("obs", "action", "changes", "count"),
+    [
+        ("image", "discrete", {}, 62),  # Atari, of two hidden layers
+        ("image", "discrete", {"norm": True}, 102),  # Crafter
+        ("image", "continuous", {"discount_head": {"enabled": False}}, 58),  # DMC vision
+        ("vector", "continuous", {"discount_head": {"enabled": False}}, 50),  # DMC proprio
+        ("vector", "continuous", {"norm": True}, 90),
+    ],
+)
+def test_every_variable_of_the_presets_is_mapped(obs, action, changes, count):
+    shapes = init_shapes(obs, action, **changes)
     names = reference_names(shapes.params, shapes.slow_critic)
+    assert len(names) == count
     imported = import_reference({k: np.zeros(s, np.float32) for k, s in names.items()})
     assert_same_structure(imported.params, shapes.params)
     assert_same_structure(imported.slow_critic, shapes.slow_critic)
+
+
+def test_vectors_have_their_own_layers_and_an_order():
+    arrays = {
+        "wm/decoder/dense_speed/out/kernel": np.full((4, 1), 7.0),
+        "wm/decoder/dense_position/out/kernel": np.full((4, 2), 5.0),
+        "wm/encoder/dense0/kernel": np.repeat([[70.0], [50.0], [51.0]], 3, 1),
+    }
+    with pytest.raises(ValueError, match="order of the vectors position, speed is needed"):
+        import_reference(arrays)
+    given = import_reference(arrays, {"position": 2, "speed": 1}, ["speed", "position"])
+    model = given.params["model"]
+    np.testing.assert_array_equal(model["decoder"]["out"]["kernel"][0], [5, 5, 7])
+    np.testing.assert_array_equal(model["encoder"]["dense_0"]["kernel"][:, 0], [50, 51, 70])
+    other = import_reference(arrays, {"speed": 1, "position": 2}, ["speed", "position"])
+    np.testing.assert_array_equal(other.params["model"]["decoder"]["out"]["kernel"][0], [7, 5, 5])
+    with pytest.raises(ValueError, match="has the parts"):
+        import_reference(arrays, {"position": 3})
+    with pytest.raises(ValueError, match="leaves out those without an axis"):
+        import_reference(arrays, {"position": 2, "speed": 2}, ["speed", "position"])
+
+
+def test_ambiguous_names_are_refused():
+    with pytest.raises(ValueError, match="no rule maps .*critic/out/std"):
+        import_reference({"ac/critic/out/std/bias": ramp(1), "ac/critic/out/out/bias": ramp(1)})
+    with pytest.raises(ValueError, match="the first part of 'actor/out/bias' is missing"):
+        import_reference({"ac/actor/out/std/bias": ramp(1)})
+    with pytest.raises(ValueError, match="no rule maps .*img_out_1"):  # an ensemble of priors
+        import_reference({"wm/rssm/img_out_1/bias": ramp(1)})
 
 
 def test_structure_errors_name_the_path():

@@ -132,7 +132,7 @@ def test_functions(name, variant):
     chex.assert_tree_all_finite(result)
 
 
-CONVOLUTIONAL = {"depth": 2, "mlp_layers": 1, "mlp_units": 6, "formulation": LAX}
+CONVOLUTIONAL = {"image_size": 64, "depth": 2, "mlp_layers": 1, "mlp_units": 6, "formulation": LAX}
 CHANNELS = {"a": 1, "b": 2}
 SIZES = {"v": 3, "w": 4}
 IMAGES = {key: (2, 3, 64, 64, channels) for key, channels in CHANNELS.items()}

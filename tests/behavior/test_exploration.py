@@ -13,7 +13,13 @@ from conftest import make_tiny_config
 from mock_agents import mock_agent, mock_state
 
 from dreamer_jax.agent import agent as agent_lib
-from dreamer_jax.behavior.exploration import NOISES, Exploration, draw_onehot, draw_uniform
+from dreamer_jax.behavior.exploration import (
+    NOISES,
+    Exploration,
+    draw_factors,
+    draw_onehot,
+    draw_uniform,
+)
 from dreamer_jax.errors import UsageError
 from dreamer_jax.report.progress import Progress
 from dreamer_jax.run.schedule import explores
@@ -50,6 +56,14 @@ def test_epsilon_greedy_replaces_whole_actions_by_equally_likely_ones():
     kept = continuous == 0.5
     assert (kept[:, 0] == kept[:, 1]).all()
     np.testing.assert_allclose(kept.mean(), 0.7, atol=0.03)
+
+
+def test_random_factors_are_drawn_independently():
+    draw = functools.partial(draw_factors, factors=(2, 3))
+    drawn = explored("random", np.zeros((ROWS, 5), np.float32), draw=draw)
+    assert set(np.unique(drawn)) == {0, 1}
+    np.testing.assert_allclose(drawn.mean(0), [1 / 2, 1 / 2, 1 / 3, 1 / 3, 1 / 3], atol=0.03)
+    assert abs(np.corrcoef(drawn[:, 0], drawn[:, 2])[0, 1]) < 0.06
 
 
 def test_epsilon_is_annealed_over_updates():

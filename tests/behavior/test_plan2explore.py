@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import SHALLOW
 from mock_agents import mock_agent, mock_batch, mock_state, random_like, train_step
 
 from dreamer_jax.agent import agent as agent_lib
@@ -179,3 +180,17 @@ def test_the_explorer_acts_in_training_and_the_task_beside_it(case):
     new, metrics = jax.eval_shape(step, shapes, mock_batch("vector", "continuous"))
     assert jax.tree.structure(new) == jax.tree.structure(shapes)
     assert {"actor_loss", "expl_actor_loss", "ensemble_loss"} <= set(metrics)
+
+
+def test_an_explorer_changes_no_initial_weight_of_the_others():
+    plain, hypers = mock_agent("vector", "continuous", **SHALLOW)
+    exploring, _ = mock_agent("vector", "continuous", expl=EXPLORER, **SHALLOW)
+
+    @jax.jit
+    def init(key):
+        return [agent_lib.init(agent, key, hypers) for agent in (plain, exploring)]
+
+    alone, beside = init(jax.random.key(0))
+    for group in ("model", "actor", "critic"):
+        jax.tree.map(np.testing.assert_array_equal, alone.params[group], beside.params[group])
+    assert (jax.random.key_data(alone.key) == jax.random.key_data(beside.key)).all()

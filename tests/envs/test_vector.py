@@ -49,7 +49,7 @@ class Counter(gymnasium.Env):
 
 
 def make_counter(**settings):
-    return make_env(lambda seed: Counter(**settings), 0, size=8)
+    return make_env(lambda seed: Counter(**settings), 0, size=8, images="image")
 
 
 def counters(*lengths):

@@ -1,7 +1,5 @@
 """Tests of the wrappers that normalise every gymnasium environment."""
 
-import logging
-
 import cv2
 import numpy as np
 import pytest
@@ -60,19 +58,16 @@ def test_dictionary_of_image_and_vector_from_a_function():
 
 
 def test_area_resize_is_the_mean_of_the_area():
-    image = np.random.default_rng(0).integers(256, size=(8, 8), dtype=np.uint8)
-    env = adapt(Scripted(spaces.Box(0, 255, (8, 8), np.uint8), obs=image), size=2)
-    means = image.reshape(2, 4, 2, 4).mean((1, 3))
+    image = np.random.default_rng(0).integers(256, size=(32, 32), dtype=np.uint8)
+    env = adapt(Scripted(spaces.Box(0, 255, (32, 32), np.uint8), obs=image), size=8)
+    means = image.reshape(8, 4, 8, 4).mean((1, 3))
     np.testing.assert_allclose(env.reset()[0]["image"][..., 0], means, atol=0.51)
 
 
-def test_text_is_left_out_with_one_line(caplog):
+def test_text_is_left_out_with_one_line():
     space = spaces.Dict({"mission": spaces.Text(5), "x": spaces.Discrete(2)})
-    with caplog.at_level(logging.INFO):
-        env = adapt(Scripted(space, obs={"mission": "a", "x": 1}), size=64)
-    assert [record.getMessage() for record in caplog.records] == [
-        "observation 'mission' is text and is left out"
-    ]
+    env = adapt(Scripted(space, obs={"mission": "a", "x": 1}), size=64)
+    assert env.readings["mission"] == "observation 'mission' is text and is left out"
     assert list(env.reset()[0]) == ["x"]
 
 
@@ -116,19 +111,6 @@ def test_wrong_vector_is_an_error(action):
 @pytest.mark.parametrize(
     ("space", "message"),
     [
-        (spaces.MultiDiscrete([2, 2]), "must be Discrete or float Box"),
-        (spaces.Box(0, 3, (1,), np.int32), "must be Discrete or float Box"),
-        (spaces.Box(-np.inf, 1.0, (1,), np.float32), "bounds must be finite"),
-    ],
-)
-def test_unsupported_action_spaces(space, message):
-    with pytest.raises(ValueError, match=message):
-        adapt(Scripted(spaces.Discrete(2), action_space=space), size=64)
-
-
-@pytest.mark.parametrize(
-    ("space", "message"),
-    [
         (spaces.Sequence(spaces.Discrete(2)), "'vector' has no fixed length"),
         (spaces.Dict({"a": spaces.Sequence(spaces.Discrete(2))}), "'a' has no fixed length"),
         (spaces.Dict({"t": spaces.Text(3)}), "one or more distinct entries"),
@@ -143,15 +125,15 @@ def test_unsupported_observation_spaces(space, message):
         adapt(Scripted(space, obs=()), size=64)
 
 
-IMAGE = spaces.Box(0, 255, (8, 8, 3), np.uint8)
+IMAGE = spaces.Box(0, 255, (32, 32, 3), np.uint8)
 VECTOR = spaces.Box(-1, 1, (2,), np.float32)
 
 
 @pytest.mark.parametrize(
     ("space", "obs", "message"),
     [
-        (IMAGE, np.zeros((8, 9, 3), np.uint8), r"'image' changed shape from \(8, 8, 3\) to \(8, 9"),
-        (IMAGE, np.zeros((8, 8, 3), np.int16), "'image' changed dtype from uint8 to int16"),
+        (IMAGE, np.zeros((32, 9, 3), np.uint8), r"'image' changed shape from .* to \(32, 9"),
+        (IMAGE, np.zeros((32, 32, 3), np.int16), "'image' changed dtype from uint8 to int16"),
         (VECTOR, np.zeros(3, np.float32), r"'vector' changed shape from \(2,\) to \(3,\)"),
         (VECTOR, np.array(["a", "b"]), "'vector' changed dtype from float32 to <U1"),
         (VECTOR, np.array([0, np.nan]), "'vector' is not finite"),

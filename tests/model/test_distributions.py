@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from dreamer_jax.model.distributions import (
+    FactoredOneHot,
     Gaussian,
     OneHot,
     bernoulli,
@@ -152,3 +153,58 @@ def test_bernoulli_takes_soft_labels():
     logits = jnp.full(3, math.log(3))  # p = 0.75: ln p = -0.2876821, ln(1 - p) = -1.3862944
     expected = [-0.2876821, -1.3862944, 0.5 * (-0.2876821 - 1.3862944)]
     np.testing.assert_allclose(bernoulli(logits).log_prob(jnp.array([1, 0, 0.5])), expected, 1e-5)
+
+
+FACTORS = (2, 3, 1)  # probabilities 1/4, 3/4 | 1/2, 1/8, 3/8 | 1
+
+
+def factored():
+    return FactoredOneHot(logits_of(0.25, 0.75, 0.5, 0.125, 0.375, 7.0), FACTORS)
+
+
+def test_factors_are_independent_categoricals():
+    chosen = jnp.array([0.0, 1.0, 0.0, 0.0, 1.0, 1.0])
+    np.testing.assert_allclose(factored().log_prob(chosen), math.log(0.75 * 0.375), rtol=1e-6)
+    # 1/4 ln 4 + 3/4 ln 4/3 = 0.5623351; 1/2 ln 2 + 1/8 ln 8 + 3/8 ln 8/3 = 0.9743148; 0.
+    np.testing.assert_allclose(factored().entropy(), 0.5623351 + 0.9743148, rtol=1e-6)
+    np.testing.assert_array_equal(factored().sample_mode(), [0, 1, 1, 0, 0, 1])
+
+
+@pytest.mark.parametrize(
+    ("noise", "expected"),
+    [
+        ((0.0, 0.0, 0.0), [1, 0, 1, 0, 0, 1]),
+        ((0.24, 0.55, 0.5), [1, 0, 0, 1, 0, 1]),
+        ((0.26, 0.63, 0.9), [0, 1, 0, 0, 1, 1]),
+        ((ALMOST_ONE,) * 3, [0, 1, 0, 0, 1, 1]),
+    ],
+)
+def test_each_factor_is_sampled_by_its_own_noise(noise, expected):
+    np.testing.assert_array_equal(factored().sample_from(jnp.array(noise)), expected)
+
+
+def test_gradients_of_factors_are_those_of_separate_categoricals():
+    rng = np.random.default_rng(0)
+    logits, noise, weight = rng.normal(size=(4, 6)), rng.uniform(size=(4, 3)), rng.normal(size=6)
+
+    def together(logits):
+        dist = FactoredOneHot(logits, FACTORS)
+        sample = dist.sample_from(jnp.asarray(noise, jnp.float32))
+        return ((sample * weight[None]).sum(-1) + dist.log_prob(sample) + dist.entropy()).sum()
+
+    def apart(logits):
+        total, start = 0.0, 0
+        for i, choices in enumerate(FACTORS):
+            dist = OneHot(logits[:, start : start + choices])
+            sample = dist.sample_from(jnp.asarray(noise[:, i], jnp.float32))
+            total += (sample * weight[None, start : start + choices]).sum()
+            total += (dist.log_prob(sample) + dist.entropy()).sum()
+            start += choices
+        return total
+
+    logits = jnp.asarray(logits, jnp.float32)
+    (a, da), (b, db) = jax.jit(
+        lambda x: (jax.value_and_grad(together)(x), jax.value_and_grad(apart)(x))
+    )(logits)
+    np.testing.assert_allclose(a, b, rtol=1e-5)
+    np.testing.assert_allclose(da, db, atol=1e-6)

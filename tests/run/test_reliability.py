@@ -180,9 +180,9 @@ def at_steps(patch, events):
     """Call functions in the middle of env steps, counted from the end of the prefill."""
     original, count = trainer.to_env_actions, itertools.count(1)
 
-    def to_env_actions(action, discrete):
+    def to_env_actions(action, spec):
         events.get(next(count), lambda: None)()
-        return original(action, discrete)
+        return original(action, spec)
 
     patch.setattr(trainer, "to_env_actions", to_env_actions)
 

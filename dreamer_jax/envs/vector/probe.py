@@ -18,6 +18,7 @@ class Probed(NamedTuple):
     action_space: spaces.Space
     code: dict[str, str]  # digests of its classes, see `code_digests`
     statistics: list[str]  # names of wrappers that keep running statistics
+    readings: dict[str, str]  # how each entry of the observation is read, see `adapt`
 
 
 def probe(

@@ -77,7 +77,7 @@ class EnvSlots:
         return self._each(np.flatnonzero(self._arrays["mask"]), self._step)
 
     def describe(self) -> Outcome:
-        """Return the digests of the classes of every row, and its wrappers with statistics."""
+        """Return every row's digests of classes, wrappers with statistics, and readings."""
         return self._each(range(len(self._envs)), self._describe)
 
     def try_states(self) -> Outcome:
@@ -137,10 +137,12 @@ class EnvSlots:
         self._arrays["is_last"][row] = terminated or truncated
         self._arrays["is_open"][row] = not (terminated or truncated)
 
-    def _describe(self, row: int) -> tuple[dict[str, str], list[str]]:
-        parts = layers(self._envs[row])
+    def _describe(self, row: int) -> tuple[dict[str, str], list[str], dict[str, str]]:
+        env = self._envs[row]
+        parts = layers(env)
         statistics = [type(part).__name__ for part in parts if STATISTICS & {*vars(part)}]
-        return code_digests(map(type, parts)), statistics
+        readings = env.get_wrapper_attr("readings") if env.has_wrapper_attr("readings") else {}
+        return code_digests(map(type, parts)), statistics, dict(readings)
 
     def _try_state(self, row: int) -> None:
         env = self._envs[row]

@@ -154,9 +154,9 @@ class Vector(abc.ABC):
                 self._check_spaces(row, given)
         return replies.faults
 
-    def describe(self) -> tuple[dict[str, str], list[str]]:
-        """Return the digests of the code of the first row, and its wrappers with statistics."""
-        return self._run("describe").values[0] or ({}, [])
+    def describe(self) -> tuple[dict[str, str], list[str], dict[str, str]]:
+        """Return the first row's digests of code, wrappers with statistics, and readings."""
+        return self._run("describe").values[0] or ({}, [], {})
 
     def get_states(self) -> tuple[list[bytes | None], list[Fault]]:
         """Return the state of every row, including its last observation, and lost workers.
