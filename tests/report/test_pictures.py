@@ -32,8 +32,8 @@ def metric_rows(members, steps=6, **scalars):
 @pytest.fixture
 def figures(monkeypatch):
     """The figures that are drawn, to look into."""
-    drawn, make = [], curves._figure
-    monkeypatch.setattr(curves, "_figure", lambda *a: drawn.append(make(*a)) or drawn[-1])
+    drawn, make = [], curves.panel_figure
+    monkeypatch.setattr(curves, "panel_figure", lambda *a: drawn.append(make(*a)) or drawn[-1])
     return drawn
 
 

@@ -346,7 +346,7 @@ def test_what_w_and_b_would_refuse_is_shortened(tmp_path):
     long = [shorten("gym:" + "x" * 70 + end, 64) for end in "ab"]
     assert [len(tag) for tag in long] == [64, 64] and long[0] != long[1]
     config = make_tiny_config(task="gym:" + "x" * 70, wandb={"tags": "a, b,,a," + "y" * 65})
-    info = _run_info(config, WorkDir(tmp_path / ("z" * 200)))
+    info = _run_info(config, WorkDir(tmp_path / ("z" * 200)), config.task)
     assert info.tags[1:5] == ["dreamer", "reconstruction", "a", "b"] and len(info.tags) == 6
     assert max(map(len, info.tags)) == 64 and len(info.group) == 100
     wandb.Settings(run_tags=info.tags, run_group=info.group)  # raises what `wandb.init` would

@@ -163,7 +163,7 @@ def test_functions_on_the_command_line():
 
 
 def test_an_instance_is_no_function(tmp_path):
-    with pytest.raises(UsageError, match="make_env is <.*; allowed: a function from a seed"):
+    with pytest.raises(UsageError, match="make_env is an environment, Line; allowed: a function"):
         train(line_config(), tmp_path / "run", Line())
 
 
