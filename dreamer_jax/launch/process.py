@@ -1,6 +1,5 @@
 """A job in a process of its own, which runs the job's plain command."""
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -14,8 +13,6 @@ from dreamer_jax.launch.jobs import Job
 from dreamer_jax.launch.state import FAILED, NEW, RUNNING, UNFINISHED, State, read_state
 
 LOST_NODE_SECONDS = 120.0  # until a lost node's processes have ended, and its locks are released
-_PR_SET_PDEATHSIG = 1  # of prctl(2)
-_libc = ctypes.CDLL(None)
 
 
 class JobProcess:
@@ -36,7 +33,7 @@ class JobProcess:
         with open(job.output, "ab") as output:
             self._offset = output.tell()
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "dreamer_jax", *job.arguments],
+                [sys.executable, "-m", "dreamer_jax.launch.child", *job.arguments],
                 env=os.environ
                 | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
                 | dict(environment or {}),
@@ -44,7 +41,6 @@ class JobProcess:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # a signal to the launcher's group must not arrive twice
-                preexec_fn=_prepare,
             )
 
     def stop(self) -> None:
@@ -96,13 +92,6 @@ def settled_state(job: Job, patience: float) -> State:
 def unfinished(job: Job, state: State) -> bool:
     """Return whether there is anything to do for a job."""
     return not job.error and state.kind in (NEW, UNFINISHED, FAILED)
-
-
-def _prepare() -> None:
-    if sys.platform == "linux":
-        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    # SLURM sends it to all processes of a job; the one that must act on it is submitit's.
-    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
 
 
 def _last_error(output: Path, offset: int) -> str:

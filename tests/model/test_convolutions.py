@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dreamer_jax.model.networks import DECODER_KERNELS, ENCODER_KERNELS
+from dreamer_jax.model.networks import IMAGE_KERNELS
 from dreamer_jax.model.ops import winograd
 from dreamer_jax.model.ops.activations import ACTIVATIONS, LINEAR
 from dreamer_jax.model.ops.convolutions import FORMULATIONS, LAX, Conv, make_formulation
@@ -17,8 +17,8 @@ from dreamer_jax.runtime import make_backend
 # Every formulation with all images in one slice.
 WHOLE = {name: make(2**40) for name, make in FORMULATIONS.items()}
 # (size of the images, kernel, size of the result) of every layer of encoder and decoder.
-ENCODER = list(zip((64, 31, 14, 6), ENCODER_KERNELS, (31, 14, 6, 2), strict=True))
-DECODER = list(zip((1, 5, 13, 30), DECODER_KERNELS, (5, 13, 30, 64), strict=True))
+ENCODER = list(zip((64, 31, 14, 6), IMAGE_KERNELS[64].encoder, (31, 14, 6, 2), strict=True))
+DECODER = list(zip((1, 5, 13, 30), IMAGE_KERNELS[64].decoder, (5, 13, 30, 64), strict=True))
 LAYERS = [("conv", *row) for row in ENCODER] + [("conv_transpose", *row) for row in DECODER]
 
 

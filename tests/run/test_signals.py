@@ -10,9 +10,9 @@ from dreamer_jax.run.signals import SIGNALS, Stopped, StopSignals
 
 @pytest.fixture(autouse=True)
 def handlers():
-    """Restore the handlers of signals."""
-    old = {number: signal.getsignal(number) for number in SIGNALS}
-    yield old
+    """Have the default handlers; a test run in the background may ignore some of the signals."""
+    old = {number: signal.signal(number, signal.SIG_DFL) for number in SIGNALS}
+    yield dict.fromkeys(SIGNALS, signal.SIG_DFL)
     for number, handler in old.items():
         signal.signal(number, handler)
 

@@ -1,0 +1,94 @@
+"""Programs compiled for absent devices: their sizes, and what is refused."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from dreamer_jax.benchmark.topology import TARGETS, find_target
+from dreamer_jax.errors import UsageError
+
+
+def test_targets_and_chips():
+    assert find_target("h100") == (TARGETS["h100"], "1x1")
+    assert find_target("v5e:4x4") == (TARGETS["v5e"], "4x4")
+
+
+def test_a_gpu_described_in_a_file(tmp_path):
+    path = tmp_path / "gpu.txtpb"
+    path.write_text(TARGETS["h200"].description)
+    target, chips = find_target(f"{path}:1x8")
+    assert target == TARGETS["h200"] and chips == "1x8"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("h1000", "'h1000'; allowed: h100, h200, v5e, v6e, or the file"),
+        ("h100:4", "chips of --topology are '4'; allowed: two numbers"),
+        ("v5e:0x2", "chips of --topology are '0x2'"),
+    ],
+)
+def test_unknown_topologies_are_refused(name, message):
+    with pytest.raises(UsageError, match=message):
+        find_target(name)
+
+
+def test_a_file_that_describes_no_gpu_is_refused(tmp_path):
+    (tmp_path / "gpu.txtpb").write_text('device_description_str: "X"\n')
+    with pytest.raises(UsageError, match="no GpuTargetConfigProto.*device_memory_size"):
+        find_target(str(tmp_path / "gpu.txtpb"))
+
+
+# Compiled in a process of its own: the plugin's compiler must be chosen before JAX starts.
+PLAN = """
+import json, sys
+import jax
+jax.config.update("jax_platforms", "cpu")
+from dreamer_jax.benchmark import suite
+from dreamer_jax.configs import atari
+config = atari.get_config("pong")
+config.compute_dtype = "bfloat16"
+configs = suite.variants(config, members=[int(sys.argv[2])], batch=16)
+print(json.dumps(next(suite.plan_absent(configs, name="pong", topology=sys.argv[1]))))
+"""
+
+
+def plan(topology, members):
+    # A CUDA toolkit on the machine must not stand in for the installed compiler.
+    hidden = {"PATH": os.path.dirname(sys.executable) + ":/usr/bin:/bin", "CUDA_HOME": "/nowhere"}
+    done = subprocess.run(
+        [sys.executable, "-c", PLAN, topology, str(members)],
+        env=os.environ | hidden,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def needs(package, extra):
+    missing = importlib.util.find_spec(package) is None
+    return pytest.mark.skipif(missing, reason=f"the extra {extra} is not installed")
+
+
+@pytest.mark.slow
+@needs("jax_cuda12_plugin", "plan-gpu")
+def test_an_update_on_an_h100():
+    """At the authors' batch, one member at full size."""
+    row = plan("h100", 1)
+    assert row["flops_per_update"] <= row["compiled_flops"] <= 1.1 * row["flops_per_update"]
+    assert row["launches"] < 2_700 and row["collectives"] == 0
+    assert row["temp_bytes"] < 1.3 * 2**30
+    assert row["members"] == 1 and row["conv"] == "matmul"
+
+
+@pytest.mark.slow
+@needs("libtpu", "plan-tpu")
+def test_an_update_on_a_tpu():
+    row = plan("v5e", 1)
+    assert row["flops_per_update"] <= row["compiled_flops"] <= 1.1 * row["flops_per_update"]
+    assert row["collectives"] == 0 and row["temp_bytes"] < 1.3 * 2**30
