@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import os
+import signal
 from pathlib import Path
 
 import jax
@@ -35,6 +36,10 @@ runtime.collect_rarely()
 runtime.keep_memory = lambda: None
 if "XLA_FLAGS" not in os.environ:  # set where a test wants several devices
     jax.config.update("jax_num_cpu_devices", 1)
+
+# A test run in the background ignores Ctrl-C, and so would the processes that it starts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

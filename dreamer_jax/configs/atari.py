@@ -3,6 +3,8 @@
 Command:   python experiments/train.py --config=configs/atari.py:pong --workdir=runs/pong
 Variants:  :<game>          the paper: B = L = 50, one update per 4 agent steps (16 frames)
            :<game>,release  the authors' release: B = 16, one update per 16 agent steps
+           :<game>,small    networks and batches for CPU cores: depth 8, Z = K = 16, D = 128, layers
+                            of 128 units, B = 8, L = 25, one update per 16 agent steps; 1M frames
            :<game>,search   the 32 settings that the authors recommend to search in a new domain,
                             as members of one run, each with its own replay (9.9 GB)
            :<game>,debug    tiny networks and a short run, to exercise every part
@@ -18,6 +20,20 @@ from dreamer_jax.envs.atari import find_rom
 from dreamer_jax.errors import UsageError, lookup
 
 RELEASE = {"batch": 16, "train_every": 16}
+SMALL = {
+    "steps": 250_000,
+    "train_every": 16,
+    "batch": 8,
+    "length": 25,
+    "log_every": 2_500,
+    "eval_every": 2_500,
+    "eval_episodes": 2,
+    "video_every": 50_000,
+    "replay": {"capacity": 500_000},
+    "cnn_depth": 8,
+    "rssm": {"stoch": 16, "classes": 16, "deter": 128, "hidden": 128},
+    **presets.dense(presets.HEADS, 2, 128),
+}
 DEBUG = {
     **presets.TINY_CATEGORICAL,
     **presets.dense(presets.HEADS, 2, 32),
@@ -35,7 +51,7 @@ SEARCH = {
         "discount": (0.99, 0.999),
     }
 }
-VARIANTS = {"release": RELEASE, "search": SEARCH, "debug": DEBUG}
+VARIANTS = {"release": RELEASE, "small": SMALL, "search": SEARCH, "debug": DEBUG}
 
 
 def get_config(arg: str = ""):

@@ -3,11 +3,14 @@ r"""DreamerV2 on DeepMind Control from joint positions and velocities, without i
 Command:   python experiments/train.py --config=configs/dmc_proprio.py:walker_walk \
                --workdir=runs/walker
 Tasks:     :<domain>_<task>  as walker_walk
-Variants:  as configs/dmc_vision.py
+Variants:  as configs/dmc_vision.py; small has B = 16, L = 32 and 200k frames
 What:      the settings of configs/dmc_vision.py, with vectors in place of images.
 """
 
 from dreamer_jax.configs import dmc_vision
+
+SMALL = dmc_vision.SMALL | {"steps": 100_000, "batch": 16, "length": 32}
+VARIANTS = dmc_vision.VARIANTS | {"small": SMALL}
 
 
 def get_config(arg: str = ""):
@@ -16,4 +19,4 @@ def get_config(arg: str = ""):
     Args:
         arg: as for configs/dmc_vision.py.
     """
-    return dmc_vision.make_config("dmc_proprio", arg, {}, suite="dmc_proprio")
+    return dmc_vision.make_config("dmc_proprio", arg, {}, suite="dmc_proprio", variants=VARIANTS)

@@ -80,7 +80,8 @@ def needs(package, extra):
 def test_an_update_on_an_h100():
     """At the authors' batch, one member at full size."""
     row = plan("h100", 1)
-    assert row["flops_per_update"] <= row["compiled_flops"] <= 1.1 * row["flops_per_update"]
+    # The compiler may compute once what the trace has twice, and may add products with padding.
+    assert 0.98 < row["compiled_flops"] / row["flops_per_update"] < 1.1
     assert row["launches"] < 2_700 and row["collectives"] == 0
     assert row["temp_bytes"] < 1.3 * 2**30
     assert row["members"] == 1 and row["conv"] == "matmul"
@@ -90,5 +91,6 @@ def test_an_update_on_an_h100():
 @needs("libtpu", "plan-tpu")
 def test_an_update_on_a_tpu():
     row = plan("v5e", 1)
-    assert row["flops_per_update"] <= row["compiled_flops"] <= 1.1 * row["flops_per_update"]
+    # The compiler may compute once what the trace has twice, and may add products with padding.
+    assert 0.98 < row["compiled_flops"] / row["flops_per_update"] < 1.1
     assert row["collectives"] == 0 and row["temp_bytes"] < 1.3 * 2**30
