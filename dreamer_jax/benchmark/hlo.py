@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import numpy as np
+
 BYTES = {"pred": 1, "bf16": 2, "f16": 2, "f32": 4, "f64": 8, "token": 0}
 # Opcodes that move no data and start no kernel.
 FREE = frozenset(
@@ -27,7 +29,7 @@ class Counts:
     """Totals of one execution of a program, or of one part of it."""
 
     dot_flops: int = 0  # 2 m n k of each matmul that is executed
-    conv_flops: int = 0  # products with padding and with the zeros of dilation count as well
+    conv_flops: int = 0  # of cuDNN's also products with padding and with the zeros of dilation
     bytes: int = 0  # read and written by all instructions, as if no cache held anything
     launches: Counter = field(default_factory=Counter)  # executed instructions, by kind
     loops: list[tuple[str, int, int]] = field(default_factory=list)  # name, steps, launches a step
@@ -201,11 +203,40 @@ def _flops(instruction: _Instruction, operands: list[str]) -> int:
         kernel, grad = output, (right, labels[3])
     elif "convBackwardInput" in attributes:
         kernel, grad = right, (left, labels[3])
+    elif instruction.opcode == "convolution":
+        return _native_flops(attributes, labels, output, left, right)
     else:
         kernel, grad = right, (output, labels[3])
     outputs = kernel[labels[2].index("o")]
     entries = math.prod(grad[0]) // grad[0][grad[1].index("f")]
     return 2 * entries * math.prod(kernel) // outputs * outputs
+
+
+def _native_flops(
+    attributes: str, labels: re.Match, output: list[int], left: list[int], right: list[int]
+) -> int:
+    """Count the products of entries; a TPU also has batch axes of matmuls as dilated windows."""
+    window = re.search(r"window=\{([^}]*)\}", attributes)
+    settings = dict(entry.split("=") for entry in window[1].split()) if window else {}
+    pairs = 1
+    for axis in range(sum(label.isdigit() for label in labels[3])):
+        sides = (
+            dims[names.index(str(axis))]
+            for dims, names in zip(
+                (output, left, right), (labels[3], labels[1], labels[2]), strict=True
+            )
+        )
+        stride, dilation, taps = (
+            int(settings[name].split("x")[axis]) if name in settings else 1
+            for name in ("stride", "lhs_dilate", "rhs_dilate")
+        )
+        padding = int(settings["pad"].split("x")[axis].split("_")[0]) if "pad" in settings else 0
+        out, size, kernel = sides
+        read = np.add.outer(np.arange(out) * stride - padding, np.arange(kernel) * taps)
+        inside = (read >= 0) & (read <= (size - 1) * dilation)
+        pairs *= int((inside & (read % dilation == 0)).sum())
+    batch, outputs = (output[labels[3].index(name)] for name in "bf")
+    return 2 * batch * outputs * right[labels[2].index("i")] * pairs
 
 
 def _dims(type_: str) -> list[list[int]]:

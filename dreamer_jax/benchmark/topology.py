@@ -32,13 +32,11 @@ gpu_device_info {{
   threads_per_warp: 32
   threads_per_block_limit: 1024
   threads_per_core_limit: 2048
-  max_blocks_per_multiprocessor: 32
-  thread_dim_limit_x: 1024 thread_dim_limit_y: 1024 thread_dim_limit_z: 64
+{newer}  thread_dim_limit_x: 1024 thread_dim_limit_y: 1024 thread_dim_limit_z: 64
   block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
   registers_per_core_limit: 65536 registers_per_block_limit: 65536
   shared_memory_per_block: 49152
   shared_memory_per_block_optin: 232448
-  reserved_shared_memory_per_block: 1024
   shared_memory_per_core: 233472
   l2_cache_size: 52428800
   memory_bandwidth: {bandwidth}
@@ -62,8 +60,20 @@ class Target(NamedTuple):
     bandwidth: float  # bytes/s
 
 
+# XLA asks for these as well since jax 0.12, and takes no unknown ones before.
+_NEWER = """
+  max_blocks_per_multiprocessor: 32
+  reserved_shared_memory_per_block: 1024
+"""
+
+
 def _gpu(kind: str, memory: int, bandwidth: int) -> Target:
-    text = _HOPPER.format(name=kind, memory=memory, bandwidth=bandwidth)
+    text = _HOPPER.format(
+        name=kind,
+        memory=memory,
+        bandwidth=bandwidth,
+        newer=_NEWER if jax.__version_info__ >= (0, 12) else "\n",
+    )
     return Target("plan-gpu", "cuda", text, "1x1", kind, memory, bandwidth)
 
 

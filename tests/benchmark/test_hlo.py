@@ -60,6 +60,20 @@ def test_counts_worked_by_hand():
     assert counts.bytes == 3 * step + (x + k + conv) + 2 * conv
 
 
+def test_products_with_padding_and_with_the_zeros_of_dilation_do_not_count():
+    """As in a transposed convolution: along each axis, both entries meet all four taps."""
+    text = """HloModule m
+
+ENTRY %main (x: f32[1,2,2,3], k: f32[4,4,3,5]) -> f32[1,6,6,5] {
+  %x = f32[1,2,2,3]{3,2,1,0} parameter(0)
+  %k = f32[4,4,3,5]{3,2,1,0} parameter(1)
+  ROOT %y = f32[1,6,6,5]{3,2,1,0} convolution(%x, %k), WINDOW, dim_labels=b01f_01io->b01f
+}
+"""
+    window = "window={size=4x4 pad=3_3x3_3 lhs_dilate=2x2}"
+    assert count_program(text.replace("WINDOW", window)).conv_flops == 2 * (2 * 4) ** 2 * 3 * 5
+
+
 def test_a_loop_of_unknown_length_is_refused():
     with pytest.raises(ValueError, match="number of steps of the loop loop is unknown"):
         count_program(PROGRAM.replace("direction=LT", "direction=NE"))
