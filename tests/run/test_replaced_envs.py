@@ -99,4 +99,4 @@ def test_what_a_replacement_cannot_mend_is_said_once(tmp_path, capsys):
 
     with pytest.raises(UsageError, match="^OldStep.step.. returned 4 values"):
         train(make_tiny_config(), tmp_path / "run", lambda seed: OldStep())
-    assert "replaced" not in capsys.readouterr().out
+    assert "is replaced" not in capsys.readouterr().out
