@@ -101,7 +101,9 @@ def list_jobs(every: "Sequence[Job]", chosen: "Sequence[Job]") -> None:
     from dreamer_jax.config import sweep
     from dreamer_jax.launch.plan import Planner
     from dreamer_jax.launch.state import others, read_state
+    from dreamer_jax.runtime import prepare
 
+    prepare()
     planner, numbers = Planner(), {job.name: number for number, job in enumerate(every)}
     states = [read_state(job) for job in chosen]
     for job, state in zip(chosen, states, strict=True):

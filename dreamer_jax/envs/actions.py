@@ -1,4 +1,4 @@
-"""How the agent's actions become those of an environment."""
+"""Conversion of the agent's actions to those of an environment."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple

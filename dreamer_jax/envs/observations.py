@@ -1,4 +1,4 @@
-"""How observations are read: which entries are images, which are vectors, and why."""
+"""The reading of observations as images and vectors, and the reasons that users are told."""
 
 import functools
 import re
@@ -18,7 +18,7 @@ TOLERANCE = 1e-3  # share of the declared range by which a pixel may leave it
 
 
 class _Image(NamedTuple):
-    """How the values of an entry become a picture."""
+    """The layout and range of an entry that is read as an image."""
 
     stacked: bool  # the first of four axes is a stack of frames
     channels_first: bool  # of each frame

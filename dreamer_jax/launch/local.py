@@ -19,7 +19,7 @@ Report = Callable[[Job, State], None]  # called when a job starts, ends or is sk
 
 
 class Slot(NamedTuple):
-    """What a job may use while others run."""
+    """The cores and variables of one job while others run."""
 
     cores: tuple[int, ...]
     environment: dict[str, str]

@@ -21,7 +21,7 @@ DAY = 24 * 60  # minutes, the time limit unless the user gives another
 
 
 class SlurmTask:
-    """What a task of the array does. submitit calls `checkpoint` on SIGUSR2."""
+    """A task of the array: it trains one job. submitit calls `checkpoint` on SIGUSR2."""
 
     def __init__(self):
         self._process: JobProcess | None = None

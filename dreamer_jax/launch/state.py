@@ -1,4 +1,4 @@
-"""What has become of a job, read from its work directory alone."""
+"""The state of a job, read from its work directory alone."""
 
 import json
 import os

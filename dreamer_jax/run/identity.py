@@ -17,7 +17,7 @@ from dreamer_jax.files import replacing
 
 @dataclass(frozen=True)
 class EnvIdentity:
-    """What tells the environment of one run from that of another."""
+    """The identity of a run's environment: its maker and its spaces."""
 
     source: str  # 'task', or 'function' if a function of the user's makes it
     name: str  # the task's, or module:function
@@ -30,7 +30,7 @@ class EnvIdentity:
 
     @property
     def is_foreign(self) -> bool:
-        """Whether this package does not know what the environment does to its process."""
+        """True if this package does not know what the environment does to its process."""
         return self.source == "function" or self.name.startswith("gym:")
 
 

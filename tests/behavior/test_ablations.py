@@ -56,6 +56,10 @@ def test_the_sweep_has_all():
     added = []
     ablations.sweep(lambda **changes: added.append(changes), "pong")
     assert added[0] == {} and len(added) == 1 + len(CHANGED)
+    for name, overrides in zip(CHANGED, added[1:], strict=True):
+        config = get_config("ablations", "pong")
+        config.update(overrides)
+        assert config_lib.differences(config, get_config("ablations", f"pong,{name}")) == []
 
 
 @functools.cache

@@ -224,7 +224,7 @@ def test_extracted_and_joined_members_keep_their_values(finished, tmp_path):
 
 @pytest.mark.slow
 def test_a_run_with_lists_joins_one_without(finished, tmp_path):
-    """What the one lists, the other has as the value of all its members."""
+    """One run lists what the other has as the value of all its members."""
     plain = member_config((7,), model_lr=0.5)
     listed = member_config((7,), members={"model_lr": (1e-3,)})
     assert sweep.joined([(listed, [0]), (plain, [0])]) == [

@@ -1,4 +1,4 @@
-"""How actions of every space are made from an index, from indices of factors, or from a vector."""
+"""Actions of every space, made from an index, from indices of factors, or from a vector."""
 
 import numpy as np
 import pytest

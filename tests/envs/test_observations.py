@@ -1,4 +1,4 @@
-"""How observations are read: every layout of pixels, boards of codes, tuples, and config keys."""
+"""Readings of observations: every layout of pixels, boards of codes, tuples, and config keys."""
 
 import numpy as np
 import pytest

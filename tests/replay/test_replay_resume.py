@@ -49,7 +49,7 @@ def perform(replay, operations):
 
 
 def scribble(replay, slack):
-    """What a run may do after a checkpoint and before it is killed."""
+    """Do what a run may do between a checkpoint and its end by a kill."""
     everywhere = np.ones((2, 2), bool)
     replay.close_open(everywhere)
     for t in range(slack):

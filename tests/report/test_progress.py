@@ -121,7 +121,7 @@ def test_messages_are_printed_as_they_are(stream, terminal):
 
 
 def last_frame(terminal):
-    """What is left on the screen: the text behind the last 'erase line'."""
+    """Return what is left on the screen: the text behind the last 'erase line'."""
     return terminal.getvalue().rpartition("\x1b[2K")[2]
 
 

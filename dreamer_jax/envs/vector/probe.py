@@ -12,7 +12,7 @@ from dreamer_jax.envs.vector.vector import LocalVector
 
 
 class Probed(NamedTuple):
-    """What there is to know about an environment before it is used."""
+    """A description of an environment, made before it is used."""
 
     observation_space: spaces.Dict
     action_space: spaces.Space

@@ -1,4 +1,4 @@
-"""Whether an environment can be saved by pickling, tried in processes of their own.
+"""A trial of whether an environment can be saved by pickling, in processes of its own.
 
 Many environments unpickle as new ones, built from their arguments, or keep part of their state
 outside of the object, in the process. So one process builds an environment, saves it in the middle

@@ -27,7 +27,9 @@ def multiply(module: nn.Module, inputs: Array, kernel: Array, first_row: int = 0
     rows = kernel[first_row : first_row + inputs.shape[-1]]
     cast = constant(module, f"rows_{first_row}", lambda: rows.astype(inputs.dtype))
     # XLA's CPU backend is slow at multiplying a few rows by a transposed kernel.
-    transposed = constant(module, f"transposed_{first_row}", lambda: cast.T)
+    transposed = constant(
+        module, f"transposed_{first_row}", lambda: jax.lax.optimization_barrier(cast.T)
+    )
     return _product(inputs, rows, cast, transposed)
 
 

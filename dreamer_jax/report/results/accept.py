@@ -39,7 +39,7 @@ class Threshold(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """Whether a variant of a task meets a threshold."""
+    """The outcome of a threshold for a variant of a task."""
 
     threshold: str
     task: str
