@@ -171,9 +171,16 @@ def comparable(workdir):
 
 
 @pytest.mark.parametrize(
-    "stop", [70, *(pytest.param(stop, marks=pytest.mark.slow) for stop in (30, 170))]
+    ("stop", "resumed"),
+    [
+        (70, ["resumed at env step 50"]),
+        pytest.param(30, [], marks=pytest.mark.slow),
+        pytest.param(170, ["resumed at env step 150"], marks=pytest.mark.slow),
+    ],
 )
-def test_interrupted_and_resumed_equals_uninterrupted(finished, tmp_path, stop, monkeypatch):
+def test_interrupted_and_resumed_equals_uninterrupted(
+    finished, tmp_path, stop, resumed, monkeypatch
+):
     """Before the first checkpoint and between two; the state of catch is exact."""
     config, reference, result = finished
     original = Driver.step
@@ -191,8 +198,9 @@ def test_interrupted_and_resumed_equals_uninterrupted(finished, tmp_path, stop, 
             train(config, tmp_path / "run")
     assert train(config, tmp_path / "run") == result
     assert comparable(tmp_path / "run") == comparable(reference)
-    resumes = tmp_path / "run" / "resumes.log"
-    assert stop == 30 or " resumed at env step 50\n" in resumes.read_text()
+    log = tmp_path / "run" / "resumes.log"
+    lines = log.read_text().splitlines() if log.exists() else []
+    assert [line.split(" ", 2)[2] for line in lines] == resumed
     assert not (reference / "resumes.log").exists()
 
 
