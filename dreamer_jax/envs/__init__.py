@@ -5,7 +5,7 @@ Files:
     wrappers.py: `adapt`, which normalises spaces and checks every step, and other wrappers.
     observations.py: how observations are read as images and vectors.
     actions.py: how the agent's actions become those of an environment.
-    catch.py, reach.py: small pixel tasks that need no package.
+    catch.py, reach.py, cue.py: small tasks that need no package; cue needs memory.
     atari.py, dmc.py, crafter.py, minigrid.py, gym.py: one file per benchmark, which registers
         itself. A new file in this folder is found without being listed anywhere.
     rendering.py: the choice of MuJoCo's headless renderer.

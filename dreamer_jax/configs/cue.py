@@ -1,0 +1,58 @@
+"""Cue: a choice that depends on what was seen a number of steps ago, which only memory solves.
+
+Command:   python experiments/train.py --config=configs/cue.py:20 --workdir=runs/cue
+Argument:  :<delay>  steps from the cue to the choice; 20 if it is left out
+Variants:  :<delay>,plain  the reward's loss has weight 1 instead of 20
+           :<delay>,debug  a few updates, to exercise every part; does not learn
+What:      two seeds with small networks on vectors. No observation after the first depends on the
+           cue, so nothing but the reward's loss asks the world model to keep it, and that is small
+           beside the KL loss: with weight 1 it takes much longer to be kept, if it ever is.
+"""
+
+from dreamer_jax.config.config import default_config
+from dreamer_jax.configs import presets
+from dreamer_jax.errors import UsageError, lookup
+
+VARIANTS = {"plain": {"loss_scales": {"reward": 1.0}}, "debug": presets.SHORT}
+
+
+def get_config(arg: str = ""):
+    """Return the config of the run.
+
+    Args:
+        arg: '', a delay, or a delay and a variant, as '20,plain'.
+    """
+    delay, *variants = (arg or "20").split(",")
+    if not (delay.isdecimal() and int(delay)):
+        raise UsageError(
+            f"argument of the config cue is {arg!r}; allowed: a delay of at least 1 step and a "
+            f"variant ({', '.join(VARIANTS)}), as in cue:20,plain"
+        )
+    config = default_config()
+    config.task = f"cue:{delay}"
+    config.update(presets.SMALL)
+    config.update(
+        {
+            "steps": 20_000,
+            "batch": 16,
+            "length": int(delay) + 12,
+            "prefill": 1_000,
+            "pretrain": 200,
+            "train_every": 4,
+            "log_every": 500,
+            "eval_every": 2_000,
+            "video_every": 0,
+            "checkpoint_every": 5_000,
+            "rssm": {"stoch": 16, "classes": 16},
+            **presets.dense(["vector", "discount_head"], 2, 64),
+            "loss_scales": {"reward": 20.0},
+            "model_lr": 1e-3,
+            "actor_lr": 3e-4,
+            "critic_lr": 1e-3,
+            "actor_entropy": 0.05,
+            "replay": {"capacity": 100_000},
+        }
+    )
+    for variant in variants:
+        config.update(lookup(VARIANTS, variant, "variant of the config cue"))
+    return config
