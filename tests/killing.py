@@ -22,11 +22,12 @@ from dreamer_jax.run.setup import build
 from dreamer_jax.run.workdir import WorkDir
 
 CHILD = """
-import sys
+import pkgutil, sys
 from dreamer_jax import train
 from dreamer_jax import config
+make_env = pkgutil.resolve_name(sys.argv[3]) if len(sys.argv) > 3 else None
 with open(sys.argv[1]) as file:
-    print(train(config.from_json(file.read()), sys.argv[2]))
+    print(train(config.from_json(file.read()), sys.argv[2], make_env=make_env))
 """
 PATIENCE = 400  # seconds to wait for anything
 
@@ -46,19 +47,25 @@ def catch_run(tmp_path_factory):
 
 
 class Run:
-    """A process that trains a config in a work directory; killed after the `with` block."""
+    """A process that trains a config in a work directory; killed after the `with` block.
 
-    def __init__(self, config, workdir):
+    Args:
+        make_env: a function in a module of these tests, as 'levers:make_levers'.
+    """
+
+    def __init__(self, config, workdir, make_env=None):
         self.work = WorkDir(workdir)
         file = Path(f"{workdir}.config.json")
         file.write_text(config_lib.to_json(config))
         self.output = Path(f"{workdir}.log")
         with open(self.output, "a") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", CHILD, str(file), str(workdir)],
+                [sys.executable, "-c", CHILD, str(file), str(workdir), *filter(None, [make_env])],
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=os.environ | compilation_variables(),
+                env=os.environ
+                | compilation_variables()
+                | {"PYTHONPATH": os.pathsep.join(sys.path)},
             )
 
     def __enter__(self):
@@ -106,12 +113,13 @@ class Run:
 
 
 def compilation_variables():
-    """Return variables that make a process compile as this one, with its compilation cache."""
+    """Return variables that make a process import and compile as this one, with its cache."""
     return {
         "JAX_DISABLE_MOST_OPTIMIZATIONS": str(jax.config.read("jax_disable_most_optimizations")),
         "JAX_NUM_CPU_DEVICES": "1",
         "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),  # modules of these tests
     }
 
 
@@ -150,10 +158,10 @@ def live_records(workdir, host):
     return found
 
 
-def assert_same_run(workdir, reference):
+def assert_same_run(workdir, reference, make_env=None):
     """Assert that two runs have left the same, bit for bit, times aside."""
     assert rows(workdir) == rows(reference)
-    (arrays, host), (expected, expected_host) = newest(workdir), newest(reference)
+    (arrays, host), (expected, expected_host) = (newest(w, make_env) for w in (workdir, reference))
     paths = jax.tree_util.tree_leaves_with_path(expected)
     assert len(paths) > 50
     for (path, leaf), found in zip(paths, jax.tree.leaves(arrays), strict=True):
