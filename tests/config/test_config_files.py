@@ -14,13 +14,16 @@ from dreamer_jax.run.setup import dry_run
 # Every argument that a config documents.
 SHIPPED = {
     "catch": ["", "debug"],
-    "atari": ["pong", "pong,release", "pong,debug", "ms_pacman", "skiing,search,debug"],
+    "atari": [
+        "pong", "pong,release", "pong,code", "pong,debug", "ms_pacman", "skiing,search,debug",
+    ],
     "montezuma": ["", "release", "debug"],
     "ablations": [
         "pong", *[f"pong,{name}" for name in ablations.ABLATIONS],
         "pong,schedules,release", "pong,no_image_gradients,debug",
     ],
     "reach": ["", "debug"],
+    "cue": ["", "10,plain", "3,debug"],
     "atari55": ["", "release"],
     "dmc20": [""],
     "hyper_grid": ["debug"],
@@ -67,6 +70,12 @@ def test_shipped_config_builds(name, arg):
     plan = plan_of(get_config(name, arg))
     assert plan["parameters"]["world_model"] > 0
     assert plan["updates"] > 0
+
+
+def test_the_pace_of_the_published_code():
+    config = get_config("atari", "pong,code")
+    assert (config.batch, config.train_every) == (50, 16)
+    assert 12.4e6 < 4 * dry_run(config)["updates"] < 12.6e6  # the paper's are four times as many
 
 
 def test_atari_is_the_paper():
