@@ -39,7 +39,7 @@ class Backend:
     map_members_together: bool
     convolutions: str  # formulation for `config.conv = 'auto'`
     slice_bytes: int  # memory that a convolution may unfold at a time (`model.ops.slices`)
-    unroll: int  # steps in one iteration of a loop over time
+    unroll: int  # most steps in one iteration of a loop over time
     compiler_options: Mapping[str, str]  # for `jax.jit` of an update
 
 
@@ -60,7 +60,7 @@ def make_backend(target: str | jax.Device | None = None) -> Backend:
     # the zeros of their dilation: 10 times the products for five members.
     convolutions = "lax" if platform == "tpu" else "matmul"
     # Large multiplications are fast here; slices only bound the memory.
-    return Backend(platform, True, convolutions, 2**29, 5, {})
+    return Backend(platform, True, convolutions, 2**29, 25, {})
 
 
 @functools.cache

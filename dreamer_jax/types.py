@@ -6,7 +6,7 @@ K classes per latent variable, S flattened latent, F feature (S + D), X embeddin
 Time-major arrays are written [T, B, ...], batch-major ones [B, T, ...].
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -62,6 +62,26 @@ class ActionSpec(NamedTuple):
             choices = self.factors or self.size
             return rng.integers(choices, size=(count, *self.shape), dtype=np.int32)
         return rng.uniform(-1, 1, (count, self.size)).astype(np.float32)
+
+
+@struct.dataclass
+class MetricVector(Mapping):
+    """Metrics in one array: one kernel selects them, and one copy brings them to the host."""
+
+    array: Array  # [M, number of names] float32
+    names: tuple[str, ...] = struct.field(pytree_node=False)
+
+    def __getitem__(self, name: str) -> Array:
+        """Return a metric [M] by its name."""
+        if name not in self.names:
+            raise KeyError(name)
+        return self.array[..., self.names.index(name)]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
 
 
 @struct.dataclass

@@ -10,7 +10,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from dreamer_jax.types import Array, Metrics, TrainState, Update
+from dreamer_jax.types import Array, Metrics, MetricVector, TrainState, Update
 
 COUNTED = "counted"  # metric: 1 if the update was taken, else 0
 
@@ -31,7 +31,7 @@ def flatten_metrics(updates: Mapping[str, Update]) -> Metrics:
 
 def keep_finite(
     old: TrainState, new: TrainState, updates: Mapping[str, Update], max_nonfinite: int
-) -> tuple[TrainState, Metrics]:
+) -> tuple[TrainState, MetricVector]:
     """Take an update from `old` to `new` only if all its losses and gradient norms are finite.
 
     A skipped update changes only the key and the counts of updates and of skipped updates. After
@@ -55,5 +55,6 @@ def keep_finite(
         skipped=old.skipped + skip.astype(jnp.int32),
         **kept,
     )
-    metrics = {name: jnp.where(take, x, 0) for name, x in flatten_metrics(updates).items()}
-    return state, metrics | {COUNTED: take.astype(jnp.float32)}
+    metrics = flatten_metrics(updates) | {COUNTED: 1.0}
+    values = jnp.where(take, jnp.stack(list(metrics.values())), 0)
+    return state, MetricVector(values, tuple(metrics))

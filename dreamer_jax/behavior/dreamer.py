@@ -17,6 +17,7 @@ from dreamer_jax.behavior.actor_critic import (
 )
 from dreamer_jax.behavior.base import BEHAVIORS, Behavior, Optimizers, Parts, PosteriorBatch
 from dreamer_jax.model.distributions import SampleFn
+from dreamer_jax.model.ops.recurrence import cast_dense
 from dreamer_jax.model.world_model import WorldModel
 from dreamer_jax.optimizer import step_group
 from dreamer_jax.schema import Key, integer
@@ -116,7 +117,8 @@ def update_actor_critic(
 
     # Reinforce needs no gradient through the rollout: imagined here, outside of the differentiated
     # function, its H steps keep no residuals.
-    outside = None if ac.actor_grad.through_dynamics else imagined(state.params[actor])
+    frozen = cast_dense(state.params[actor], ac.actor.dtype)
+    outside = None if ac.actor_grad.through_dynamics else imagined(frozen)
 
     @partial(jax.value_and_grad, has_aux=True)
     def actor_grad_fn(actor_params):

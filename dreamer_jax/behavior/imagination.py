@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from dreamer_jax.behavior.returns import imagination_weight
 from dreamer_jax.model.distributions import PolicyDist, SampleFn
-from dreamer_jax.model.ops.recurrence import cast_dense
+from dreamer_jax.model.ops.recurrence import cast_dense, scan
 from dreamer_jax.model.rssm import img_step
 from dreamer_jax.model.world_model import WorldModel
 from dreamer_jax.types import Array, Params, RSSMState, Trajectory
@@ -49,7 +49,7 @@ def imagine(
         state, _ = img_step(wm.rssm, dynamics, state, action, entry.latent, sample=sample)
         return state, (state, action)
 
-    _, (states, actions) = jax.lax.scan(step, start, noise, unroll=wm.rssm.unroll)
+    _, (states, actions) = scan(step, start, noise, unroll=wm.rssm.unroll)
     states = jax.tree.map(lambda s, rest: jnp.concatenate([s[None], rest]), start, states)
     actions = jnp.concatenate([jnp.zeros_like(actions[:1]), actions])
     return Trajectory(state=states, feat=wm.feature(states), action=actions)

@@ -30,15 +30,10 @@ def lambda_return(
     chex.assert_equal_shape([reward[0], bootstrap])
     next_value = jnp.concatenate([value[1:], bootstrap[None]])
     inputs = reward + discount * (1 - lambda_) * next_value
-
-    def step(target, entry):
-        here, weight = entry
-        target = here + weight * lambda_ * target
-        return target, target
-
-    # Unrolled, all steps are one kernel on an accelerator.
-    _, returns = jax.lax.scan(step, bootstrap, (inputs, discount), reverse=True, unroll=True)
-    return returns
+    returns = [bootstrap]
+    for here, weight in zip(inputs[::-1], discount[::-1], strict=True):
+        returns.append(here + weight * lambda_ * returns[-1])
+    return jnp.stack(returns[:0:-1])  # without a loop all steps are one kernel on an accelerator
 
 
 # (reward [H+1, N], value=[H+1, N], discount=[H+1, N], lambda_=scalar) -> targets [H, N]

@@ -273,7 +273,7 @@ def _bytes(
     total, updated = 0, 0
     for inner in inside.values():
         if inner.opcode == "parameter":
-            total += _read(inner, users.get(inner.name, []))
+            total += int(_size(inner.type) * _share_read(inner, users))
         elif inner.opcode == "dynamic-update-slice":
             update = _size(inside[inner.operands[1]].type)
             updated += _size(inner.type) - update
@@ -281,14 +281,20 @@ def _bytes(
     return total + max(0, _size(root.type) - updated)
 
 
-def _read(parameter: _Instruction, users: list[_Instruction]) -> int:
-    """Return the bytes of a parameter that its users read."""
-    total = 0
-    for user in users:
+def _share_read(read: _Instruction, users: dict[str, list[_Instruction]]) -> float:
+    """Return the share, at most 1, of a value's entries that a fusion's instructions need."""
+    size, total = _elements(read.type), 0.0
+    for user in users.get(read.name, []):
         if user.opcode in ("dynamic-slice", "slice", "gather"):
-            total += _size(user.type)
-        elif user.opcode == "dynamic-update-slice" and user.operands[0] == parameter.name:
+            total += _elements(user.type) / size
+        elif user.opcode == "dynamic-update-slice" and user.operands[0] == read.name:
             continue
+        elif _elements(user.type) == size and users.get(user.name):  # entry by entry
+            total += _share_read(user, users)
         else:
-            return _size(parameter.type)
-    return min(total, _size(parameter.type))
+            return 1.0
+    return min(total, 1.0)
+
+
+def _elements(type_: str) -> int:
+    return sum(math.prod(dims) for dims in _dims(type_))

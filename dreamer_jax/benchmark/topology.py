@@ -14,8 +14,9 @@ from jax.experimental import topologies
 
 from dreamer_jax.errors import UsageError
 
-# Options of the compiler for devices on which it cannot time anything.
-OPTIONS = {"cuda": {"xla_gpu_autotune_level": 0}}
+# Options of the compiler for devices on which it cannot time anything: without timings, it finds no
+# kernel of its own for some float32 matmuls, and leaves all of them to cuBLAS.
+OPTIONS = {"cuda": {"xla_gpu_autotune_level": 0, "xla_gpu_enable_triton_gemm": False}}
 
 # Compute capability 9.0. NVIDIA H100 and H200 data sheets, and the CUDA C++ Programming Guide's
 # table of technical specifications.

@@ -62,17 +62,27 @@ class OneHot(distrax.OneHotCategorical):
         self._probs = jax.nn.softmax(logits)  # distrax would take that of normalised logits
 
     def sample_from(self, noise: Array) -> Array:
-        """Transform uniform noise [...] in [0, 1) to one-hot [..., K] by the inverse CDF."""
+        """Transform uniform noise [...] in [0, 1) to one-hot [..., K] by the inverse CDF.
+
+        Probabilities are rounded to multiples of 2^-23, the resolution of uniform noise. Their
+        sums are then exact in any order and never decrease, so that exactly one class lies between
+        a sum that the noise reaches and one that it does not.
+        """
         chex.assert_shape(noise, self.logits.shape[:-1])
-        # A matmul, since XLA lowers `cumsum` to a quadratic window; exact on accelerators too.
-        sums = np.triu(np.ones((self.num_categories, self.num_categories), np.float32))
-        cdf = jnp.matmul(self.probs, sums, precision=jax.lax.Precision.HIGHEST)
-        # The last class takes the rest of the interval, so that no rounding exceeds index K - 1.
-        index = jnp.sum(noise[..., None] >= cdf[..., :-1], -1)
-        return self._straight_through(index)
+        probs = jnp.round(jax.lax.stop_gradient(self.probs) * 2**23) / 2**23
+        # A matmul, since XLA lowers `cumsum` to a quadratic window.
+        ones = np.triu(np.ones((self.num_categories, self.num_categories), np.float32))
+        sums = jnp.matmul(probs, ones, precision=jax.lax.Precision.HIGHEST)
+        # A class takes the noise from the sum before it up to its own; the last one takes the rest.
+        edge = jnp.ones_like(sums[..., :1])
+        low = jnp.concatenate([-edge, sums[..., :-1]], -1)
+        high = jnp.concatenate([sums[..., :-1], 2 * edge], -1)
+        onehot = (low <= noise[..., None]) & (noise[..., None] < high)
+        return _straight_through(onehot.astype(jnp.float32), self.probs)
 
     def sample_mode(self) -> Array:
-        return self._straight_through(jnp.argmax(self.logits, -1))
+        index = jnp.argmax(self.logits, -1)
+        return _straight_through(jax.nn.one_hot(index, self.num_categories), self.probs)
 
     def log_prob(self, value: Array) -> Array:
         """Return ln p(value) [...] of one-hot values [..., K], without a gradient to the value.
@@ -82,10 +92,16 @@ class OneHot(distrax.OneHotCategorical):
         """
         return super().log_prob(jax.lax.stop_gradient(value))
 
-    def _straight_through(self, index: Array) -> Array:
-        onehot = jax.nn.one_hot(index, self.num_categories, dtype=jnp.float32)
-        # In this order the bracket is exactly zero, so the value stays exactly one-hot.
-        return onehot + (self.probs - jax.lax.stop_gradient(self.probs))
+
+@jax.custom_jvp
+def _straight_through(onehot: Array, probs: Array) -> Array:
+    """Return the one-hot sample with the gradient of the probabilities, both [..., K]."""
+    return onehot
+
+
+@_straight_through.defjvp
+def _straight_through_jvp(primals, tangents):
+    return primals[0], tangents[1]
 
 
 class FactoredOneHot:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from dreamer_jax.model.ops.activations import LINEAR, Activation
-from dreamer_jax.model.ops.convolutions import Conv, Formulation, Layer
+from dreamer_jax.model.ops.convolutions import Conv, Formulation, Layer, add_bias
 from dreamer_jax.types import Array
 
 
@@ -30,10 +30,18 @@ IMAGE_KERNELS = {
 }
 
 
-def dense(units: int, dtype: jnp.dtype, name: str | None = None) -> nn.Dense:
-    """Return a dense layer with Glorot-uniform kernel, zero bias and float32 parameters."""
-    init = nn.initializers.glorot_uniform()
-    return nn.Dense(units, dtype=dtype, kernel_init=init, name=name)
+class Dense(nn.Module):
+    """A dense layer with float32 parameters and products in `dtype`: [..., I] -> [..., units]."""
+
+    units: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, inputs: Array) -> Array:
+        shape = (inputs.shape[-1], self.units)
+        kernel = self.param("kernel", nn.initializers.glorot_uniform(), shape)
+        bias = self.param("bias", nn.initializers.zeros, (self.units,))
+        return add_bias(inputs.astype(self.dtype) @ kernel.astype(self.dtype), bias)
 
 
 @jax.custom_vjp
@@ -56,7 +64,7 @@ def _normalize(x: Array) -> tuple[Array, tuple[Array, Array]]:
 
 def _normalize_grad(saved: tuple[Array, Array], grad: Array) -> tuple[Array]:
     normalized, scale = saved
-    mean, product = grad.mean(-1, keepdims=True), (grad * normalized).mean(-1, keepdims=True)
+    mean, product = jnp.stack([grad, grad * normalized]).mean(-1, keepdims=True)
     return (scale * (grad - mean - normalized * product),)
 
 
@@ -96,7 +104,7 @@ class _Network(nn.Module, kw_only=True):
         """Apply hidden layers `dense_0`, `dense_1`, ..."""
         hidden = inputs.astype(self.dtype)
         for i in range(layers):
-            hidden = dense(units, self.dtype, f"dense_{i}")(hidden)
+            hidden = Dense(units, self.dtype, name=f"dense_{i}")(hidden)
             if self.norm:
                 hidden = LayerNorm32(self.dtype, name=f"norm_{i}")(hidden)
             hidden = self.act(hidden)
@@ -113,7 +121,7 @@ class MLP(_Network):
     @nn.compact
     def __call__(self, inputs: Array) -> Array:
         hidden = self.dense_stack(inputs, self.layers, self.units)
-        return dense(self.outputs, self.dtype, "out")(hidden).astype(jnp.float32)
+        return Dense(self.outputs, self.dtype, name="out")(hidden).astype(jnp.float32)
 
 
 class _Coder(_Network, kw_only=True):
@@ -191,13 +199,13 @@ class Decoder(_Coder):
             means |= _split(images, self.image_channels)
         if self.vector_sizes:
             hidden = self.dense_stack(feat, self.mlp_layers, self.mlp_units)
-            vectors = dense(sum(self.vector_sizes.values()), self.dtype, "out")(hidden)
+            vectors = Dense(sum(self.vector_sizes.values()), self.dtype, name="out")(hidden)
             means |= _split(vectors, self.vector_sizes)
         return {key: mean.astype(jnp.float32) for key, mean in means.items()}
 
     def _images(self, feat: Array, channels: int) -> Array:
         lead = feat.shape[:-1]
-        hidden = dense(32 * self.depth, self.dtype, "conv_in")(feat.astype(self.dtype))
+        hidden = Dense(32 * self.depth, self.dtype, name="conv_in")(feat)
         hidden = hidden.reshape(math.prod(lead), 1, 1, 32 * self.depth)
         size, layer = self.image_size, self.formulation.conv_transpose
         *kernels, last = IMAGE_KERNELS[size].decoder

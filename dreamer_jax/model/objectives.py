@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from dreamer_jax.model.distributions import unit_normal
-from dreamer_jax.model.networks import Decoder, Encoder, dense
+from dreamer_jax.model.networks import Decoder, Dense, Encoder
 from dreamer_jax.schema import Key, Registry, number
 from dreamer_jax.types import Array, Params
 
@@ -147,7 +147,7 @@ class StateModel(nn.Module):
 
     @nn.compact
     def __call__(self, obs: Obs) -> Array:
-        out = dense(self.outputs, self.encoder.dtype, "out")
+        out = Dense(self.outputs, self.encoder.dtype, name="out")
         return out(self.encoder(obs)).astype(jnp.float32)
 
 

@@ -14,8 +14,9 @@ from flax import linen as nn
 
 from dreamer_jax.model.distributions import SampleFn
 from dreamer_jax.model.latents import Latent, flatten_stoch
-from dreamer_jax.model.networks import LayerNorm32, dense
-from dreamer_jax.model.ops.recurrence import constant, multiply, scan_steps
+from dreamer_jax.model.networks import Dense, LayerNorm32
+from dreamer_jax.model.ops.convolutions import add_bias
+from dreamer_jax.model.ops.recurrence import multiply, scan, scan_steps
 from dreamer_jax.types import Array, LatentStats, Params, RSSMState
 
 
@@ -37,8 +38,7 @@ class ConcatDense(nn.Module):
 
     def add_bias(self, product: Array) -> Array:
         """Add the bias to the sum of all shares [..., units]."""
-        bias = constant(self, "bias", lambda: self.bias.astype(self.dtype))
-        return product + jnp.broadcast_to(bias, product.shape)
+        return add_bias(product, self.bias)
 
     def __call__(self, *inputs: Array) -> Array:
         joined = jnp.concatenate([x.astype(self.dtype) for x in inputs], -1)
@@ -86,14 +86,14 @@ class RSSM(nn.Module):
     norm: bool  # layer norm in the hidden layers
     gru_norm: bool
     dtype: jnp.dtype
-    unroll: int = 1  # steps in one iteration of the loops over time
+    unroll: int = 1  # most steps in one iteration of the loops over time
 
     def setup(self):
         stoch = self.latent.stats_size if len(self.latent.shape) == 2 else self.latent.shape[0]
         self.img_in = ConcatDense((stoch, self.action_size), self.hidden, self.dtype)
         self.gru = GRU(self.deter, self.gru_norm, self.dtype)
-        self.prior_in = dense(self.hidden, self.dtype)
-        self.prior_out = dense(self.latent.stats_size, self.dtype)
+        self.prior_in = Dense(self.hidden, self.dtype)
+        self.prior_out = Dense(self.latent.stats_size, self.dtype)
         self.posterior_in = ConcatDense((self.deter, self.embed_size), self.hidden, self.dtype)
         self.posterior_out = ConcatDense((self.hidden,), self.latent.stats_size, self.dtype)
         norm = partial(LayerNorm32, self.dtype) if self.norm else lambda: lambda hidden: hidden
@@ -256,7 +256,7 @@ def open_loop(
         return state, (state, prior)
 
     inputs = _swap(action), _swap(is_first), noise
-    _, outputs = jax.lax.scan(step, start, inputs, unroll=rssm.unroll)
+    _, outputs = scan(step, start, inputs, unroll=rssm.unroll)
     return jax.tree.map(_swap, outputs)
 
 

@@ -24,7 +24,7 @@ from dreamer_jax.report.wandb.process import (
     shorten,
 )
 from dreamer_jax.run.workdir import WorkDir
-from dreamer_jax.types import Metrics
+from dreamer_jax.types import MetricVector
 
 _add = jax.jit(lambda total, metrics: jax.tree.map(jnp.add, total, metrics), donate_argnums=0)
 
@@ -39,13 +39,13 @@ class Reporter:
         self._labels = sweep.member_labels(config)
         self._log = MetricsLog(work.metrics, warn=progress.print)
         self._wandb: WandbProcess | None = None
-        self._sums: Metrics | None = None  # since the last log line, [M] each
+        self._sums: MetricVector | None = None  # since the last log line
         self._frozen = np.zeros(len(self._members), bool)
         self._faults = np.zeros(len(self._members), int)  # number of replaced environments
         self._clock = (time.monotonic(), 0, 0)  # at the last log line: seconds, env step, update
 
-    def add(self, metrics: Metrics) -> None:
-        """Add the metrics of an update, [M] each, to the sums on the device."""
+    def add(self, metrics: MetricVector) -> None:
+        """Add the metrics of an update to the sums on the device."""
         self._sums = metrics if self._sums is None else _add(self._sums, metrics)
 
     def write(
@@ -185,9 +185,11 @@ class Reporter:
         sums, self._sums = jax.device_get(self._sums), None
         if sums is None:
             return [{} for _ in self._members]
-        counts = sums.pop(COUNTED)
+        counts = sums[COUNTED]
+        means = {name: total / np.maximum(counts, 1) for name, total in sums.items()}
+        del means[COUNTED]
         return [
-            {name: float(total[m] / counts[m]) for name, total in sums.items()} if counts[m] else {}
+            {name: float(mean[m]) for name, mean in means.items()} if counts[m] else {}
             for m in range(len(self._members))
         ]
 
@@ -204,13 +206,14 @@ class Reporter:
         return env_step * self._config.env.action_repeat
 
 
-def _stack_sums(sums: Sequence[Mapping[str, float] | None]) -> Metrics | None:
-    """Return sums of members as arrays [M]; None if no member has any."""
-    names = next((list(entry) for entry in sums if entry is not None), None)
+def _stack_sums(sums: Sequence[Mapping[str, float] | None]) -> MetricVector | None:
+    """Return sums of members on the device; None if no member has any."""
+    names = next((tuple(entry) for entry in sums if entry is not None), None)
     if names is None:
         return None
     rows = [entry or dict.fromkeys(names, 0.0) for entry in sums]
-    return {name: jnp.asarray([row[name] for row in rows], jnp.float32) for name in names}
+    values = [[row[name] for name in names] for row in rows]
+    return MetricVector(jnp.asarray(values, jnp.float32), names)
 
 
 def _run_info(config: ConfigDict, work: WorkDir, env_name: str) -> RunInfo:

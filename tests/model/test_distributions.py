@@ -74,6 +74,21 @@ def test_inverse_cdf_never_draws_an_impossible_class(noise):
     np.testing.assert_array_equal(value, np.eye(4)[1 if noise < 0.5 else 3])
 
 
+def test_inverse_cdf_draws_one_class_wherever_the_noise_lies():
+    """Noise at each sum of the probabilities, and one step of its resolution to both sides."""
+    rng = np.random.default_rng(7)
+    logits = jnp.asarray(6 * rng.normal(size=(300, 32)), jnp.float32)
+    sums = np.asarray(OneHot(logits).probs, np.float64).cumsum(-1)
+    draw = jax.jit(lambda x, u: OneHot(x[:, None].repeat(32, 1)).sample_from(u))
+    for step in (-1, 0, 1):
+        noise = np.clip(np.round(sums * 2**23) + step, 0, 2**23 - 1) / 2**23
+        value = np.asarray(draw(logits, jnp.asarray(noise, jnp.float32)))
+        np.testing.assert_array_equal(value.sum(-1), 1)
+        # The noise lies at the sum up to and with class k, within what 32 roundings make of it.
+        drawn = np.take_along_axis(sums, value.argmax(-1), -1)
+        assert np.abs(drawn - sums).min() >= 0 and (drawn >= sums - 1e-5).all()
+
+
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("rule", [from_noise, take_mode])
 def test_one_hot_values_are_exact(dtype, rule):

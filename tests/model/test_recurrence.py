@@ -9,6 +9,7 @@ from test_rssm import LATENTS, B, Case, D, T, assert_close
 
 from dreamer_jax.model import rssm as rssm_lib
 from dreamer_jax.model.distributions import from_noise
+from dreamer_jax.model.ops.recurrence import scan
 
 
 @pytest.fixture(scope="module", params=sorted(LATENTS))
@@ -66,3 +67,21 @@ def test_no_kernel_gradient_is_summed_over_the_scan(case):
     kernels.add(case.params["gru"]["dense"]["kernel"].shape)
     assert len(loops) >= 2 and (B, D) in shapes
     assert not kernels & shapes
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize(("unroll", "loops"), [(1, 1), (4, 1), (6, 0), (100, 0)])
+def test_a_scan_in_iterations_of_any_length(unroll, loops, reverse):
+    """Six steps one by one, in iterations of three, and without a loop."""
+
+    def step(state, entry):
+        state = 2 * state + entry["x"]
+        return state, {"y": state, "z": state[0] > 3}
+
+    def run(start, inputs):
+        return scan(step, start, inputs, unroll=unroll, reverse=reverse)
+
+    start, inputs = jnp.array([1.0, 0.5]), {"x": jnp.arange(12.0).reshape(6, 2)}
+    expected = jax.lax.scan(step, start, inputs, reverse=reverse)
+    jax.tree.map(np.testing.assert_array_equal, run(start, inputs), expected)
+    assert str(jax.make_jaxpr(run)(start, inputs)).count("scan[") == loops

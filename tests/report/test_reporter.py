@@ -14,6 +14,7 @@ from dreamer_jax.report.metrics_log import read_metrics
 from dreamer_jax.report.progress import Progress
 from dreamer_jax.run.reporter import Reporter
 from dreamer_jax.run.workdir import WorkDir
+from dreamer_jax.types import MetricVector
 
 
 @pytest.fixture
@@ -35,10 +36,7 @@ def make_reporter(tmp_path):
 
 
 def metrics(*values):
-    return {
-        "loss": jnp.array(values, jnp.float32),
-        COUNTED: jnp.array([1.0, 1.0], jnp.float32),
-    }
+    return MetricVector(jnp.array([[x, 1] for x in values], jnp.float32), ("loss", COUNTED))
 
 
 def write(reporter, env_step):

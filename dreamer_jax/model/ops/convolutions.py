@@ -53,14 +53,23 @@ def conv_transpose_lax(images, kernel, stride, bias=None, act=LINEAR) -> Array:
     return act(_add_bias(out, bias))
 
 
-def _add_bias(out: Array, bias: Array | None) -> Array:
-    return out if bias is None else out + jnp.broadcast_to(bias, out.shape)
+def add_bias(product: Array, bias: Array) -> Array:
+    """Add a float32 bias [O] to a product [..., O], whose dtype the sum has.
+
+    The sum itself is float32: a cast of the bias would be a kernel of its own on an accelerator.
+    """
+    bias = jnp.broadcast_to(bias, product.shape)
+    return (product.astype(jnp.float32) + bias).astype(product.dtype)
+
+
+def _add_bias(product: Array, bias: Array | None) -> Array:
+    return product if bias is None else add_bias(product, bias)
 
 
 def _sum_rows(grad: Array) -> Array:
-    """Sum [n, h, w, O] to [O] by a matmul, which XLA's CPU backend computes faster than a sum."""
+    """Sum [n, h, w, O] to [O] float32 by a matmul, which XLA computes faster on CPUs than a sum."""
     rows = grad.reshape(-1, grad.shape[-1])
-    return jnp.ones(rows.shape[0], rows.dtype) @ rows
+    return (jnp.ones(rows.shape[0], rows.dtype) @ rows).astype(jnp.float32)
 
 
 def from_operations(module: ModuleType, slice_bytes: int) -> Formulation:
@@ -157,5 +166,5 @@ class Conv(nn.Module):
         shape = (self.kernel_size, self.kernel_size, images.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.glorot_uniform(), shape)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        images, kernel, bias = (x.astype(self.dtype) for x in (images, kernel, bias))
+        images, kernel = images.astype(self.dtype), kernel.astype(self.dtype)
         return self.layer(images, kernel, self.stride, bias, self.act)

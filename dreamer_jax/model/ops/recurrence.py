@@ -54,12 +54,27 @@ _product.defvjp(_save_product, _product_grads)
 
 
 def cast_dense(params: Params, dtype: jnp.dtype) -> Params:
-    """Cast the dense layers of frozen parameters once, before a scan casts them in every step."""
+    """Cast the kernels of frozen dense layers once, before a scan casts them in every step."""
     if not isinstance(params, dict):
         return params
     if "kernel" in params:
-        return jax.tree.map(lambda x: x.astype(dtype), params)
+        return {**params, "kernel": params["kernel"].astype(dtype)}
     return {name: cast_dense(part, dtype) for name, part in params.items()}
+
+
+def scan(
+    step: Callable, start: Any, inputs: Any, *, unroll: int, reverse: bool = False
+) -> tuple[Any, Any]:
+    """Run `lax.scan` with as many steps in an iteration as divide all of them, up to `unroll`."""
+    steps = len(jax.tree.leaves(inputs)[0])
+    unroll = next(n for n in range(min(unroll, steps), 0, -1) if steps % n == 0)
+    if unroll < steps:
+        return jax.lax.scan(step, start, inputs, unroll=unroll, reverse=reverse)
+    # A loop of one iteration would have its steps counted, on a GPU by a kernel each.
+    state, outputs = start, [None] * steps
+    for t in reversed(range(steps)) if reverse else range(steps):
+        state, outputs[t] = step(state, jax.tree.map(lambda x, t=t: x[t], inputs))
+    return state, jax.tree.map(lambda *each: jnp.stack(each), *outputs)
 
 
 def scan_steps(
@@ -82,7 +97,7 @@ def scan_steps(
         params: parameters of the module.
         start: state before the first step.
         inputs: a tuple of the steps' inputs, [T, ...].
-        unroll: steps in one iteration of the loops.
+        unroll: most steps in one iteration of the loops.
 
     Returns:
         The states and the outputs, [T, ...].
@@ -100,7 +115,7 @@ def scan_steps(
             state, outputs = apply(variables, state, *entry)
             return state, (state, outputs)
 
-        return jax.lax.scan(step, start, inputs, unroll=unroll)[1]
+        return scan(step, start, inputs, unroll=unroll)[1]
 
     def save(params, start, inputs) -> tuple[Any, Any]:
         states, outputs = run(params, start, inputs)
@@ -125,7 +140,7 @@ def scan_steps(
 
         steps = jax.vmap(pull_back_of_step)(before, inputs), grad_results
         none = jax.tree.map(jnp.zeros_like, start)
-        grad_start, grad_states = jax.lax.scan(step, none, steps, reverse=True, unroll=unroll)
+        grad_start, grad_states = scan(step, none, steps, reverse=True, unroll=unroll)
 
         def all_steps(params, inputs):
             return apply({"params": params}, before, *inputs)
