@@ -151,7 +151,7 @@ def coder(cls, images, vectors, shared):
 MODULES = {
     "MLP": (lambda shared: networks.MLP(2, 6, 5, **shared), [(2, 3)], (2, 5), True),
     "LayerNorm32": (lambda shared: networks.LayerNorm32(shared["dtype"]), [(2, 3)], (2, 3), False),
-    "dense": (lambda shared: networks.dense(5, shared["dtype"]), [(2, 3)], (2, 5), False),
+    "Dense": (lambda shared: networks.Dense(5, shared["dtype"]), [(2, 3)], (2, 5), False),
     "Conv": (
         lambda shared: Conv(
             5, 4, 2, FORMULATIONS["matmul"](2**20).conv, LINEAR, shared["dtype"]
