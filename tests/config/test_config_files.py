@@ -24,6 +24,7 @@ SHIPPED = {
     ],
     "reach": ["", "debug"],
     "cue": ["", "10,plain", "3,debug"],
+    "minigrid": ["MiniGrid-Empty-5x5-v0", "MiniGrid-DoorKey-5x5-v0,debug"],
     "atari55": ["", "release"],
     "dmc20": [""],
     "hyper_grid": ["debug"],
