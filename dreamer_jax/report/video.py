@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -56,7 +56,6 @@ class OpenLoopErrors(NamedTuple):
     """How far a member's open-loop predictions were from the truth."""
 
     env_step: int
-    member: int
     context: int  # steps of which the error is that of a reconstruction
     error: Mapping[str, Sequence[float | None]]  # by entry, one per step; None: nothing to compare
 
@@ -64,7 +63,7 @@ class OpenLoopErrors(NamedTuple):
 def write_errors(
     directory: Path, env_step: int, member: int, error: Mapping[str, np.ndarray], context: int
 ) -> None:
-    """Write open-loop errors [T] by entry beside the videos, for `open_loop_errors`."""
+    """Write open-loop errors [T] by entry beside the videos, for `newest_errors`."""
     numbers = {
         name: [float(x) if math.isfinite(x) else None for x in values]
         for name, values in error.items()
@@ -73,16 +72,25 @@ def write_errors(
         temporary.write_text(json.dumps({"context": context, "error": numbers}) + "\n")
 
 
-def open_loop_errors(directory: Path) -> list[OpenLoopErrors]:
-    """Return the open-loop errors in a directory, which need not exist, oldest first."""
-    found = []
+def newest_errors(directory: Path, on_bad: Callable[[str], None]) -> dict[int, OpenLoopErrors]:
+    """Return every member's newest open-loop errors in a directory, which need not exist.
+
+    Args:
+        on_bad: called with a message for each file that cannot be read and is left out.
+    """
+    newest: dict[int, tuple[int, Path]] = {}
     for path in directory.glob("open_loop_*.json"):
-        match = re.fullmatch(r"open_loop_(\d{9,})_member(\d+)\.json", path.name)
-        if match:
+        if match := re.fullmatch(r"open_loop_(\d{9,})_member(\d+)\.json", path.name):
+            member, place = int(match[2]), (int(match[1]), path)
+            newest[member] = max(newest.get(member, place), place)
+    found = {}
+    for member, (env_step, path) in sorted(newest.items()):
+        try:
             content = json.loads(path.read_bytes())
-            place = int(match[1]), int(match[2])
-            found.append(OpenLoopErrors(*place, content["context"], content["error"]))
-    return sorted(found, key=lambda errors: errors[:2])
+            found[member] = OpenLoopErrors(env_step, content["context"], dict(content["error"]))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            on_bad(f"{path}: no open-loop errors ({type(error).__name__}: {error})")
+    return found
 
 
 def open_loop_gif(
