@@ -322,12 +322,15 @@ def horizon_errors(task: str, variants: Mapping[str, Sequence[Member]]) -> Pictu
                 axes.plot(xs, ys, color=colour, marker="o", markersize=3, linewidth=1.2)
                 last = ys[np.isfinite(ys)][-1:]
                 said += [f"{name}, {label}: finally {y:.3g}" for y in last]
-        axes.axvspan(axes.get_xlim()[0], 0.5, color=GRID, alpha=0.4, linewidth=0)
-        axes.margins(x=0)
+        left, right = axes.dataLim.intervalx
+        axes.axvspan(left - 0.5, 0.5, color=GRID, alpha=0.4, linewidth=0)
+        axes.set_xlim(left - 0.5, right + 0.5)
         axes.set_ylim(bottom=0)
         _tame(axes)
     for label, colour in colours.items():
-        figure.axes[0].plot([], [], color=colour, label=f"{label}, {len(groups[label])} seeds")
+        count = len(groups[label])
+        name = f"{label}, {count} seed{'s' * (count > 1)}"
+        figure.axes[0].plot([], [], color=colour, label=name)
     _legend(figure.axes[0])
     title = f"{task}: open-loop error"
     text = (
@@ -341,10 +344,15 @@ def _tame(axes: "Axes") -> None:
     """Scale the y axis logarithmically if a few values would hide all others."""
     from matplotlib.ticker import SymmetricalLogLocator
 
-    values = np.abs(np.concatenate([[], *(line.get_ydata() for line in axes.lines)]))
-    values = values[np.isfinite(values) & (values > 0)]
-    if values.size and values.max() > EXTREME * np.median(values):
-        axes.set_yscale("symlog", linthresh=float(np.median(values)))
+    values = np.concatenate([[], *(line.get_ydata() for line in axes.lines)])
+    values = values[np.isfinite(values)]
+    sizes = np.abs(values[values != 0])
+    if not sizes.size or sizes.max() <= EXTREME * np.median(sizes):
+        return
+    if values.min() > 0:
+        axes.set_yscale("log")
+    else:
+        axes.set_yscale("symlog", linthresh=float(np.median(sizes)))
         axes.yaxis.set_major_locator(SymmetricalLogLocator(axes.yaxis.get_transform(), [1.0]))
 
 
