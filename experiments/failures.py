@@ -1,10 +1,11 @@
-r"""Four runs made to fail, and one that learns, to compare their diagnostics (docs/diagnosing.md).
+r"""Four runs made to fail, beside runs that learn, to compare their diagnostics.
 
 Command:   python experiments/sweep.py --config=experiments/failures.py --workdir=runs/failures \
                --launcher=local --at_once=2
            python experiments/report.py --runs=runs/failures --out=report
 What:      configs/catch.py with one seed and half of the steps; then with a learning rate, a KL
            weight and an entropy bonus that make it fail; then on a task whose reward is never seen.
+Results:   docs/diagnosing.md
 """
 
 from collections.abc import Callable
@@ -67,5 +68,9 @@ def sweep(add: Callable[..., None], arg: str) -> None:
     add()
     add(model_lr=0.1)
     add(kl_scale=100.0)
+    # Without the bonus alone, this easy task is learned all the same; so it is by an actor that
+    # learns ten times as fast, but not without the bonus.
     add(actor_entropy=0.0)
+    add(actor_lr=3e-3)
+    add(actor_lr=3e-3, actor_entropy=0.0)
     add(task="needle")
