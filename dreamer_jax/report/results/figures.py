@@ -325,8 +325,9 @@ def horizon_errors(task: str, variants: Mapping[str, Sequence[Member]]) -> Pictu
         left, right = axes.dataLim.intervalx
         axes.axvspan(left - 0.5, 0.5, color=GRID, alpha=0.4, linewidth=0)
         axes.set_xlim(left - 0.5, right + 0.5)
-        axes.set_ylim(bottom=0)
         _tame(axes)
+        if axes.get_yscale() == "linear":
+            axes.set_ylim(bottom=0)
     for label, colour in colours.items():
         count = len(groups[label])
         name = f"{label}, {count} seed{'s' * (count > 1)}"
