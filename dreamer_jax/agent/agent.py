@@ -10,7 +10,6 @@ import optax
 
 from dreamer_jax.behavior.base import Behavior, PosteriorBatch
 from dreamer_jax.behavior.exploration import Exploration
-from dreamer_jax.model import rssm as rssm_lib
 from dreamer_jax.model.distributions import SampleFn, from_noise, take_mode
 from dreamer_jax.model.world_model import (
     WorldModel,
@@ -32,8 +31,6 @@ from dreamer_jax.types import (
     Update,
 )
 
-CONTEXT = 5  # observed steps before the prediction of `report`
-
 
 @dataclass(frozen=True)
 class Agent:
@@ -45,6 +42,7 @@ class Agent:
     optimizers: Mapping[str, optax.GradientTransformationExtraArgs]  # by group
     obs_shapes: Mapping[str, tuple[tuple[int, ...], str]]  # shape and dtype of each entry
     max_nonfinite: int  # consecutive non-finite updates that freeze a member
+    context: int  # observed steps before an open-loop prediction
     backend: Backend
 
 
@@ -219,40 +217,6 @@ def update_behaviors(
     return state, updates
 
 
-def report(
-    agent: Agent, params: Mapping[str, Params], batch: Batch, key: Array, *, context: int = CONTEXT
-) -> dict[str, tuple[Array, Array]]:
-    """Predict images open loop: filter `context` steps, then follow the replayed actions.
-
-    Args:
-        params: parameters by group.
-        batch: [B, T, ...] with T > context.
-        key: key of the latent samples.
-
-    Returns:
-        The truth and the prediction of each image key, float32 [B, T, 64, 64, C] in [0, 1]. The
-        first `context` frames of a prediction are reconstructions.
-    """
-    wm, model = agent.wm, params["model"]
-    observe_key, predict_key = jax.random.split(key)
-    obs = prepare_obs(batch.obs)
-    action = prepare_action(batch.action, wm.rssm.action_size, wm.factors)
-    b, t = batch.reward.shape
-
-    embed = wm.embed(model, {k: x[:, :context] for k, x in obs.items()})
-    past = (embed, action[:, :context], batch.is_first[:, :context])
-    noise = wm.rssm.latent.noise(observe_key, (context, b))
-    start = wm.rssm.initial((b,))
-    states, _, _ = rssm_lib.observe(wm.rssm, model["rssm"], *past, noise, start, sample=from_noise)
-
-    last = jax.tree.map(lambda x: x[:, -1], states)
-    noise = wm.rssm.latent.noise(predict_key, (t - context, b))
-    future = (action[:, context:], batch.is_first[:, context:])
-    predicted, _ = rssm_lib.open_loop(
-        wm.rssm, model["rssm"], *future, noise, last, sample=from_noise
-    )
-
-    joined = jax.tree.map(lambda x, y: jnp.concatenate([x, y], 1), states, predicted)
-    means = wm.decode(model, wm.feature(joined))
-    images = [k for k in means if means[k].ndim == 5]
-    return {k: (obs[k] + 0.5, jnp.clip(means[k] + 0.5, 0, 1)) for k in images}
+def value(agent: Agent, params: Mapping[str, Params], carry: PolicyCarry) -> Array | None:
+    """Return the critic's values [E] of the states in a carry; None without a critic."""
+    return agent.behaviors[0].value(agent.wm, params, carry.state)

@@ -111,6 +111,7 @@ def make_agent(
         optimizers=dict.fromkeys(groups, optimizer),
         obs_shapes=used,
         max_nonfinite=config.max_nonfinite,
+        context=config.video_context,
         backend=backend,
     )
 

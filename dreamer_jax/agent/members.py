@@ -13,6 +13,7 @@ from dreamer_jax.agent import agent as agent_lib
 from dreamer_jax.agent.agent import Agent
 from dreamer_jax.agent.guard import keep_finite
 from dreamer_jax.agent.placement import MEMBER, Placement
+from dreamer_jax.agent.report import report as report_one
 from dreamer_jax.runtime import Backend
 from dreamer_jax.types import Hypers, PolicyCarry, TrainState
 
@@ -26,7 +27,8 @@ class MemberFns(NamedTuple):
     greedy_step: Callable  # as policy_step, with the mode of the action distribution
     explore_step: Callable  # (params, carry, obs, is_first, updates [M]) -> carry, action
     train_step: Callable  # (state, batch [M, B, T, ...]) -> state, metrics [M]; donates state
-    report: Callable  # (params, batch, keys [M]) -> {key: (truth, prediction)}
+    value: Callable  # (params, carry) -> values [M, E], or None without a critic
+    report: Callable  # (state, batch, keys [M]) -> Report
 
 
 def make_members(agent: Agent, placement: Placement | None = None) -> MemberFns:
@@ -47,14 +49,14 @@ def make_members(agent: Agent, placement: Placement | None = None) -> MemberFns:
         carry = jax.vmap(lambda key: agent_lib.init_policy(agent, key, envs))(keys)
         return carry if placement is None else placement.put(carry)
 
-    def report(params, batch, keys):
-        # Hand-picked sequences come sharded like the batch they are from.
+    def report(state, batch, keys):
+        # Where devices share a member, its batch is divided among them.
         batch = batch if placement is None else placement.put(batch)
-        return compiled_report(params, batch, keys)
+        return compiled_report(state, batch, keys)
 
     compile_ = partial(_compile, agent.backend, placement)
     policy, greedy = (partial(agent_lib.policy_step, agent, greedy=g) for g in (False, True))
-    compiled_report = compile_(partial(agent_lib.report, agent))
+    compiled_report = compile_(partial(report_one, agent))
     options = dict(agent.backend.compiler_options)
     return MemberFns(
         init=compile_(partial(agent_lib.init, agent)),
@@ -63,6 +65,7 @@ def make_members(agent: Agent, placement: Placement | None = None) -> MemberFns:
         greedy_step=compile_(greedy),
         explore_step=compile_(partial(agent_lib.explore_step, agent)),
         train_step=compile_(step, takes_batch=True, donate_argnums=0, compiler_options=options),
+        value=compile_(partial(agent_lib.value, agent)),
         report=report,
     )
 

@@ -15,7 +15,15 @@ from dreamer_jax.model.distributions import SampleFn
 from dreamer_jax.model.networks import MLP
 from dreamer_jax.model.world_model import WorldModel
 from dreamer_jax.schema import Registry
-from dreamer_jax.types import ActionSpec, Array, Params, RSSMState, TrainState, Update
+from dreamer_jax.types import (
+    ActionSpec,
+    Array,
+    Params,
+    RSSMState,
+    TrainState,
+    Trajectory,
+    Update,
+)
 
 Optimizers = Mapping[str, optax.GradientTransformationExtraArgs]  # by group
 
@@ -75,6 +83,19 @@ class Behavior:
             replayed: the batch that the world model was updated on.
         """
         return state, {}
+
+    def value(self, wm: WorldModel, params: Params, state: RSSMState) -> Array | None:
+        """Return the critic's values [E] of states [E, ...]; None without a critic.
+
+        A value is the return, in transformed rewards, from the reward for reaching the state.
+        """
+        return None
+
+    def imagine(
+        self, wm: WorldModel, params: Params, start: RSSMState, key: Array, steps: int
+    ) -> Trajectory | None:
+        """Return a trajectory of the learned policy from states [N, ...]; None without one."""
+        return None
 
 
 class Parts(NamedTuple):

@@ -1,7 +1,7 @@
 """Dreamer: actor and critic learn from imagined trajectories (Hafner et al. 2021, Sec. 2.2)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import jax
@@ -16,12 +16,13 @@ from dreamer_jax.behavior.actor_critic import (
     predicted_reward,
 )
 from dreamer_jax.behavior.base import BEHAVIORS, Behavior, Optimizers, Parts, PosteriorBatch
-from dreamer_jax.model.distributions import SampleFn
+from dreamer_jax.behavior.imagination import imagine
+from dreamer_jax.model.distributions import SampleFn, from_noise
 from dreamer_jax.model.ops.recurrence import cast_dense
 from dreamer_jax.model.world_model import WorldModel
 from dreamer_jax.optimizer import step_group
 from dreamer_jax.schema import Key, integer
-from dreamer_jax.types import Array, Metrics, Params, RSSMState, TrainState, Update
+from dreamer_jax.types import Array, Metrics, Params, RSSMState, TrainState, Trajectory, Update
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,17 @@ class Dreamer(Behavior):
             lambda new, old: jnp.where(copy, new, old), state.params["critic"], state.slow_critic
         )
         return state.replace(slow_critic=slow_critic), updates
+
+    def value(self, wm: WorldModel, params: Params, state: RSSMState) -> Array:
+        return self.ac.value(params["critic"], wm.feature(state))
+
+    def imagine(
+        self, wm: WorldModel, params: Params, start: RSSMState, key: Array, steps: int
+    ) -> Trajectory:
+        ac = replace(self.ac, horizon=steps)
+        noise = ac.draw_noise(key, wm.rssm.latent, start.deter.shape[0])
+        policy = partial(ac.act, params["actor"])
+        return imagine(wm, params["model"], policy, start, noise, sample=from_noise)
 
 
 @BEHAVIORS.register(

@@ -60,6 +60,9 @@ RUN = {
     "video_every": Key(
         250_000, integer(0), "agent steps between open-loop videos; 0: only at the end"
     ),
+    "video_context": Key(
+        5, integer(1), "steps observed before a video predicts the rest of config.length"
+    ),
     "checkpoint_every": Key(0, integer(0), "agent steps between checkpoints; 0: by time only"),
     "checkpoint_minutes": Key(10.0, number(), "minutes between checkpoints; 0: by steps only"),
     "checkpoint_keep": Key(2, integer(1), "number of recent checkpoints kept"),
@@ -254,7 +257,16 @@ declare(HYPERS | OPTIMIZER | WANDB | MEMBERS)
 
 # The keys that may change when a run is resumed: they do not affect what it learns.
 RUN_KEYS = frozenset(
-    ("devices", "steps", "log_every", "video_every", "env.workers", "env.timeout", "env.max_faults")
+    (
+        "devices",
+        "steps",
+        "log_every",
+        "video_every",
+        "video_context",
+        "env.workers",
+        "env.timeout",
+        "env.max_faults",
+    )
     + ("env.eval_envs", "env.eval_workers")
     + tuple(name for name in KEYS if name.startswith(("checkpoint_", "wandb.")))
 )

@@ -34,6 +34,7 @@ def get_config(arg: str = ""):
             "log_every": 500,
             "eval_every": 2_000,
             "video_every": 5_000,
+            "video_context": 2,  # of the 8 observations of an episode
             "checkpoint_every": 2_500,
             "rssm": {"stoch": 16, "classes": 16},
             **presets.dense(["discount_head"], 2, 64),

@@ -163,6 +163,11 @@ class Gaussian(distrax.MultivariateNormalDiag):
     def sample_mode(self) -> Array:
         return self.loc
 
+    def kl_by_variable(self, other: "Gaussian") -> Array:
+        """Return the KL divergence [..., Z] of each variable."""
+        mine, others = (distrax.Normal(dist.loc, dist.scale_diag) for dist in (self, other))
+        return mine.kl_divergence(others)
+
 
 class TruncatedNormal:
     """Independent normals truncated to [-1, 1]; the event is the last axis.

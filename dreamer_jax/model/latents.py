@@ -24,6 +24,9 @@ class LatentDist(NoiseDistribution, Protocol):
 
     def kl_divergence(self, other: "LatentDist") -> Array: ...
 
+    def kl_by_variable(self, other: "LatentDist") -> Array:
+        """Return the KL divergence [..., Z] of each variable."""
+
 
 class Latent(Protocol):
     """A kind of latent variables: how a network's output becomes a distribution."""
@@ -90,6 +93,9 @@ class IndependentOneHot(distrax.Independent):
 
     def sample_mode(self) -> Array:
         return self.distribution.sample_mode()
+
+    def kl_by_variable(self, other: "IndependentOneHot") -> Array:
+        return self.distribution.kl_divergence(other.distribution)
 
 
 def sigmoid2(x: Array) -> Array:

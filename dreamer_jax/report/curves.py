@@ -90,6 +90,7 @@ def panel_figure(
     seeds: Mapping[int, int],
     settings: Mapping[int, str],
     title: str,
+    units: Mapping[str, str] = PLOTTED,
 ) -> "Figure":
     """Return a figure with a panel per metric and a line per member.
 
@@ -98,6 +99,7 @@ def panel_figure(
         seeds: by member.
         settings: by member, in words.
         title: of the figure; may be empty.
+        units: by metric.
     """
     from matplotlib.figure import Figure
 
@@ -119,7 +121,7 @@ def panel_figure(
     for index, (key, members) in enumerate(panels.items()):
         axes = figure.add_subplot(lines, columns, index + 1)
         x_label = "frames" if index + columns >= len(panels) else ""
-        style_axes(axes, key, x_label, PLOTTED.get(key, ""))
+        style_axes(axes, key, x_label, units.get(key, ""))
         # All panels share the range, so that they can be compared.
         axes.set_xlim(0, 1.02 * right)
         _draw(axes, members, {m: colours[name] for m, name in names.items()}, settings)

@@ -1,7 +1,9 @@
 """Write GIFs: open-loop predictions beside the truth, and episodes."""
 
+import json
+import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,11 +14,13 @@ from dreamer_jax.files import replacing
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-# Colours around the predicted row, distinguishable with any colour vision.
+# Colours around cells, distinguishable with any colour vision.
 CONTEXT = (86, 180, 233)
 OPEN_LOOP = (230, 159, 0)
+IMAGINED = (0, 158, 115)
+INTERRUPTED = (204, 121, 167)
 BACKGROUND = (24, 24, 27)
-LABELS = ("true", "model", "error")
+LABELS = ("true", "model", "error", "policy")
 TEXT = (225, 225, 225)
 BORDER = 2  # pixels
 GAP = 6  # pixels between cells
@@ -48,18 +52,63 @@ def open_loop_videos(directory: Path) -> list[OpenLoopVideo]:
     return sorted(found)
 
 
+class OpenLoopErrors(NamedTuple):
+    """How far a member's open-loop predictions were from the truth."""
+
+    env_step: int
+    context: int  # steps of which the error is that of a reconstruction
+    error: Mapping[str, Sequence[float | None]]  # by entry, one per step; None: nothing to compare
+
+
+def write_errors(
+    directory: Path, env_step: int, member: int, error: Mapping[str, np.ndarray], context: int
+) -> None:
+    """Write open-loop errors [T] by entry beside the videos, for `newest_errors`."""
+    numbers = {
+        name: [float(x) if math.isfinite(x) else None for x in values]
+        for name, values in error.items()
+    }
+    with replacing(directory / f"open_loop_{env_step:09d}_member{member}.json") as temporary:
+        temporary.write_text(json.dumps({"context": context, "error": numbers}) + "\n")
+
+
+def newest_errors(directory: Path, on_bad: Callable[[str], None]) -> dict[int, OpenLoopErrors]:
+    """Return every member's newest open-loop errors in a directory, which need not exist.
+
+    Args:
+        on_bad: called with a message for each file that cannot be read and is left out.
+    """
+    newest: dict[int, tuple[int, Path]] = {}
+    for path in directory.glob("open_loop_*.json"):
+        if match := re.fullmatch(r"open_loop_(\d{9,})_member(\d+)\.json", path.name):
+            member, place = int(match[2]), (int(match[1]), path)
+            newest[member] = max(newest.get(member, place), place)
+    found = {}
+    for member, (env_step, path) in sorted(newest.items()):
+        try:
+            content = json.loads(path.read_bytes())
+            found[member] = OpenLoopErrors(env_step, content["context"], dict(content["error"]))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            on_bad(f"{path}: no open-loop errors ({type(error).__name__}: {error})")
+    return found
+
+
 def open_loop_gif(
     truth: np.ndarray,
     prediction: np.ndarray,
     path: str | Path,
     *,
     context: int,
+    imagined: np.ndarray | None = None,
+    is_first: np.ndarray | None = None,
     scale: int = 2,
 ) -> None:
-    """Write a looping GIF with three rows: the truth, the prediction and the error.
+    """Write a looping GIF with rows for the truth, the prediction, the error and the policy.
 
-    The error is (prediction - truth + 1) / 2: grey where they agree. The predicted row is framed
-    in blue during the context, where the model sees the images, and in orange afterwards.
+    The error is (prediction - truth + 1) / 2: grey where they agree. Predictions are framed in blue
+    during the context, where the model sees the images, and afterwards in orange, or in green where
+    they follow the policy's own actions. A new episode is framed in purple: the truth where it
+    begins, and what is predicted of it, which the model cannot know, until the end.
 
     Args:
         truth: [N, T, H, W, C], N examples side by side; uint8, or float in [0, 1]. Of images whose
@@ -68,17 +117,22 @@ def open_loop_gif(
             ones are black.
         path: the GIF, replaced atomically.
         context: the number of initial frames, 0..T, that are reconstructions.
+        imagined: predictions with other actions, of the same shape; None leaves out their row.
+        is_first: [N, T] bool, where a new episode begins; the first frames do not count.
         scale: each pixel becomes scale x scale pixels.
 
     Raises:
         ValueError: an argument has another shape, type or range.
     """
-    if np.shape(prediction) != np.shape(truth):
-        raise ValueError(
-            f"prediction has shape {np.shape(prediction)}, truth has {np.shape(truth)}"
-        )
+    predicted = {"prediction": prediction}
+    if imagined is not None:
+        predicted["imagined"] = imagined
+    for name, images in predicted.items():
+        if np.shape(images) != np.shape(truth):
+            raise ValueError(f"{name} has shape {np.shape(images)}, truth has {np.shape(truth)}")
     _check_images("truth", truth, "NTHWC")
-    length = truth.shape[1]
+    number, length = truth.shape[:2]
+    is_first = np.zeros((number, length), bool) if is_first is None else is_first
     if not 0 <= context <= length:
         raise ValueError(f"context must be in 0..{length}, the length of truth, got {context}")
     if scale < 1 or scale != int(scale):
@@ -87,15 +141,19 @@ def open_loop_gif(
     # Tolerates the rounding of a shift to [-0.5, 0.5] and back; negated so that NaN fails too.
     if not (truth.min() >= -1e-3 and truth.max() <= 1 + 1e-3):
         raise ValueError(f"truth must be in [0, 1], got [{truth.min():g}, {truth.max():g}]")
-    prediction = np.clip(np.nan_to_num(_unit("prediction", prediction), posinf=0, neginf=0), 0, 1)
-    truth, prediction = _colours(truth), _colours(prediction)
-    rows = np.stack([truth, prediction, (prediction - truth + 1) / 2])
+    truth = _colours(truth)
+    prediction, *others = (
+        _colours(np.clip(np.nan_to_num(_unit(name, images), posinf=0, neginf=0), 0, 1))
+        for name, images in predicted.items()
+    )
+    rows = np.stack([truth, prediction, (prediction - truth + 1) / 2, *others])
     rows = np.round(255 * rows).astype(np.uint8).repeat(int(scale), 3).repeat(int(scale), 4)
     captions = [
         f"context {t + 1}/{context}" if t < context else f"open loop +{t + 1 - context}"
         for t in range(length)
     ]
-    _save(_label(_grids(rows, context), captions), path, OPEN_LOOP_MS)
+    colours = _frame_colours(len(rows), is_first, context)
+    _save(_label(_grids(rows, colours), captions, len(rows)), path, OPEN_LOOP_MS)
 
 
 def episode_gif(frames: np.ndarray, path: str | Path) -> None:
@@ -137,31 +195,47 @@ def _unit(name: str, images: np.ndarray) -> np.ndarray:
     return images.astype(np.float32)
 
 
-def _grids(rows: np.ndarray, context: int) -> np.ndarray:
-    """Return T pictures uint8 [T, height, width, 3] of rows [3, N, T, H, W, C] in framed cells."""
-    _, number, length, height, width, _ = rows.shape
+def _frame_colours(count: int, is_first: np.ndarray, context: int) -> np.ndarray:
+    """Return the colours of the frames of cells, uint8 [T, count, N, 3]."""
+    begins = is_first.T.copy()  # [T, N]
+    begins[0] = False
+    colours = np.full((len(begins), count, begins.shape[1], 3), BACKGROUND, np.uint8)
+    colours[:, 1], colours[:, 3:] = OPEN_LOOP, IMAGINED
+    colours[:context, 1] = colours[:context, 3:] = CONTEXT
+    colours[:, 0][begins] = INTERRUPTED
+    begins[:context] = False
+    colours[:, 1][np.cumsum(begins, 0) > 0] = INTERRUPTED
+    return colours
+
+
+def _grids(rows: np.ndarray, colours: np.ndarray) -> np.ndarray:
+    """Return T pictures uint8 [T, height, width, 3] of rows [R, N, T, H, W, C] in framed cells.
+
+    Args:
+        colours: of the frames, [T, R, N, 3].
+    """
+    count, number, length, height, width, _ = rows.shape
     height, width = height + 2 * BORDER + GAP, width + 2 * BORDER + GAP
-    cells = np.full((length, 3, height, number, width, 3), BACKGROUND, np.uint8)
+    cells = np.full((length, count, height, number, width, 3), BACKGROUND, np.uint8)
     framed = cells[:, :, :-GAP, :, :-GAP]
-    framed[:context, 1] = CONTEXT
-    framed[context:, 1] = OPEN_LOOP
+    framed[:] = colours[:, :, None, :, None]
     framed[:, :, BORDER:-BORDER, :, BORDER:-BORDER] = rows.transpose(2, 0, 3, 1, 4, 5)
-    return cells.reshape(length, 3 * height, number * width, 3)
+    return cells.reshape(length, count * height, number * width, 3)
 
 
-def _label(grids: np.ndarray, captions: Iterable[str]) -> "list[Image]":
+def _label(grids: np.ndarray, captions: Iterable[str], rows: int) -> "list[Image]":
     """Return pictures of grids with their captions above and the names of the rows on the left.
 
     Both are omitted where the cells are too small for them.
     """
     from PIL import Image, ImageDraw, ImageFont
 
-    height, width = grids.shape[1] // len(LABELS), grids.shape[2]
+    height, width = grids.shape[1] // rows, grids.shape[2]
     fits = height >= 48 and width >= 110
     margin = MARGIN if fits else GAP
     blank = Image.new("RGB", (width + margin, grids.shape[1] + margin), BACKGROUND)
     font = ImageFont.load_default(size=11)
-    for row, name in enumerate(LABELS if fits else ()):
+    for row, name in enumerate(LABELS[:rows] if fits else ()):
         text = Image.new("RGB", (height - GAP, MARGIN), BACKGROUND)
         center = (text.width / 2, MARGIN / 2)
         ImageDraw.Draw(text).text(center, name, fill=TEXT, font=font, anchor="mm")

@@ -31,6 +31,8 @@ class Episodes(NamedTuple):
     returns: np.ndarray  # [M, episodes]
     lengths: np.ndarray  # [M, episodes] agent steps
     cut: np.ndarray  # [M, episodes] bool, cut after `config.eval_steps`
+    values: np.ndarray  # [M, episodes], of the first state; NaN without a critic
+    discounted: np.ndarray  # [M, episodes], returns that the critic should predict there
     frames: list[list[np.ndarray]]  # per member, uint8 images of its first episode
 
 
@@ -63,7 +65,12 @@ def play_episodes(
     rows = shape[0] * episodes
     count = -(-rows // -(-rows // setup.config.env.eval_envs))
     played = Episodes(
-        np.zeros(shape), np.zeros(shape, np.int64), np.zeros(shape, bool), [[] for _ in setup.seeds]
+        returns=np.zeros(shape),
+        lengths=np.zeros(shape, np.int64),
+        cut=np.zeros(shape, bool),
+        values=np.full(shape, np.nan),
+        discounted=np.zeros(shape),
+        frames=[[] for _ in setup.seeds],
     )
     make_row = setup.row_maker(EVAL_STREAM, episodes)
 
@@ -102,7 +109,10 @@ def _play(
 ) -> None:
     """Play the episodes numbered from `first` that are `running` [N], and record them."""
     episodes, chosen = played.returns.shape[1], slice(first, first + len(running))
-    returns, lengths, cut = (table.reshape(-1)[chosen] for table in played[:3])  # views
+    views = (table.reshape(-1)[chosen] for table in played[:5])
+    returns, lengths, cut, values, discounted = views
+    gammas = [float(hypers.discount) for hypers in sweep.member_hypers(setup.config)]
+    gamma = np.repeat(gammas, episodes)[chosen]
     image = next((k for k, s in vector.observation_space.items() if len(s.shape) == 3), None)
     filmed = {
         slot: played.frames[(first + slot) // episodes]
@@ -119,11 +129,18 @@ def _play(
         if not running.any():
             return
         carry, action = _act(setup, params, carry, obs, is_first, chosen, episodes)
+        if is_first.any():
+            predicted = setup.fns.value(params, carry)
+            if predicted is not None:
+                new = is_first & running
+                values[new] = np.asarray(predicted).reshape(-1)[chosen][new]
         result = vector.step(action, running)
         returns += np.where(running, result.reward, 0)
         lengths += running
+        reward = np.asarray(setup.agent.wm.reward_transform(result.reward))
+        discounted += np.where(running, gamma**lengths * reward, 0)
         is_first = result.failed & running
-        returns[is_first] = lengths[is_first] = 0
+        returns[is_first] = lengths[is_first] = discounted[is_first] = 0
         for slot, images in filmed.items():
             if is_first[slot]:
                 images.clear()
@@ -156,7 +173,7 @@ def _act(
 
 def summarize(setup: RunSetup, played: Episodes) -> list[dict]:
     """Summarize the episodes of `play_episodes` in one record per member."""
-    labels, (returns, lengths, cut, _) = sweep.member_labels(setup.config), played
+    labels, (returns, lengths, cut, *_) = sweep.member_labels(setup.config), played
     return [
         {
             "member": member,
@@ -167,9 +184,26 @@ def summarize(setup: RunSetup, played: Episodes) -> list[dict]:
             "eval_length": float(lengths[member].mean()),
             "eval_episodes": int(returns.shape[1]),
         }
+        | _critic_bias(played.values[member], played.discounted[member])
         | ({"eval_cut": int(cut[member].sum())} if cut[member].any() else {})
         for member, (seed, label) in enumerate(zip(setup.seeds, labels, strict=True))
     ]
+
+
+def _critic_bias(values: np.ndarray, discounted: np.ndarray) -> dict[str, float]:
+    """Compare the values of the first states of a member's episodes with what followed.
+
+    The critic is that of the policy that samples its actions, while evaluations are greedy, so the
+    bias of a perfect critic is not above 0 where greedy actions are the better ones.
+    """
+    if not np.isfinite(values).all():
+        return {}  # without a critic, or of a member whose parameters were damaged
+    value, realised = float(values.mean()), float(discounted.mean())
+    return {
+        "eval_value": value,
+        "eval_discounted_return": realised,
+        "critic_bias": value - realised,
+    }
 
 
 def evaluate(

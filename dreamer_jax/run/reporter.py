@@ -55,6 +55,7 @@ class Reporter:
         episodes: Sequence[Mapping],
         skipped: np.ndarray,
         frozen: np.ndarray,
+        diagnostics: Sequence[Mapping[str, float]],
     ) -> None:
         """Write a log line per member, with the means of the metrics added since the last one.
 
@@ -63,6 +64,7 @@ class Reporter:
             episodes: [M] statistics of the episodes since the last log line.
             skipped: [M] int, updates skipped so far.
             frozen: [M] bool, True for members that are no longer updated.
+            diagnostics: [M] metrics that are not means over updates.
         """
         now = (time.monotonic(), env_step, update)
         seconds, steps, updates = (b - a for a, b in zip(self._clock, now, strict=True))
@@ -74,6 +76,7 @@ class Reporter:
         records = [
             {**episodes[m], **means, "skipped_updates": int(skipped[m]), "frozen": bool(frozen[m])}
             | ({"env_faults": int(self._faults[m])} if self._faults[m] else {})
+            | diagnostics[m]
             | rates
             for m, means in enumerate(self._pop_means())
         ]

@@ -13,15 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from dreamer_jax.agent.agent import CONTEXT
 from dreamer_jax.agent.guard import is_frozen
+from dreamer_jax.agent.report import Report
 from dreamer_jax.config import sweep
 from dreamer_jax.envs.vector import FaultLimit, OnFault
 from dreamer_jax.errors import UsageError
 from dreamer_jax.files import DISK_FULL
 from dreamer_jax.replay.prefetch import Prefetcher
 from dreamer_jax.report.progress import Progress
-from dreamer_jax.report.video import open_loop_gif, open_loop_path
+from dreamer_jax.report.video import open_loop_gif, open_loop_path, write_errors
 from dreamer_jax.run import schedule
 from dreamer_jax.run.checkpoint import Checkpoints, Saver
 from dreamer_jax.run.driver import Driver, to_env_actions, without_env_states
@@ -32,9 +32,8 @@ from dreamer_jax.run.setup import MakeEnv, RunSetup, about_wrappers, build, desc
 from dreamer_jax.run.signals import Stopped, StopSignals
 from dreamer_jax.run.workdir import WorkDir
 from dreamer_jax.seeding import ENV_STREAM, REPORT_KEY, member_keys
-from dreamer_jax.types import Batch, Params, PolicyCarry, TrainState
+from dreamer_jax.types import Params, PolicyCarry, TrainState
 
-SEQUENCES = 6  # in each open-loop video
 USAGE_ERROR = f"{UsageError.__module__}.{UsageError.__qualname__}: "  # in a traceback
 
 
@@ -260,7 +259,28 @@ class Trainer:
         frozen = is_frozen(self._state, self._config.max_nonfinite)
         skipped, frozen = jax.device_get((self._state.skipped, frozen))
         episodes = self._driver.stats.pop()
-        self._reporter.write(self._env_step, self._update, episodes, skipped, frozen)
+        self._reporter.write(
+            self._env_step, self._update, episodes, skipped, frozen, self._diagnose()
+        )
+
+    def _diagnose(self) -> list[dict[str, float]]:
+        """Return diagnostics of every member's next batch; none before the first update."""
+        if not self._update:
+            return [{} for _ in self._setup.seeds]
+        metrics = jax.device_get(self._report().metrics)
+        return [
+            {name: float(values[member]) for name, values in metrics.items()}
+            for member in range(len(self._setup.seeds))
+        ]
+
+    def _report(self) -> Report:
+        """Return what the members predict of their next batches.
+
+        Before the first update no batch is in flight, and drawing one only for this would change
+        the updates that follow.
+        """
+        keys = member_keys(self._setup.seeds, REPORT_KEY)
+        return self._setup.fns.report(self._state, self._prefetch.peek(), keys)
 
     def _evaluate(self) -> None:
         episodes, records = self._config.eval_episodes, [{} for _ in self._setup.seeds]
@@ -303,10 +323,8 @@ class Trainer:
         """Draw the curves so far, and open-loop videos; no failure to do so stops a run."""
         try:
             self._reporter.draw_curves()
-            # Before the first update no batch is in flight, and drawing one only for a video
-            # would change the updates that follow.
-            if self._update and self._config.length > CONTEXT:
-                self._draw_open_loop(self._prefetch.peek())
+            if self._update and self._config.length > self._config.video_context:
+                self._draw_open_loop(jax.device_get(self._report()))
         except Exception as error:
             reason = (
                 str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
@@ -314,15 +332,22 @@ class Trainer:
             step = self._env_step
             self._progress.print(f"no picture at env step {step}: {reason}; training continues")
 
-    def _draw_open_loop(self, batch: Batch) -> None:
-        """Write a GIF of open-loop predictions beside the truth, per member and image entry."""
-        keys = member_keys(self._setup.seeds, REPORT_KEY)
-        sequences = _least_interrupted(batch, SEQUENCES)
-        videos = self._setup.fns.report(self._state.params, sequences, keys)
-        for key, (truth, prediction) in jax.device_get(videos).items():
-            for member in range(len(self._setup.seeds)):
-                path = open_loop_path(self._work.videos, key, self._env_step, member)
-                open_loop_gif(truth[member], prediction[member], path, context=CONTEXT)
+    def _draw_open_loop(self, report: Report) -> None:
+        """Write the members' open-loop errors, and a GIF of every image entry."""
+        folder, context = self._work.videos, self._config.video_context
+        for member in range(len(self._setup.seeds)):
+            one = jax.tree.map(lambda x, member=member: x[member], report)
+            write_errors(folder, self._env_step, member, one.error, context)
+            for key, film in one.films.items():
+                path = open_loop_path(folder, key, self._env_step, member)
+                open_loop_gif(
+                    film.truth,
+                    film.prediction,
+                    path,
+                    context=context,
+                    imagined=film.imagined,
+                    is_first=one.is_first,
+                )
 
     def _on_fault(self, name: str, num_envs: int) -> OnFault:
         """Return the handler of faults in M * num_envs environments called `name`."""
@@ -400,12 +425,3 @@ class Trainer:
                 f"{int((~restored).sum())} of {restored.size} environments could not be restored; "
                 "their open episodes are closed as truncated, and new ones begin"
             )
-
-
-def _least_interrupted(batch: Batch, count: int) -> Batch:
-    """Return each member's `count` sequences that a new episode interrupts latest or never."""
-    first = np.asarray(batch.is_first)[:, :, 1:]
-    undisturbed = np.where(first.any(-1), first.argmax(-1), first.shape[-1])
-    chosen = np.argsort(-undisturbed, axis=1, kind="stable")[:, :count]
-    rows = np.arange(len(chosen))[:, None]
-    return jax.tree.map(lambda x: x[rows, chosen], batch)

@@ -257,65 +257,6 @@ def test_published_parameter_counts():
     }
 
 
-class Reported:
-    """An image agent's report on sequences longer than the context."""
-
-    def __init__(self):
-        self.agent, hypers = mock_agent("mixed")
-        self.params = mock_state(self.agent, hypers).params
-        self.batch = mock_batch("mixed", t=6)
-        is_first = jnp.zeros((2, 6), bool).at[:, 0].set(True)
-        self.batch = self.batch.replace(is_first=is_first)
-        self.run = jax.jit(functools.partial(agent_lib.report, self.agent, context=3))
-        self.pictures = self.run(self.params, self.batch, jax.random.key(0))
-
-
-@pytest.fixture(scope="module")
-def reported():
-    return Reported()
-
-
-def test_a_report_holds_every_image(reported):
-    assert set(reported.pictures) == {"image", "depth"}
-    for key, (truth, prediction) in reported.pictures.items():
-        frames = reported.batch.obs[key]
-        assert truth.shape == prediction.shape == frames.shape
-        assert truth.dtype == prediction.dtype == jnp.float32
-        np.testing.assert_allclose(truth, frames / 255.0, atol=1e-6)
-        assert prediction.min() >= 0 and prediction.max() <= 1
-        assert prediction.std() > 0
-
-
-def test_a_report_shows_the_decoders_means_as_pictures(reported):
-    model = reported.params["model"]
-    last = {"kernel": jnp.zeros((6, 6, 2, 3)), "bias": jnp.array([0.25, -0.1, 2.0])}
-    decoder = {**model["decoder"], "conv_3": last}
-    params = {**reported.params, "model": {**model, "decoder": decoder}}
-    pictures = reported.run(params, reported.batch, jax.random.key(0))
-    np.testing.assert_allclose(pictures["image"][1][0, 0, 0, 0], [0.75], rtol=1e-6)
-    np.testing.assert_allclose(pictures["depth"][1][1, 5, 7, 9], [0.4, 1.0], rtol=1e-6)
-
-
-def test_a_report_sees_the_context_and_the_actions_alone(reported):
-    batch, key = reported.batch, jax.random.key(0)
-
-    def change(obs, start):
-        """Return observations with other images from step `start` on."""
-        return {
-            k: x.at[:, start:].set(255 - x[:, start:]) if x.ndim == 5 else x for k, x in obs.items()
-        }
-
-    for start, seen in ((3, False), (2, True)):
-        other = reported.run(reported.params, batch.replace(obs=change(batch.obs, start)), key)
-        for name, (_, prediction) in reported.pictures.items():
-            assert ((other[name][1] != prediction).any()) == seen
-    actions = batch.action.at[:, 3].set((batch.action[:, 3] + 1) % 3)
-    other = reported.run(reported.params, batch.replace(action=actions), key)
-    for name, (_, prediction) in reported.pictures.items():
-        np.testing.assert_array_equal(other[name][1][:, :3], prediction[:, :3])
-        assert (other[name][1][:, 3:] != prediction[:, 3:]).any()
-
-
 def test_policy_steps_reset_with_the_episode_and_remember_within_it():
     agent, hypers = mock_agent("vector")
     params = mock_state(agent, hypers).params

@@ -5,6 +5,7 @@ wrong shape. A small agent runs both eagerly and compiled.
 """
 
 import functools
+from dataclasses import replace
 
 import chex
 import jax
@@ -14,6 +15,7 @@ import pytest
 from mock_agents import OBS, assert_shapes, mock_agent, mock_batch, mock_state
 
 from dreamer_jax.agent import agent as agent_lib
+from dreamer_jax.agent.report import Film, report
 from dreamer_jax.behavior.actor_critic import actor_loss, critic_loss, imagine_rollout
 from dreamer_jax.behavior.imagination import ImagineNoise
 from dreamer_jax.model.distributions import from_noise
@@ -146,10 +148,15 @@ def test_train_step_returns_a_state_like_the_one_it_got(kind):
 
 
 def test_report(kind):
-    run = functools.partial(agent_lib.report, context=2)
-    pictures = kind.trace(run, kind.state.params, kind.batch, jax.random.key(0))
+    def run(agent, *args):
+        return report(replace(agent, context=2), *args)
+
+    result = kind.trace(run, kind.state, kind.batch, jax.random.key(0))
     images = {k: (B, T, *shape) for k, (shape, dtype) in kind.obs.items() if dtype == "uint8"}
-    assert_shapes(pictures, {k: (shape, shape) for k, shape in images.items()})
+    assert_shapes(result.films, {k: Film(shape, shape, shape) for k, shape in images.items()})
+    assert_shapes(result.error, dict.fromkeys([*kind.obs, "reward"], (T,)))
+    for leaf in result.metrics.values():
+        assert_shapes(leaf, ())
 
 
 class Small:
@@ -188,7 +195,7 @@ class Small:
         )
 
     def report(self, state, key):
-        return agent_lib.report(self.agent, state.params, self.batch, key, context=2)
+        return report(replace(self.agent, context=2), state, self.batch, key)
 
     def init(self, state, key):
         return agent_lib.init(self.agent, key, self.hypers)

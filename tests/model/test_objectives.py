@@ -2,6 +2,7 @@
 
 import functools
 import math
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import pytest
 from mock_agents import loss_gradients, mock_agent, mock_batch, nonzero, train_step
 
 from dreamer_jax.agent import agent as agent_lib
+from dreamer_jax.agent.report import report
 from dreamer_jax.behavior.returns import RETURNS
 from dreamer_jax.metrics import PLOTTED
 from dreamer_jax.model.objectives import info_nce
@@ -83,8 +85,9 @@ def test_without_a_decoder_an_agent_updates_and_reports_no_pictures(objective):
     new, metrics = jax.eval_shape(step, state, batch)
     assert jax.tree.structure(new) == jax.tree.structure(state)
     assert "image_loss" not in metrics
-    report = functools.partial(agent_lib.report, agent, context=2)
-    assert jax.eval_shape(report, state.params, batch, jax.random.key(0)) == {}
+    shown = functools.partial(report, replace(agent, context=2))
+    result = jax.eval_shape(shown, state, batch, jax.random.key(0))
+    assert result.films == {} and set(result.error) == {"reward"}
 
 
 def test_reward_sum_is_the_sum_to_the_horizon():

@@ -13,9 +13,11 @@ from dreamer_jax.report import curves, video
 from dreamer_jax.report.curves import draw_curves, mean_line
 from dreamer_jax.report.video import (
     episode_gif,
+    newest_errors,
     open_loop_gif,
     open_loop_path,
     open_loop_videos,
+    write_errors,
 )
 
 
@@ -222,6 +224,48 @@ def test_frame_of_the_predicted_row_tells_context_from_open_loop(tmp_path):
             np.testing.assert_allclose(frames[:, y, x], wanted, atol=8)
 
 
+def test_a_fourth_row_shows_what_the_policy_imagines(tmp_path):
+    truth, prediction = videos()
+    path = tmp_path / "open_loop.gif"
+    open_loop_gif(truth, prediction, path, context=2, scale=3, imagined=truth / 2)
+    frames, _ = read_gif(path)
+    assert frames.shape[1] == video.GAP + 4 * (3 * 6 + 2 * video.BORDER + video.GAP)
+    pixels, (y, x) = cell(frames, 3, 1, (6, 8), 3)
+    rising = 255 * np.linspace(0.1, 0.4, 5)
+    np.testing.assert_allclose(
+        pixels, np.broadcast_to(rising[:, None, None, None], pixels.shape), atol=3
+    )
+    wanted = [video.CONTEXT] * 2 + [video.IMAGINED] * 3
+    np.testing.assert_allclose(frames[:, y, x], wanted, atol=8)
+
+
+def test_a_new_episode_is_marked(tmp_path):
+    """In the truth where it begins, and in the prediction from there, unless in the context."""
+    is_first = np.array([[True, True, False, False, False], [False, False, False, True, False]])
+    path = tmp_path / "open_loop.gif"
+    truth, prediction = videos()
+    open_loop_gif(truth, prediction, path, context=2, scale=2, is_first=is_first, imagined=truth)
+    frames, _ = read_gif(path)
+    none, blue, orange, purple, green = (
+        video.BACKGROUND,
+        video.CONTEXT,
+        video.OPEN_LOOP,
+        video.INTERRUPTED,
+        video.IMAGINED,
+    )
+    expected = {
+        (0, 0): [none, purple, none, none, none],
+        (0, 1): [none, none, none, purple, none],
+        (1, 0): [blue, blue, orange, orange, orange],
+        (1, 1): [blue, blue, orange, purple, purple],
+        (2, 1): [none] * 5,
+        (3, 1): [blue, blue, green, green, green],
+    }
+    for (row, column), wanted in expected.items():
+        _, (y, x) = cell(frames, row, column, (6, 8), 2)
+        np.testing.assert_allclose(frames[:, y, x], wanted, atol=8, err_msg=f"{row}, {column}")
+
+
 @pytest.mark.parametrize("context", [0, 5])
 def test_context_may_be_nothing_or_everything(tmp_path, context):
     open_loop_gif(*videos(), tmp_path / "open_loop.gif", context=context)
@@ -271,6 +315,7 @@ def test_images_of_any_number_of_channels_are_drawn(tmp_path, channels, shown):
     "change, words",
     [
         (dict(prediction=np.zeros((2, 5, 6, 7, 3))), r"shape \(2, 5, 6, 7, 3\), truth has"),
+        (dict(imagined=np.zeros((2, 5, 6, 7, 3))), r"imagined has shape \(2, 5, 6, 7, 3\), truth"),
         (dict(truth=np.zeros((5, 6, 8, 3)), prediction=np.zeros((5, 6, 8, 3))), "truth must be"),
         (dict(truth=np.zeros((0, 5, 6, 8, 3)), prediction=np.zeros((0, 5, 6, 8, 3))), "none empty"),
         (dict(truth=np.zeros((2, 5, 6, 8, 3), int)), "truth must be uint8 or float, not int64"),
@@ -305,6 +350,21 @@ def test_open_loop_videos_are_found_by_their_names_oldest_first(tmp_path):
         ("image", 1_000_000_000, 1),
     ]
     assert all(v.path == open_loop_path(tmp_path, v.key, v.env_step, v.member) for v in found)
+
+
+def test_the_newest_errors_of_every_member_are_read(tmp_path):
+    messages = []
+    assert newest_errors(tmp_path / "videos", messages.append) == {}
+    for env_step, member, value in ((20, 0, 1.0), (1_000_000_000, 0, np.nan), (30, 1, 2.0)):
+        write_errors(tmp_path, env_step, member, {"image": np.array([0.5, value])}, context=1)
+    (tmp_path / "open_loop_000000040_member2.json").write_text("[1")
+    (tmp_path / "open_loop_000000040_member3.json").write_text('{"context": 1}')
+    found = newest_errors(tmp_path, messages.append)
+    assert found == {
+        0: (1_000_000_000, 1, {"image": [0.5, None]}),
+        1: (30, 1, {"image": [0.5, 2.0]}),
+    }
+    assert len(messages) == 2 and all("open_loop_000000040_member" in m for m in messages)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -40,7 +40,8 @@ def metrics(*values):
 
 
 def write(reporter, env_step):
-    reporter.write(env_step, 1, [{}, {}], np.array([0, 2]), np.array([False, True]))
+    arrays = np.array([0, 2]), np.array([False, True])
+    reporter.write(env_step, 1, [{}, {}], *arrays, [{}, {"kl_max": 0.5}])
 
 
 def losses(work):

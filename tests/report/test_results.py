@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 from rich.console import Console
 from written_runs import write_run
@@ -21,6 +22,7 @@ from dreamer_jax.report.results.figures import all_pictures, learning_curves
 from dreamer_jax.report.results.report import write_report
 from dreamer_jax.report.results.runs import by_variant, read_runs
 from dreamer_jax.report.results.watch import watch
+from dreamer_jax.report.video import write_errors
 
 KEYS = ["eval_return", "model_loss", "train_return"]
 
@@ -347,6 +349,21 @@ def test_curves_state_their_seeds_bins_and_smoothing(tmp_path):
     picture = learning_curves("reach", by_variant(runs)["reach"], smoothing=(10, 3))
     assert "mean of 10 bins, running mean of 3 points" in picture.text
     assert "4 seeds" in picture.text and picture.png[:4] == b"\x89PNG"
+
+
+def test_open_loop_errors_are_drawn_and_broken_ones_named(tmp_path):
+    runs = write_run(tmp_path / "a", returns=[[0.1], [0.2]]), write_run(tmp_path / "b", kl_loss="x")
+    for run in runs:
+        (run / "videos").mkdir()
+    for step, values in ((10, [9.0, 9.0]), (20, [0.5, np.nan])):
+        error = {"image": np.array(values), "reward": np.ones(2)}
+        write_errors(runs[0] / "videos", step, 1, error, context=1)
+    (runs[1] / "videos" / "open_loop_000000010_member0.json").write_text("{}")
+    _, problems = report(tmp_path, out=tmp_path / "out")
+    assert len(problems) == 1 and "b/videos/open_loop_000000010_member0.json: no" in problems[0]
+    assert (tmp_path / "out" / "figures" / "catch_horizon.png").exists()
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert "image, ours: finally 0.5; reward, ours: finally 1." in page
 
 
 def test_plot_writes_a_figure_per_task(tmp_path, capsys):

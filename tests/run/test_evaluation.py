@@ -51,7 +51,9 @@ def clock_setup(make_env, **env):
     config = make_tiny_config(task="gym:CartPole-v1", seeds=2, eval_steps=30)
     config.env.update(env)
     setup = build(config, make_env)
-    fns = setup.fns._replace(init_policy=lambda keys, envs: 0, greedy_step=act_by_step)
+    fns = setup.fns._replace(
+        init_policy=lambda keys, envs: 0, greedy_step=act_by_step, value=lambda params, carry: None
+    )
     return replace(setup, fns=fns)
 
 
@@ -71,6 +73,44 @@ def test_the_number_of_environments_is_bounded_and_changes_no_result():
         np.testing.assert_array_equal(other.returns, found[0].returns)
         np.testing.assert_array_equal(other.lengths, found[0].lengths)
     assert len(set(found[0].lengths.ravel())) > 3
+
+
+def test_the_critic_is_compared_with_discounted_transformed_rewards():
+    """Also where an episode starts again, and more are played than environments are open."""
+    broken = [True]
+
+    def make_env(seed):
+        return Clock(fails_at=3 if broken and broken.pop() else None)
+
+    setup = clock_setup(make_env, eval_envs=3)
+    broken[:] = [True]
+    episodes = 4
+
+    def value(params, carry):
+        return np.full((2, episodes), float(carry)) + np.array([[0.0], [10.0]])
+
+    setup = replace(setup, fns=setup.fns._replace(value=value))
+    played = play_episodes(setup, None, episodes, on_fault=lambda row, text: None)
+    steps = np.arange(1, 13)
+    rewards = 0.999**steps * np.tanh(steps + (steps - 1) % 2)
+    lengths = played.lengths.ravel()
+    expected = np.array([rewards[:length].sum() for length in lengths])
+    # The first environment fails in its third step: the carry has seen four when it starts again,
+    # and its actions have moved on by three.
+    assert played.values.tolist() == [[4.0] + [1.0] * 3, [11.0] * 4]
+    again = steps + steps % 2
+    expected[0] = (0.999**steps * np.tanh(again))[: lengths[0]].sum()
+    np.testing.assert_allclose(played.discounted.ravel(), expected, rtol=1e-5)
+    first, _ = summarize(setup, played)
+    assert first["eval_value"] == np.mean(played.values[0])
+    assert first["critic_bias"] == first["eval_value"] - np.mean(played.discounted[0])
+
+
+def test_without_a_critic_there_is_no_bias_of_it():
+    setup = clock_setup(lambda seed: Clock())
+    assert (
+        "critic_bias" not in summarize(setup, play_episodes(setup, None, 2, on_fault=no_fault))[0]
+    )
 
 
 def test_endless_episodes_are_cut():

@@ -51,10 +51,11 @@ def test_work_directory(finished):
         "checkpoints.json", "videos", "curves.png", "replay",
     }  # fmt: skip
     assert json.loads((workdir / "config.json").read_text())["horizon"] == config.horizon
-    videos = sorted(path.name for path in (workdir / "videos").iterdir())
-    assert videos == [
-        f"open_loop_image_{step:09d}_member{member}.gif" for step in (100, 200) for member in (0, 1)
-    ]
+    videos = {path.name for path in (workdir / "videos").iterdir()}
+    places = [f"{step:09d}_member{member}" for step in (100, 200) for member in (0, 1)]
+    assert videos == {
+        f"open_loop_{name}" for p in places for name in (f"image_{p}.gif", f"{p}.json")
+    }
 
 
 def test_metrics(finished):
@@ -72,6 +73,11 @@ def test_metrics(finished):
     for name in ("kl", "actor_entropy", "model_loss", "image_loss", "critic_loss", "train_return"):
         assert np.isfinite(last[name]), name
     assert logged[-1]["kl"] != logged[-2]["kl"]  # members are their own
+    assert "collapsed_latents" not in logged[0]  # no update yet
+    for name in ("latent_kl_max", "reward_predicted", "discount_seen", "open_loop_error"):
+        assert np.isfinite(last[name]), name
+    assert 0 <= last["collapsed_latents"] <= 1
+    assert all(np.isfinite(row["critic_bias"]) for row in rows if "eval_return" in row)
 
 
 def test_a_finished_run_is_not_run_again(finished):

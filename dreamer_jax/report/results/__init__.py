@@ -2,7 +2,8 @@
 
     runs.py     read runs: finished, running or broken, local or copied without their replay
     tables.py   rows of scores, aggregates, ablations, grids and health
-    figures.py  learning curves, aggregates, differences, grids
+    signs.py    rules that name the likely cause of a failing run
+    figures.py  learning curves, aggregates, differences, grids, diagnostics
     accept.py   thresholds such as 'median(eval_return) >= 900'
     files.py    results.csv, results.json, marl_eval.json
     page.py     index.html, with page.html, page.css and page.js

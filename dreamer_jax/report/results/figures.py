@@ -14,6 +14,7 @@ from dreamer_jax.files import replacing
 from dreamer_jax.metrics import PLOTTED
 from dreamer_jax.report.curves import (
     FEW_COLOURS,
+    GRID,
     INK,
     MAX_LEGEND,
     SPARSE,
@@ -53,10 +54,23 @@ INTERVAL_POINTS = 40  # places of a curve where its interval is computed
 MAX_TASKS = 60  # with curves of their own
 
 DIAGNOSTICS = (
-    "train_return", "model_loss", "image_loss", "reward_loss", "kl", "prior_entropy",
-    "posterior_entropy", "actor_entropy", "critic", "critic_target", "model_grad_norm",
-    "imagined_reward", "actor_grad_norm", "critic_grad_norm", "skipped_updates",
+    "train_return", "model_loss", "skipped_updates",
+    "model_grad_norm", "actor_grad_norm", "critic_grad_norm",
+    "image_loss", "open_loop_error", "kl",
+    "latent_kl_max", "latent_kl_mean", "collapsed_latents",
+    "prior_entropy", "posterior_entropy", "actor_entropy",
+    "reward_loss", "reward_nonzero", "reward_slope",
+    "discount_loss", "discount_at_end", "imagined_reward",
+    "critic", "critic_target", "critic_bias",
 )  # fmt: skip
+UNITS = {  # of those without a panel in curves.png
+    "latent_kl_max": "nats",
+    "latent_kl_mean": "nats",
+    "collapsed_latents": "share of variables",
+    "reward_nonzero": "share of steps",
+    "open_loop_error": "mean squared error",
+}
+EXTREME = 50  # times the median size of a panel's values, beyond which it is symlog
 
 Smoothing = tuple[int, int]  # bins over the x range, points of the running mean; 0 for none
 
@@ -87,7 +101,8 @@ def all_pictures(runs: Sequence[Run]) -> list[Picture]:
         pictures += [aggregate_curves(runs, suite), profiles(runs, suite)]
         pictures += [differences(runs, suite)]
     pictures += [heatmap(grid) for grid in grids(runs)[:MAX_TASKS]]
-    pictures += [diagnostics(task, variants) for task, variants in [*tasks.items()][:MAX_TASKS]]
+    for task, variants in [*tasks.items()][:MAX_TASKS]:
+        pictures += [diagnostics(task, variants), horizon_errors(task, variants)]
     return [picture for picture in pictures if picture is not None]
 
 
@@ -279,10 +294,67 @@ def diagnostics(task: str, variants: Mapping[str, Sequence[Member]]) -> Picture 
     ]
     title = f"{task}: diagnostics"
     text = f"Metrics of {task} against frames, a line per member. {'; '.join(said)}."
-    figure = panel_figure(panels, seeds, labels, title)
+    figure = panel_figure(panels, seeds, labels, title, PLOTTED | UNITS)
+    for axes in figure.axes:
+        _tame(axes)
     return _picture(figure, f"{_file(task)}_diagnostics", title, text)._replace(
         section="Diagnostics"
     )
+
+
+def horizon_errors(task: str, variants: Mapping[str, Sequence[Member]]) -> Picture | None:
+    """Draw open-loop errors against the horizon, a panel per entry and a line per member."""
+    groups = {label: [m.errors for m in group if m.errors] for label, group in variants.items()}
+    names = dict.fromkeys(name for group in groups.values() for e in group for name in e.error)
+    if not names:
+        return None
+    figure, axes = _new_figure()
+    axes.remove()
+    figure.set_figwidth(max(6.0, 4.0 * len(names)))
+    said, colours = [], pick_colours([label for label, group in groups.items() if group])
+    for index, name in enumerate(names):
+        axes = figure.add_subplot(1, len(names), index + 1)
+        style_axes(axes, f"{task}: {name}", "steps after the context", "mean squared error")
+        for label, colour in colours.items():
+            for errors in groups[label]:
+                ys = np.array(errors.error.get(name, []), float)
+                xs = np.arange(len(ys)) + 1 - errors.context
+                axes.plot(xs, ys, color=colour, marker="o", markersize=3, linewidth=1.2)
+                last = ys[np.isfinite(ys)][-1:]
+                said += [f"{name}, {label}: finally {y:.3g}" for y in last]
+        left, right = axes.dataLim.intervalx
+        axes.axvspan(left - 0.5, 0.5, color=GRID, alpha=0.4, linewidth=0)
+        axes.set_xlim(left - 0.5, right + 0.5)
+        _tame(axes)
+        if axes.get_yscale() == "linear":
+            axes.set_ylim(bottom=0)
+    for label, colour in colours.items():
+        count = len(groups[label])
+        name = f"{label}, {count} seed{'s' * (count > 1)}"
+        figure.axes[0].plot([], [], color=colour, label=name)
+    _legend(figure.axes[0])
+    title = f"{task}: open-loop error"
+    text = (
+        f"Mean squared error of {task} against the steps that the model predicts alone, a line per "
+        f"member, of its newest video. {'; '.join(said)}."
+    )
+    return _picture(figure, f"{_file(task)}_horizon", title, text)._replace(section="Diagnostics")
+
+
+def _tame(axes: "Axes") -> None:
+    """Scale the y axis logarithmically if a few values would hide all others."""
+    from matplotlib.ticker import SymmetricalLogLocator
+
+    values = np.concatenate([[], *(line.get_ydata() for line in axes.lines)])
+    values = values[np.isfinite(values)]
+    sizes = np.abs(values[values != 0])
+    if not sizes.size or sizes.max() <= EXTREME * np.median(sizes):
+        return
+    if values.min() > 0:
+        axes.set_yscale("log")
+    else:
+        axes.set_yscale("symlog", linthresh=float(np.median(sizes)))
+        axes.yaxis.set_major_locator(SymmetricalLogLocator(axes.yaxis.get_transform(), [1.0]))
 
 
 def _cell(grid: Grid, y: float | None, x: float, fn) -> float:

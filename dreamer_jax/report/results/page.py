@@ -156,14 +156,17 @@ def _videos(runs: Sequence[Run]) -> list[Section]:
         blocks.append(
             f"<details><summary>{title}</summary><figure>"
             f'<img loading="lazy" src="{_data("image/gif", content)}" alt="Open-loop prediction of '
-            f"{title}: the true images in the first row, the model's below, then the error. The "
-            f'frame is blue while the model sees the images, then orange."></figure></details>'
+            f"{title}: the true images in the first row, the model's below, then the error, last "
+            f"what the model imagines under the policy. Frames are blue while the model sees the "
+            f'images."></figure></details>'
         )
     if not blocks:
         return []
-    note = "After a few frames of context the model predicts alone. Rows: truth, model, error. " + (
-        f"{left_out} runs more have videos in their directories." if left_out else ""
-    )
+    note = (
+        "After a few frames of context, framed in blue, the model predicts alone. Rows: truth, "
+        "model with the true actions (orange), error, and model with the policy's own actions "
+        "(green). Purple: a new episode began, of which the model knows nothing. "
+    ) + (f"{left_out} runs more have videos in their directories." if left_out else "")
     return [Section("Open-loop predictions", f'<p class="note">{note}</p>{"".join(blocks)}')]
 
 

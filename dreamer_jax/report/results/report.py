@@ -14,6 +14,7 @@ from dreamer_jax.report.results.files import (
 )
 from dreamer_jax.report.results.page import write_page
 from dreamer_jax.report.results.runs import Problems, read_runs
+from dreamer_jax.report.results.signs import signs_table
 from dreamer_jax.report.results.tables import all_tables
 from dreamer_jax.report.scores.score import METRIC
 
@@ -40,12 +41,14 @@ def write_report(
     Raises:
         UsageError: a path does not exist, or a threshold names an unknown metric.
     """
-    runs, problems = read_runs(paths, [METRIC, *DIAGNOSTICS], defaults=defaults, ignored=ignored)
+    keys = [METRIC, *DIAGNOSTICS]
+    runs, problems = read_runs(paths, keys, defaults=defaults, ignored=ignored)
     verdicts = judge(runs, accept)
     out = Path(out).expanduser()
     figures = out / "figures"
     figures.mkdir(parents=True, exist_ok=True)
-    tables, pictures, records = all_tables(runs), all_pictures(runs), member_records(runs)
+    tables, pictures = [*all_tables(runs), *signs_table(runs)], all_pictures(runs)
+    records = member_records(runs)
     for picture in pictures:
         picture.save(figures)
     write_csv(records, out / "results.csv")

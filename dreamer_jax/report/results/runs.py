@@ -25,6 +25,7 @@ from dreamer_jax.report.scores.score import (
     make_curve,
     score,
 )
+from dreamer_jax.report.video import OpenLoopErrors, newest_errors
 
 CONFIG, METRICS, SUMMARY, LOCK = "config.json", "metrics.jsonl", "summary.json", "lock"
 RESUMES = "resumes.log"  # a line for each time that the run was resumed
@@ -69,6 +70,7 @@ class Member:
     setting: dict[str, Any] = field(default_factory=dict)  # what distinguishes it, but for the seed
     curves: dict[str, Curve] = field(default_factory=dict)  # by metric, against frames
     latest: dict[str, Any] = field(default_factory=dict)  # the last value of every metric
+    errors: OpenLoopErrors | None = None  # of its newest video
 
     @property
     def task(self) -> str:
@@ -219,6 +221,9 @@ def _read_members(run: Run, keys: Sequence[str], x: str, problems: Problems) -> 
         problems.append(f"{bad[0]}; left out{others}")
     for number, values in points.items():
         members[number].curves = {key: make_curve(values[key]) for key in values}
+    for number, errors in newest_errors(run.path / "videos", problems.append).items():
+        if number in members:
+            members[number].errors = errors
     if not members and not bad and path.exists():
         problems.append(f"{path}: no rows yet")
     return [members[number] for number in sorted(members)]

@@ -1,0 +1,115 @@
+"""Signs of a failing run, named with their likely cause and what shows it.
+
+Every sign is a rule about a member's curves, and may be wrong: docs/diagnosing.md says what each
+metric means, and which runs the rules were tried on.
+"""
+
+import statistics
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from dreamer_jax.report.results.runs import Member, Run
+from dreamer_jax.report.results.tables import Table
+
+LAST = 4  # the last quarter of a curve counts
+COLLAPSED = 0.9  # share of latent variables
+CERTAIN = 0.01  # nats of entropy
+SOLVED = 0.9  # normalised score above which an actor may be certain
+
+
+class Sign(NamedTuple):
+    """Something that is wrong with a member."""
+
+    cause: str
+    evidence: str
+
+
+def updates_are_skipped(member: Member) -> str | None:
+    skipped = member.latest.get("skipped_updates")
+    if not skipped:
+        return None
+    return f"{skipped} updates were skipped, because a loss or a gradient was not finite"
+
+
+def model_gradient_is_clipped(member: Member) -> str | None:
+    norm, clip = _late(member, "model_grad_norm"), member.run.config.get("opt.clip")
+    if norm is None or not clip or norm <= clip:
+        return None
+    return f"the norm of the model's gradient stays at {norm:,.3g}, above opt.clip = {clip:g}"
+
+
+def latents_carry_nothing(member: Member) -> str | None:
+    share, entropy = _late(member, "collapsed_latents"), _late(member, "posterior_entropy")
+    # Latents that are certain whatever is observed are those of a saturated network.
+    if share is None or entropy is None or share < COLLAPSED or abs(entropy) < CERTAIN:
+        return None
+    return (
+        f"{share:.0%} of the latent variables are collapsed, and the posterior leaves "
+        f"{entropy:.3g} nats open"
+    )
+
+
+def actor_is_certain(member: Member) -> str | None:
+    entropy, score = _late(member, "actor_entropy"), member.normalized_score
+    # Entropies of continuous actions may be negative, and 0 means nothing there.
+    if entropy is None or not 0 <= entropy < CERTAIN or (score is not None and score > SOLVED):
+        return None
+    return f"the actor's entropy is {entropy:.2g} nats"
+
+
+def reward_is_unseen(member: Member) -> str | None:
+    seen, returns = member.curves.get("reward_nonzero"), member.curves.get("train_return")
+    if not seen or any(point.value for point in [*seen, *(returns or ())]):
+        return None
+    return "no batch held a reward, and every episode of training returned 0"
+
+
+# Rules by the likely cause that they name; a rule returns what shows it, or None.
+SIGNS: dict[str, Callable[[Member], str | None]] = {
+    "learning rate too high, or numbers of the environment": updates_are_skipped,
+    "learning rate of the model too high": model_gradient_is_clipped,
+    "weight of the KL loss too high": latents_carry_nothing,
+    "entropy bonus too low": actor_is_certain,
+    "reward never seen": reward_is_unseen,
+}
+
+
+def signs_of(member: Member) -> list[Sign]:
+    """Return the signs that a member fails."""
+    return [Sign(cause, text) for cause, rule in SIGNS.items() if (text := rule(member))]
+
+
+def signs_table(runs: Sequence[Run]) -> list[Table]:
+    """Return a table of all members' signs, if there are any."""
+    rows = [
+        {
+            "run": member.run.name,
+            "member": member.number,
+            "seed": member.seed,
+            "task": member.task,
+            "variant": member.label,
+            **sign._asdict(),
+        }
+        for run in runs
+        for member in run.members
+        for sign in signs_of(member)
+    ]
+    headings = {
+        "run": "Run",
+        "member": "Member",
+        "seed": "Seed",
+        "task": "Task",
+        "variant": "Variant",
+        "cause": "Likely cause",
+        "evidence": "What shows it",
+    }
+    note = "Rules about the curves below; none is a proof. docs/diagnosing.md explains them."
+    return [Table("signs", "Signs of failure", headings, rows, note)] if rows else []
+
+
+def _late(member: Member, key: str) -> float | None:
+    """Return the median of the last quarter of a curve; None if it has no point."""
+    curve = member.curves.get(key)
+    if not curve:
+        return None
+    return statistics.median(point.value for point in curve[-max(1, len(curve) // LAST) :])
