@@ -91,7 +91,9 @@ def copy_members(members: Sequence[MemberReplay], target: Path) -> None:
             checkpoint needs.
     """
     target.mkdir()
-    for member, directory in zip(members, member_directories(target, len(members)), strict=True):
+    for member, directory in zip(
+        members, member_directories(target, range(len(members))), strict=True
+    ):
         directory.mkdir()
         for key in member.layout.entries:
             _copy_entry(member, key, directory)

@@ -40,6 +40,7 @@ class Replay:
         *,
         spec: Spec,
         seeds: Sequence[int],
+        numbers: Sequence[int] | None = None,
         num_envs: int,
         capacity: int,
         slack: int,
@@ -54,6 +55,8 @@ class Replay:
             spec: shape and dtype of one record, per key; has `reward` and bool `is_first`,
                 `is_last`, `is_terminal`, all scalars, and any other entries to keep.
             seeds: [M], not negative; may repeat.
+            numbers: [M], the names of the members' directories, among others in `directory`; None
+                if there are no others.
             num_envs: E.
             capacity: agent steps kept per member; each stream keeps capacity // E.
             slack: steps per stream that may be added between two calls of `pin`.
@@ -85,7 +88,7 @@ class Replay:
         # First record of the stream's episode in progress, -1 between episodes.
         self._episode_start = np.full(self._shape, -1, np.int64)
         self._episodes = Episodes(self._shape, self._layout.capacity, self._length)
-        self._rings = open_rings(self._layout, self.num_members, directory)
+        self._rings = open_rings(self._layout, self.num_members, directory, numbers)
         self._closed = False
         self._step_fits = False  # the first step was checked; shapes and dtypes do not change
 

@@ -13,7 +13,7 @@ import os
 import resource
 import shutil
 import urllib.parse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -156,28 +156,33 @@ def entry_name(key: str) -> str:
     return urllib.parse.quote(key, safe="") + ".bin"
 
 
-def member_directories(directory: Path, num_members: int) -> list[Path]:
+def member_directories(directory: Path, numbers: Iterable[int]) -> list[Path]:
     """Return the directory of each member's ring inside the replay's."""
-    return [directory / str(member) for member in range(num_members)]
+    return [directory / str(number) for number in numbers]
 
 
-def open_rings(layout: Layout, num_members: int, directory: str | Path | None) -> list[Ring]:
+def open_rings(
+    layout: Layout,
+    num_members: int,
+    directory: str | Path | None,
+    numbers: Sequence[int] | None = None,
+) -> list[Ring]:
     """Make the rings of M members, or open those that `directory` holds.
 
     Files and memory are lazy: space is taken as slots are first written.
 
     Args:
-        directory: has or gets one directory per member, named 0 to M - 1; None keeps the rings in
-            memory.
+        directory: has or gets one directory per member; None keeps the rings in memory.
+        numbers: the names of these directories, among others; None for 0 to M - 1 and no others.
     """
     if directory is None:
         return [Ring(layout, None) for _ in range(num_members)]
     directory = Path(directory).resolve()
-    members = member_directories(directory, num_members)
+    members = member_directories(directory, range(num_members) if numbers is None else numbers)
     check_version(directory)
-    numbers = [int(path.name) for path in directory.glob("*") if path.name.isdecimal()]
-    found = 1 + max(numbers, default=-1)
-    if found > num_members:
+    existing = [int(path.name) for path in directory.glob("*") if path.name.isdecimal()]
+    found = 1 + max(existing, default=-1)
+    if numbers is None and found > num_members:
         raise UsageError(
             f"the replay in {directory} has {found} members, asked for {num_members}; use the "
             "settings it was made with, or another directory"

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from dreamer_jax import config as config_lib
 from dreamer_jax.agent.agent import CONTEXT
 from dreamer_jax.agent.guard import is_frozen
 from dreamer_jax.config import sweep
@@ -27,6 +28,8 @@ from dreamer_jax.run.checkpoint import Checkpoints, Saver
 from dreamer_jax.run.driver import Driver, to_env_actions, without_env_states
 from dreamer_jax.run.evaluation import Episodes, play_episodes, summarize
 from dreamer_jax.run.identity import changed_code, check_maker, check_spaces, write_identity
+from dreamer_jax.run.processes import current as current_processes
+from dreamer_jax.run.processes import gathered, joined, own_members
 from dreamer_jax.run.reporter import Reporter
 from dreamer_jax.run.setup import MakeEnv, RunSetup, about_wrappers, build, describe
 from dreamer_jax.run.signals import Stopped, StopSignals
@@ -59,23 +62,48 @@ def train(config: ConfigDict, workdir: str | Path, make_env: MakeEnv | None = No
         TooManyFaults: environments failed more often than `config.env.max_faults` allows.
     """
     work = WorkDir(workdir)
-    note = check_maker(work.environment, config.task, make_env)
-    setup = build(config, make_env)
-    config = setup.config
-    check_spaces(work.environment, setup.identity)
-    with work.claim(config):
-        write_identity(work.environment, setup.identity)
-        summary = work.read_summary()
+    processes = current_processes()
+    with contextlib.ExitStack() as run:
+        run.enter_context(processes.failing_together())
+        note = check_maker(work.environment, config.task, make_env)
+        setup = build(config, make_env, processes=processes)
+        config = setup.config
+        check_spaces(work.environment, setup.identity)
+        if processes.first:
+            run.enter_context(work.claim(config))
+            write_identity(work.environment, setup.identity)
+        summary = _first_says(setup, work)
         if summary is not None and summary["env_step"] >= config.steps:
             return summary
-        settings = [member.setting for member in sweep.members(config)]
-        display = Progress(config.steps, setup.seeds, settings=settings)
+        members = sweep.members(config)
+        seeds, settings = [m.seed for m in members], [m.setting for m in members]
+        live = None if processes.first else False
+        display = Progress(config.steps, seeds, live, settings=settings)
         with StopSignals() as stop, display as progress:
             for line in (note, str(setup.identity), describe(setup, work), about_wrappers(setup)):
                 if line:
                     progress.print(line)
             with contextlib.ExitStack() as closing:
                 return Trainer(setup, work, progress, stop, closing).run()
+
+
+def _first_says(setup: RunSetup, work: WorkDir) -> dict | None:
+    """Return the summary of a finished run, as the first process reads it.
+
+    Raises:
+        UsageError: the processes were given different configs.
+    """
+    processes, text = setup.processes, config_lib.to_json(setup.config)
+    said = processes.exchange((text, work.read_summary() if processes.first else None))
+    different = [index for index, (given, _) in enumerate(said) if given != said[0][0]]
+    if different:
+        other = config_lib.from_json(said[different[0]][0])
+        lines = config_lib.differences(config_lib.from_json(said[0][0]), other)
+        raise UsageError(
+            f"process {different[0]} was given another config than process 0 (0 -> "
+            f"{different[0]}):\n" + "\n".join(lines)
+        )
+    return said[0][1]
 
 
 class Trainer:
@@ -100,7 +128,8 @@ class Trainer:
         self._setup, self._config, self._work = setup, setup.config, work
         self._progress, self._stop = progress, stop
         keep, keep_every = self._config.checkpoint_keep, self._config.checkpoint_keep_every
-        checkpoints = Checkpoints(work.checkpoints, keep, keep_every)
+        self._processes = setup.processes
+        checkpoints = Checkpoints(work.checkpoints, keep, keep_every, setup.processes)
         closing.callback(checkpoints.close)
         if checkpoints.steps():
             work.check_replay(self._config)
@@ -112,8 +141,11 @@ class Trainer:
             margin=schedule.replay_margin(self._config),
             minutes=self._config.checkpoint_minutes,
             warn=progress.print,
+            members=setup.numbers,
         )
-        self._reporter = Reporter(self._config, work, progress, setup.identity.name)
+        self._reporter = Reporter(
+            self._config, work, progress, setup.identity.name, setup.processes
+        )
         closing.callback(self._reporter.close)
         self._limit = FaultLimit(self._config.env.max_faults, log=lambda row, text: None)
         num_envs, workers = self._config.env.num_envs, self._config.env.workers
@@ -137,7 +169,7 @@ class Trainer:
         try:
             self._do_due_work()
             while self._env_step < self._config.steps:
-                self._stop.check()
+                self._check_stop()
                 self._step()
                 self._do_due_work()
             finished = True
@@ -151,10 +183,15 @@ class Trainer:
             message = f"{error.strerror}; stopped at env step {self._env_step}, saved: {saved}"
             raise OSError(error.errno, message, error.filename) from error
         result = {"finished": finished, "env_step": self._env_step, "update": self._update}
-        result["members"] = self._summary if finished else None
-        if finished:
+        result["members"] = joined(self._processes.exchange(self._summary)) if finished else None
+        if finished and self._processes.first:
             self._work.write_summary(result)
         return result
+
+    def _check_stop(self) -> None:
+        """Raise Stopped if a signal has arrived in any process."""
+        if self._processes.any(self._stop.requested):
+            raise Stopped
 
     def begin_with(self, params: Mapping[str, Params], slow_critic: Params) -> None:
         """Save a first checkpoint in which every member has these parameters of one member.
@@ -196,7 +233,8 @@ class Trainer:
     def _act(
         self, obs: dict[str, np.ndarray], is_first: np.ndarray
     ) -> tuple[PolicyCarry, jax.Array]:
-        fns, state, inputs = self._setup.fns, self._state, (self._carry, obs, is_first)
+        fns, state = self._setup.fns, self._state
+        inputs = (self._carry, *self._setup.placement.put((obs, is_first)))
         if schedule.explores(self._config, self._env_step):
             return fns.explore_step(state.params, *inputs, state.update)
         return fns.policy_step(state.params, *inputs)
@@ -204,12 +242,12 @@ class Trainer:
     def _update_until(self, count: int) -> None:
         """Make updates until there are `count` in total."""
         while self._update < count:
-            self._stop.check()
+            self._check_stop()
             self._update_members()
 
     def _update_members(self) -> None:
         """Update all members from the next batch."""
-        if not self._update and not self._replay.sampleable.any():
+        if not self._update and not self._processes.any(self._replay.sampleable.any()):
             raise UsageError(
                 f"after a prefill of {self._config.prefill} steps the replay has no sequence of "
                 f"config.length = {self._config.length} steps for any member; if episodes are "
@@ -233,7 +271,7 @@ class Trainer:
         """Say which members begin to have nothing to learn from."""
         for member in np.flatnonzero(empty & ~self._empty):
             self._progress.print(
-                f"member {member} (seed {self._setup.seeds[member]}) has no sequence of "
+                f"member {self._setup.numbers[member]} (seed {self._setup.seeds[member]}) has no sequence of "
                 f"config.length = {self._config.length} steps in its replay, so its updates are "
                 "skipped until it has; config.replay.sampling = 'time' draws across episodes"
             )
@@ -251,7 +289,7 @@ class Trainer:
         while self._due and self._due[0] != "checkpoint":
             work[self._due[0]]()
             self._due.pop(0)  # not before: an interrupted run has to do it again
-        if self._due or self._saver.due():
+        if self._due or self._processes.any(self._saver.due()):
             self._due = []
             self._save(wait=self._env_step >= self._config.steps)
         self._saver.collect()
@@ -284,7 +322,7 @@ class Trainer:
             self._state.params,
             episodes,
             on_fault=on_fault,
-            check=self._stop.check,
+            check=self._stop_if_asked,
         )
         workers = env.workers if env.eval_workers is None else env.eval_workers
         if workers or env.eval_workers == 0 or not self._setup.identity.is_foreign:
@@ -298,6 +336,11 @@ class Trainer:
                 f"another ({error})"
             )
             return play()
+
+    def _stop_if_asked(self) -> None:
+        """Raise Stopped, here and in the other processes, which may be at another episode."""
+        if self._stop.requested:
+            self._processes.stop()
 
     def _draw(self) -> None:
         """Draw the curves so far, and open-loop videos; no failure to do so stops a run."""
@@ -320,8 +363,8 @@ class Trainer:
         sequences = _least_interrupted(batch, SEQUENCES)
         videos = self._setup.fns.report(self._state.params, sequences, keys)
         for key, (truth, prediction) in jax.device_get(videos).items():
-            for member in range(len(self._setup.seeds)):
-                path = open_loop_path(self._work.videos, key, self._env_step, member)
+            for member, number in enumerate(self._setup.numbers):
+                path = open_loop_path(self._work.videos, key, self._env_step, number)
                 open_loop_gif(truth[member], prediction[member], path, context=CONTEXT)
 
     def _on_fault(self, name: str, num_envs: int) -> OnFault:
@@ -354,15 +397,18 @@ class Trainer:
             "report": self._reporter.state(),
             "summary": self._summary or [None] * len(self._setup.seeds),
         }
-        members = zip(*states.values(), strict=True)
+        rows = zip(*states.values(), strict=True)
+        own = [dict(zip(states, records, strict=True)) for records in rows]
         host = {
             "env_step": self._env_step,
             "update": self._update,
             "due": list(self._due),
             "log": self._reporter.log_position(),
-            "members": [dict(zip(states, records, strict=True)) for records in members],
+            "members": joined(self._processes.exchange(own)),
         }
-        self._saver.save({"state": self._state, "carry": self._carry}, host)
+        arrays = {"state": self._state, "carry": self._carry}
+        arrays = gathered(arrays, self._setup.placement, self._processes)
+        self._saver.save(arrays, host)
         self._saver.collect(wait=wait)
 
     def _restore(self) -> None:
@@ -374,10 +420,10 @@ class Trainer:
             self._state, self._carry = self._setup.init_state(), self._setup.init_policy()
             return
         arrays, host = saved
-        states = {name: [m[name] for m in host["members"]] for name in host["members"][0]}
-        changes = [
-            changed_code(member.get("env_code"), self._setup.env_code) for member in host["members"]
-        ]
+        arrays = own_members(arrays, self._setup.placement, self._processes)
+        members = [host["members"][number] for number in self._setup.numbers]
+        states = {name: [member[name] for member in members] for name in members[0]}
+        changes = [changed_code(member.get("env_code"), self._setup.env_code) for member in members]
         drivers = [
             without_env_states(state) if change else state
             for state, change in zip(states["driver"], changes, strict=True)
