@@ -28,7 +28,8 @@ class JobProcess:
 
     def __init__(self, job: Job, environment: Mapping[str, str] | None = None):
         self._job, self._lock, self._stopped = job, threading.Lock(), False
-        job.workdir.parent.mkdir(parents=True, exist_ok=True)
+        # Jobs with the same programs share them.
+        (job.workdir.parent / "programs").mkdir(parents=True, exist_ok=True)
         job.work.error.unlink(missing_ok=True)
         with open(job.output, "ab") as output:
             self._offset = output.tell()

@@ -103,6 +103,20 @@ class Ring:
         if not intact(self._layout, self.high_water, env, start):
             raise RuntimeError("replay indices are too old: their records have been overwritten")
 
+    def copy(self, source: "Ring", env: int, start: int, stop: int) -> None:
+        """Copy the records from `start` to `stop` of a stream of another ring of this layout."""
+        start = max(start, stop - self._layout.slots)
+        if start >= stop:
+            return
+        self.preallocate(stop)
+        self.high_water[env] = max(self.high_water[env], stop)  # before the data, as in `write`
+        first, last = self._row(env, start), self._row(env, stop - 1) + 1
+        begin, end = env * self._layout.slots, (env + 1) * self._layout.slots
+        pieces = [(first, last)] if first < last else [(first, end), (begin, last)]
+        for key, rows in self._rows.items():
+            for low, high in pieces:
+                rows[low:high] = source._rows[key][low:high]
+
     def clear(self) -> None:
         """Forget everything written before."""
         self.high_water[:] = 0
@@ -188,7 +202,7 @@ def open_rings(
             "settings it was made with, or another directory"
         )
     missing = [path for path in members if not _check_existing(layout, path)]
-    _check_disk(layout, members)
+    check_disk(layout, members)
     _allow_open_files(num_members * (len(layout.entries) + 1))
     for path in missing:
         _create(layout, path)
@@ -240,7 +254,8 @@ def _file_sizes(layout: Layout, directory: Path) -> dict[Path, int]:
     return sizes | {directory / HIGH_WATER_FILE: layout.envs * 8}
 
 
-def _check_disk(layout: Layout, members: Sequence[Path]) -> None:
+def check_disk(layout: Layout, members: Sequence[Path]) -> None:
+    """Raise OSError if the disk has less space than the full rings in these directories need."""
     files = [path / entry_name(key) for path in members for key in layout.entries]
     # 512 is the unit of st_blocks whatever the file system's own block size.
     taken = sum(file.stat().st_blocks * 512 for file in files if file.exists())

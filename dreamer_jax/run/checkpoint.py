@@ -333,6 +333,7 @@ class Saver:
         minutes: minutes between two checkpoints; 0 for no limit.
         warn: called with a message for the user.
         members: the replay's members among those in `host`; None for all.
+        refill: the records of checkpoints are lost; `restore` starts the replay without any.
     """
 
     def __init__(
@@ -344,9 +345,10 @@ class Saver:
         minutes: float,
         warn: Callable[[str], None],
         members: range | None = None,
+        refill: bool = False,
     ):
         self._checkpoints, self._replay, self._warn = checkpoints, replay, warn
-        self._members = members
+        self._members, self._refill = members, refill
         self._margin, self._minutes = margin, minutes
         self._half = max(1, (replay.slack - 2 * margin) // 2)
         self._saved_at = time.monotonic()
@@ -410,6 +412,9 @@ class Saver:
                 self._warn(f"the checkpoint of env step {step} is damaged: {error}; now in {where}")
                 continue
             records = self._replay_records(host)
+            if self._refill:
+                self._replay.restart(records)
+                return arrays, host
             try:
                 self._replay.restore(records)
             except ValueError as error:

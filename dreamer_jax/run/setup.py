@@ -20,14 +20,15 @@ from dreamer_jax.envs import env_maker
 from dreamer_jax.envs.code import code_digests
 from dreamer_jax.envs.vector import FaultTolerantVector, OnFault, probe
 from dreamer_jax.errors import UsageError
-from dreamer_jax.replay.layout import make_layout
+from dreamer_jax.replay.layout import Layout, make_layout
 from dreamer_jax.replay.replay import Replay
 from dreamer_jax.run.driver import replay_spec
 from dreamer_jax.run.identity import EnvIdentity, maker_of
 from dreamer_jax.run.processes import ALONE, Processes, all_members
 from dreamer_jax.run.schedule import replay_slack, updates_due
+from dreamer_jax.run.scratch import replay_directory
 from dreamer_jax.run.workdir import WorkDir
-from dreamer_jax.runtime import make_backend, prepare
+from dreamer_jax.runtime import be_deterministic, make_backend, prepare
 from dreamer_jax.seeding import EVAL_STREAM, INIT_KEY, POLICY_KEY, env_seed, member_keys
 from dreamer_jax.types import ActionSpec, Params, PolicyCarry, TrainState
 
@@ -97,21 +98,28 @@ class RunSetup:
 
         return make_row
 
-    def make_replay(self, workdir: WorkDir) -> Replay:
-        """Make or open the replay, in the work directory or in memory as the config says."""
-        directory = workdir.replay if self.config.replay.storage == "disk" else None
+    def make_replay(self, work: WorkDir) -> Replay:
+        """Make or open the replay, on a disk or in memory as the config says."""
+        replay = self.config.replay
+        directory = replay_directory(self.config, work) if replay.storage == "disk" else None
+        copied = replay.scratch is not None and replay.lost == "copy"
         return Replay(
             seeds=self.seeds,
             numbers=None if self.processes.count == 1 else self.numbers,
             batch=self.config.batch,
             sampling=self.config.replay.sampling,
             directory=directory,
+            copy=work.replay if copied else None,
             **self._replay_sizes(),
         )
 
     def replay_bytes(self) -> int:
         """Return the size of the replay once it is full."""
-        return len(self.seeds) * make_layout(**self._replay_sizes()).nbytes
+        return len(self.seeds) * self.replay_layout().nbytes
+
+    def replay_layout(self) -> Layout:
+        """Return the layout of each member's replay."""
+        return make_layout(**self._replay_sizes())
 
     def _replay_sizes(self) -> dict:
         return {
@@ -176,6 +184,8 @@ def build(
     """
     config = config_lib.normalize(config)
     config_lib.validate(config)
+    if config.deterministic:
+        be_deterministic()
     prepare()
     if jax.config.jax_enable_x64:
         raise UsageError(
@@ -259,7 +269,8 @@ def dry_run(config: ConfigDict, make_env_fn: MakeEnv | None = None) -> dict:
 
 def describe(setup: RunSetup, work: WorkDir) -> str:
     """Return a summary of a run's size, and a line for every entry of the observation."""
-    where = work.replay if setup.config.replay.storage == "disk" else "memory"
+    on_disk = setup.config.replay.storage == "disk"
+    where = replay_directory(setup.config, work) if on_disk else "memory"
     devices = len(setup.placement.devices)
     on = f" on {devices} devices" if devices > 1 else ""
     processes = setup.processes

@@ -1,6 +1,7 @@
 """The training loop: step environments, update all members, log, evaluate, save, resume."""
 
 import contextlib
+import dataclasses
 import pickle
 import time
 import weakref
@@ -30,7 +31,9 @@ from dreamer_jax.run.evaluation import Episodes, play_episodes, summarize
 from dreamer_jax.run.identity import changed_code, check_maker, check_spaces, write_identity
 from dreamer_jax.run.processes import current as current_processes
 from dreamer_jax.run.processes import gathered, joined, own_members
+from dreamer_jax.run.programs import Programs
 from dreamer_jax.run.reporter import Reporter
+from dreamer_jax.run.scratch import Scratch
 from dreamer_jax.run.setup import MakeEnv, RunSetup, about_wrappers, build, describe
 from dreamer_jax.run.signals import Stopped, StopSignals
 from dreamer_jax.run.workdir import WorkDir
@@ -125,13 +128,26 @@ class Trainer:
         stop: StopSignals,
         closing: contextlib.ExitStack,
     ):
+        placement = setup.placement
+        kept = work.programs if setup.agent.backend.keep_programs else None
+        self._programs = Programs(kept, placement.devices, progress.print)
+        setup = dataclasses.replace(setup, fns=self._programs.keep(setup.fns))
         self._setup, self._config, self._work = setup, setup.config, work
         self._progress, self._stop = progress, stop
         keep, keep_every = self._config.checkpoint_keep, self._config.checkpoint_keep_every
         self._processes = setup.processes
         checkpoints = Checkpoints(work.checkpoints, keep, keep_every, setup.processes)
         closing.callback(checkpoints.close)
-        if checkpoints.steps():
+        self._scratch: Scratch | None = None
+        self._refill = False  # the replay, whose records are lost
+        if self._config.replay.scratch is not None:
+            self._scratch = Scratch(self._config, work, setup.numbers)
+            self._refill = self._processes.any(
+                self._scratch.open(
+                    setup.replay_layout(), resumed=bool(checkpoints.steps()), say=progress.print
+                )
+            )
+        elif checkpoints.steps():
             work.check_replay(self._config)
         self._replay = setup.make_replay(work)
         closing.callback(self._replay.close)
@@ -142,6 +158,7 @@ class Trainer:
             minutes=self._config.checkpoint_minutes,
             warn=progress.print,
             members=setup.numbers,
+            refill=self._refill,
         )
         self._reporter = Reporter(
             self._config, work, progress, setup.identity.name, setup.processes
@@ -153,7 +170,7 @@ class Trainer:
         vector = setup.make_vector(ENV_STREAM, num_envs, on_fault, workers=workers)
         closing.callback(vector.close)
         self._driver = Driver(vector, self._replay, setup.seeds, setup.obs_keys)
-        self._prefetch = Prefetcher(self._replay, setup.placement.by_sequence)
+        self._prefetch = Prefetcher(self._replay, placement.by_sequence)
         closing.callback(self._prefetch.close)
         self._state: TrainState | None = None
         self._carry: PolicyCarry | None = None
@@ -167,6 +184,8 @@ class Trainer:
         self._restore()
         finished = False
         try:
+            if self._refill:
+                self._refill_replay()
             self._do_due_work()
             while self._env_step < self._config.steps:
                 self._check_stop()
@@ -230,6 +249,19 @@ class Trainer:
         self._env_step += config.env.num_envs
         self._due = schedule.work_due(config, self._env_step)
 
+    def _refill_replay(self) -> None:
+        """Take steps that do not count, in place of the records that are lost."""
+        for _ in range(-(-self._config.prefill // self._config.env.num_envs)):
+            self._check_stop()
+            obs, is_first = self._driver.reset_finished()
+            self._carry, actions = self._act(obs, is_first)
+            failed = self._driver.step(to_env_actions(np.asarray(actions), self._setup.action))
+            if failed.any():
+                self._close_episodes(failed)
+            self._replay.pin()  # no checkpoint needs these records yet
+        self._refill = False
+        self._save(wait=True)
+
     def _act(
         self, obs: dict[str, np.ndarray], is_first: np.ndarray
     ) -> tuple[PolicyCarry, jax.Array]:
@@ -270,10 +302,11 @@ class Trainer:
     def _report_empty(self, empty: np.ndarray) -> None:
         """Say which members begin to have nothing to learn from."""
         for member in np.flatnonzero(empty & ~self._empty):
+            number, seed = self._setup.numbers[member], self._setup.seeds[member]
             self._progress.print(
-                f"member {self._setup.numbers[member]} (seed {self._setup.seeds[member]}) has no sequence of "
-                f"config.length = {self._config.length} steps in its replay, so its updates are "
-                "skipped until it has; config.replay.sampling = 'time' draws across episodes"
+                f"member {number} (seed {seed}) has no sequence of config.length = "
+                f"{self._config.length} steps in its replay, so its updates are skipped until it "
+                "has; config.replay.sampling = 'time' draws across episodes"
             )
         self._empty = empty
 
@@ -404,12 +437,15 @@ class Trainer:
             "update": self._update,
             "due": list(self._due),
             "log": self._reporter.log_position(),
+            "programs": self._processes.exchange(self._programs.state()),
             "members": joined(self._processes.exchange(own)),
         }
         arrays = {"state": self._state, "carry": self._carry}
         arrays = gathered(arrays, self._setup.placement, self._processes)
         self._saver.save(arrays, host)
         self._saver.collect(wait=wait)
+        if self._scratch is not None and wait:
+            self._scratch.keep()
 
     def _restore(self) -> None:
         """Resume from the newest intact checkpoint, or start afresh."""
@@ -425,13 +461,16 @@ class Trainer:
         states = {name: [member[name] for member in members] for name in members[0]}
         changes = [changed_code(member.get("env_code"), self._setup.env_code) for member in members]
         drivers = [
-            without_env_states(state) if change else state
+            without_env_states(state) if change or self._refill else state
             for state, change in zip(states["driver"], changes, strict=True)
         ]
         self._state, self._carry = arrays["state"], arrays["carry"]
         self._env_step, self._update, self._due = host["env_step"], host["update"], host["due"]
         self._summary = None if None in states["summary"] else states["summary"]
-        self._prefetch.restore(states["prefetch"])
+        notes = host.get("programs", [{}])  # those of each process
+        self._programs.restore(notes[self._processes.index % len(notes)])
+        if not self._refill:
+            self._prefetch.restore(states["prefetch"])
         restored = self._driver.restore(drivers)
         self._close_episodes(~restored)
         self._reporter.restore(states["report"], host["log"], self._env_step, self._update)
