@@ -18,12 +18,12 @@ class Group:
     Args:
         count: number of processes.
         devices: virtual CPU devices of each.
-        coordinator: flags of all processes; None for a free port of this machine.
+        changes: of the config.
+        own_flags: further flags of each process.
     """
 
-    def __init__(self, workdir, count, devices, changes=(), **overrides):
-        file = write_sweep(f"{workdir}.py", [], **{"seeds": 8, **dict(changes)})
-        flags = [f"--config.{name}={value}" for name, value in overrides.items()]
+    def __init__(self, workdir, count, devices, changes, own_flags=None):
+        file = write_sweep(f"{workdir}.py", [], **{"seeds": 8, **changes})
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             coordinator = f"127.0.0.1:{free.getsockname()[1]}"
@@ -32,13 +32,14 @@ class Group:
         del variables["JAX_NUM_CPU_DEVICES"]
         self.processes = []
         for number, log in enumerate(self.logs):
+            own = own_flags[number] if own_flags else []
             joint = [f"--coordinator={coordinator}", f"--num_processes={count}"]
             joint = [*joint, f"--process_id={number}"] if count > 1 else []
             command = ["-m", "dreamer_jax", "train", f"--config={file}", f"--workdir={workdir}"]
             with open(log, "a") as output:
                 self.processes.append(
                     subprocess.Popen(
-                        [sys.executable, *command, *flags, *joint],
+                        [sys.executable, *command, *own, *joint],
                         cwd=ROOT,
                         env=os.environ | variables,
                         stdout=output,
@@ -53,6 +54,10 @@ class Group:
         for process in self.processes:
             process.kill()
             process.wait()
+
+    def ended(self):
+        """Return whether a process has ended."""
+        return any(process.poll() is not None for process in self.processes)
 
     def wait(self):
         """Wait for all processes; return their exit statuses."""
