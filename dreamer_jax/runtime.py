@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jax
+from jax._src import xla_bridge  # JAX has no public way to ask whether it has started
 from jax.experimental.compilation_cache import compilation_cache
 
 from dreamer_jax.errors import UsageError
@@ -117,21 +118,12 @@ def be_deterministic() -> None:
     flags = os.environ.get("XLA_FLAGS", "")
     if DETERMINISTIC in flags:
         return
-    if _has_started() and jax.default_backend() == "gpu":
+    if xla_bridge.backends_are_initialized() and jax.default_backend() == "gpu":
         raise UsageError(
             f"config.deterministic is True, but JAX has started without it; set "
             f"XLA_FLAGS={DETERMINISTIC}=true before"
         )
     os.environ["XLA_FLAGS"] = f"{flags} {DETERMINISTIC}=true".strip()
-
-
-def _has_started() -> bool:
-    """Return whether JAX has started its backend."""
-    try:
-        jax.config.update("jax_num_cpu_devices", jax.config.jax_num_cpu_devices)
-    except RuntimeError:
-        return True
-    return False
 
 
 def expects_cpu(platforms: str | None) -> bool:

@@ -14,6 +14,7 @@ from sweep_files import wait_for
 from dreamer_jax.errors import UsageError
 from dreamer_jax.launch.state import last_env_step
 from dreamer_jax.run import processes
+from dreamer_jax.run.driver import without_env_states
 from dreamer_jax.run.processes import Processes, connect
 from dreamer_jax.run.workdir import WorkDir
 
@@ -85,7 +86,10 @@ def test_two_processes_train_as_one_does(tmp_path):
     assert rows(tmp_path / "two") == rows(tmp_path / "one")
     (arrays, host), (expected, expected_host) = (newest(tmp_path / n) for n in ("two", "one"))
     jax.tree.map(np.testing.assert_array_equal, arrays, expected)
-    assert host["members"] == expected_host["members"]
+    for member, reference in zip(host["members"], expected_host["members"], strict=True):
+        # Pickled twice, an environment has the same state in other bytes.
+        assert without_env_states(member["driver"]) == without_env_states(reference["driver"])
+        assert {**member, "driver": None} == {**reference, "driver": None}
     records = live_records(tmp_path / "two", host)
     for key, array in live_records(tmp_path / "one", host).items():
         np.testing.assert_array_equal(records[key], array)
