@@ -170,8 +170,11 @@ def connect(coordinator: str, count: int | None = None, index: int | None = None
         arguments["local_device_ids"] = [] if whole_node else None
     else:
         _check_arguments(coordinator, count, index)
+        # Where this fails, JAX itself would end the process without a message for users.
         if index:
             _wait_for_port(coordinator)
+        else:
+            _check_port(coordinator)
         arguments = {"coordinator_address": coordinator, "num_processes": count}
         arguments |= {"process_id": index, "cluster_detection_method": "deactivate"}
     try:
@@ -273,8 +276,22 @@ def _check_arguments(coordinator: str, count: int | None, index: int | None) -> 
         raise UsageError(f"--process_id is {index}; allowed: from 0 to {count - 1}")
 
 
+def _check_port(coordinator: str) -> None:
+    """Raise UsageError if this process cannot listen where the others will look for it."""
+    port = coordinator.rpartition(":")[2]
+    with socket.socket() as free:
+        free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            free.bind(("", int(port)))
+        except (OSError, OverflowError) as error:
+            raise UsageError(
+                f"--coordinator is {coordinator}, but this process cannot listen at port {port}: "
+                f"{error}"
+            ) from error
+
+
 def _wait_for_port(coordinator: str) -> None:
-    """Wait until the first process listens; JAX itself would end this one without a message."""
+    """Wait until the first process listens."""
     host, _, port = coordinator.rpartition(":")
     end = time.monotonic() + CONNECT_SECONDS
     while True:

@@ -35,6 +35,7 @@ class Programs:
         self, directory: Path | None, devices: Sequence[jax.Device], say: Callable[[str], None]
     ):
         self._directory, self._devices, self._say = directory, devices, say
+        self._said: set[str] = set()  # what is true of one program is usually true of all
         self._notes: dict[str, dict] = {}  # of the programs in use, or at the checkpoint
 
     def keep(self, fns: MemberFns) -> MemberFns:
@@ -92,9 +93,12 @@ class Programs:
             reason = "the code, the config, or the number of members on a device has changed"
         if old["target"] != new["target"]:
             reason = f"compiled for {old['target']} before, now for {new['target']}"
-        self._say(
-            f"{name} is another program than before the resume, and may round differently: {reason}"
-        )
+        if reason not in self._said:
+            self._say(
+                f"{name} is another program than before the resume, and may round differently: "
+                f"{reason}"
+            )
+        self._said.add(reason)
 
     def _load(self, path: Path, lowered: jax.stages.Lowered) -> tuple[Callable, str] | None:
         """Return the program in a file, and the file's digest; None if it cannot be used."""

@@ -103,6 +103,11 @@ class Scratch:
                 file.write_text(token)
         self._tokens = {}
 
+    def drop_copy(self) -> None:
+        """Remove the copy in the work directory, of a replay that is about to be refilled."""
+        for place in member_directories(self._work.replay, self._numbers):
+            shutil.rmtree(place, ignore_errors=True)
+
     def _copy(self, numbers: Sequence[int], places: Sequence[Path]) -> str:
         """Copy members' replays to these directories; return from where, in words."""
         copies = [open_complete(path) for path in member_directories(self._work.replay, numbers)]

@@ -2,7 +2,9 @@
 
 import contextlib
 import dataclasses
+import json
 import pickle
+import shutil
 import time
 import weakref
 from collections.abc import Mapping
@@ -75,7 +77,7 @@ def train(config: ConfigDict, workdir: str | Path, make_env: MakeEnv | None = No
         if processes.first:
             run.enter_context(work.claim(config))
             write_identity(work.environment, setup.identity)
-        summary = _first_says(setup, work)
+        summary = _agreed_summary(setup, work)
         if summary is not None and summary["env_step"] >= config.steps:
             return summary
         members = sweep.members(config)
@@ -90,7 +92,7 @@ def train(config: ConfigDict, workdir: str | Path, make_env: MakeEnv | None = No
                 return Trainer(setup, work, progress, stop, closing).run()
 
 
-def _first_says(setup: RunSetup, work: WorkDir) -> dict | None:
+def _agreed_summary(setup: RunSetup, work: WorkDir) -> dict | None:
     """Return the summary of a finished run, as the first process reads it.
 
     Raises:
@@ -98,14 +100,14 @@ def _first_says(setup: RunSetup, work: WorkDir) -> dict | None:
     """
     processes, text = setup.processes, config_lib.to_json(setup.config)
     said = processes.exchange((text, work.read_summary() if processes.first else None))
-    different = [index for index, (given, _) in enumerate(said) if given != said[0][0]]
-    if different:
-        other = config_lib.from_json(said[different[0]][0])
-        lines = config_lib.differences(config_lib.from_json(said[0][0]), other)
-        raise UsageError(
-            f"process {different[0]} was given another config than process 0 (0 -> "
-            f"{different[0]}):\n" + "\n".join(lines)
-        )
+    for index, (given, _) in enumerate(said):
+        if given != said[0][0]:
+            first, other = (dict(config_lib.flatten(json.loads(t))) for t in (said[0][0], given))
+            lines = [f"  {k}: {v!r} -> {other[k]!r}" for k, v in first.items() if v != other[k]]
+            raise UsageError(
+                f"process {index} was given another config than process 0 (0 -> {index}):\n"
+                + "\n".join(lines)
+            )
     return said[0][1]
 
 
@@ -141,14 +143,11 @@ class Trainer:
         self._scratch: Scratch | None = None
         self._refill = False  # the replay, whose records are lost
         if self._config.replay.scratch is not None:
-            self._scratch = Scratch(self._config, work, setup.numbers)
-            self._refill = self._processes.any(
-                self._scratch.open(
-                    setup.replay_layout(), resumed=bool(checkpoints.steps()), say=progress.print
-                )
-            )
-        elif checkpoints.steps():
-            work.check_replay(self._config)
+            self._open_scratch(resumed=bool(checkpoints.steps()))
+        else:
+            shutil.rmtree(work.scratch, ignore_errors=True)  # what it names will be out of date
+            if checkpoints.steps():
+                work.check_replay(self._config)
         self._replay = setup.make_replay(work)
         closing.callback(self._replay.close)
         self._saver = Saver(
@@ -248,6 +247,15 @@ class Trainer:
             self._close_episodes(failed)
         self._env_step += config.env.num_envs
         self._due = schedule.work_due(config, self._env_step)
+
+    def _open_scratch(self, *, resumed: bool) -> None:
+        """Prepare the replay's directory, and decide whether the replay must be refilled."""
+        self._scratch = Scratch(self._config, self._work, self._setup.numbers)
+        layout, say = self._setup.replay_layout(), self._progress.print
+        refill = self._scratch.open(layout, resumed=resumed, say=say)
+        self._refill = self._processes.any(refill)
+        if self._refill:
+            self._scratch.drop_copy()
 
     def _refill_replay(self) -> None:
         """Take steps that do not count, in place of the records that are lost."""

@@ -68,6 +68,15 @@ def test_a_first_process_that_cannot_be_reached_is_named(monkeypatch):
         connect(address, 2, 1)
 
 
+def test_a_port_that_is_taken_is_named():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(UsageError, match=f"cannot listen at port {port}: .*in use"):
+            connect(f"127.0.0.1:{port}", 2, 0)
+
+
 @pytest.mark.slow
 def test_two_processes_train_as_one_does(tmp_path):
     """Also when a signal to one of them stops both, and a single process resumes the run."""
@@ -82,7 +91,7 @@ def test_two_processes_train_as_one_does(tmp_path):
         assert re.search(r"stopped at env step (8\d|9\d|1[01]\d);", both.text(number))
     with Group(tmp_path / "two", 1, devices=8, changes=SHORT) as alone:
         assert alone.wait() == [0], alone.text()
-    assert "train_step is another program" in alone.text()
+    assert "is another program than before the resume" in alone.text()
     assert rows(tmp_path / "two") == rows(tmp_path / "one")
     (arrays, host), (expected, expected_host) = (newest(tmp_path / n) for n in ("two", "one"))
     jax.tree.map(np.testing.assert_array_equal, arrays, expected)
