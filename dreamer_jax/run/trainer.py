@@ -88,8 +88,11 @@ def train(config: ConfigDict, workdir: str | Path, make_env: MakeEnv | None = No
             for line in (note, str(setup.identity), describe(setup, work), about_wrappers(setup)):
                 if line:
                     progress.print(line)
+            kept = work.programs if setup.agent.backend.keep_programs else None
+            programs = Programs(kept, setup.placement.devices, progress.print)
+            setup = dataclasses.replace(setup, fns=programs.keep(setup.fns))
             with contextlib.ExitStack() as closing:
-                return Trainer(setup, work, progress, stop, closing).run()
+                return Trainer(setup, work, progress, stop, closing, programs).run()
 
 
 def _agreed_summary(setup: RunSetup, work: WorkDir) -> dict | None:
@@ -120,6 +123,7 @@ class Trainer:
         progress: shows messages and progress.
         stop: tells when to stop early.
         closing: receives the callbacks that release processes, threads and files.
+        programs: those of the setup's functions, whose identities checkpoints note; None for none.
     """
 
     def __init__(
@@ -129,11 +133,9 @@ class Trainer:
         progress: Progress,
         stop: StopSignals,
         closing: contextlib.ExitStack,
+        programs: Programs | None = None,
     ):
-        placement = setup.placement
-        kept = work.programs if setup.agent.backend.keep_programs else None
-        self._programs = Programs(kept, placement.devices, progress.print)
-        setup = dataclasses.replace(setup, fns=self._programs.keep(setup.fns))
+        self._programs = programs
         self._setup, self._config, self._work = setup, setup.config, work
         self._progress, self._stop = progress, stop
         keep, keep_every = self._config.checkpoint_keep, self._config.checkpoint_keep_every
@@ -169,7 +171,7 @@ class Trainer:
         vector = setup.make_vector(ENV_STREAM, num_envs, on_fault, workers=workers)
         closing.callback(vector.close)
         self._driver = Driver(vector, self._replay, setup.seeds, setup.obs_keys)
-        self._prefetch = Prefetcher(self._replay, placement.by_sequence)
+        self._prefetch = Prefetcher(self._replay, setup.placement.by_sequence)
         closing.callback(self._prefetch.close)
         self._state: TrainState | None = None
         self._carry: PolicyCarry | None = None
@@ -445,7 +447,7 @@ class Trainer:
             "update": self._update,
             "due": list(self._due),
             "log": self._reporter.log_position(),
-            "programs": self._processes.exchange(self._programs.state()),
+            "programs": self._processes.exchange(self._programs.state() if self._programs else {}),
             "members": joined(self._processes.exchange(own)),
         }
         arrays = {"state": self._state, "carry": self._carry}
@@ -475,8 +477,9 @@ class Trainer:
         self._state, self._carry = arrays["state"], arrays["carry"]
         self._env_step, self._update, self._due = host["env_step"], host["update"], host["due"]
         self._summary = None if None in states["summary"] else states["summary"]
-        notes = host.get("programs", [{}])  # those of each process
-        self._programs.restore(notes[self._processes.index % len(notes)])
+        if self._programs is not None:
+            notes = host.get("programs", [{}])  # those of each process
+            self._programs.restore(notes[self._processes.index % len(notes)])
         if not self._refill:
             self._prefetch.restore(states["prefetch"])
         restored = self._driver.restore(drivers)

@@ -42,8 +42,7 @@ class WorkDir:
         self.videos = self.path / "videos"
         self.replay = self.path / "replay"
         self.scratch = self.path / "scratch"  # tokens of a replay on another disk
-        shared = self.path.parent / "programs"  # of the jobs of a sweep
-        self.programs = shared if shared.is_dir() else self.path / "programs"
+        self.programs = self.path / "programs"
 
     def read_config(self) -> ConfigDict:
         """Read the config of the run in this directory.
