@@ -182,11 +182,7 @@ def build(
     Raises:
         UsageError: the config is invalid, or does not fit the devices or the environment.
     """
-    config = config_lib.normalize(config)
-    config_lib.validate(config)
-    if config.deterministic:
-        be_deterministic()
-    prepare()
+    config = prepared(config)
     if jax.config.jax_enable_x64:
         raise UsageError(
             "JAX computes in 64 bits (JAX_ENABLE_X64 or jax_enable_x64), and agents are of 32 "
@@ -231,6 +227,20 @@ def build(
         placement=placement,
         readings=list(readings.values()),
     )
+
+
+def prepared(config: ConfigDict) -> ConfigDict:
+    """Return a complete and valid config, with the process set up for it, before JAX starts.
+
+    Raises:
+        UsageError: the config is invalid, or JAX has started without what it needs.
+    """
+    config = config_lib.normalize(config)
+    config_lib.validate(config)
+    if config.deterministic:
+        be_deterministic()
+    prepare()
+    return config
 
 
 def _env_kwargs(config: ConfigDict) -> dict | None:

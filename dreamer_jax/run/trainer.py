@@ -36,7 +36,7 @@ from dreamer_jax.run.processes import gathered, joined, own_members
 from dreamer_jax.run.programs import Programs
 from dreamer_jax.run.reporter import Reporter
 from dreamer_jax.run.scratch import Scratch
-from dreamer_jax.run.setup import MakeEnv, RunSetup, about_wrappers, build, describe
+from dreamer_jax.run.setup import MakeEnv, RunSetup, about_wrappers, build, describe, prepared
 from dreamer_jax.run.signals import Stopped, StopSignals
 from dreamer_jax.run.workdir import WorkDir
 from dreamer_jax.seeding import ENV_STREAM, REPORT_KEY, member_keys
@@ -65,9 +65,11 @@ def train(config: ConfigDict, workdir: str | Path, make_env: MakeEnv | None = No
             in the work directory, or another process uses that directory. Nothing was changed.
         OSError: the disk is full; the last checkpoint is intact.
         TooManyFaults: environments failed more often than `config.env.max_faults` allows.
+        ProcessFailed: another of the processes that share the run, which `jax.distributed` has
+            connected, has failed.
     """
     work = WorkDir(workdir)
-    processes = current_processes()
+    config, processes = prepared(config), current_processes()
     with contextlib.ExitStack() as run:
         run.enter_context(processes.failing_together())
         note = check_maker(work.environment, config.task, make_env)

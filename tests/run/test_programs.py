@@ -1,14 +1,19 @@
 """Compiled programs that are kept with a run."""
 
+import dataclasses
 import re
 
 import jax
 import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
+from member_runs import killed_after, make_env, member_config
 
+from dreamer_jax import train
 from dreamer_jax.agent.members import MemberFns
+from dreamer_jax.run import setup
 from dreamer_jax.run.programs import KEPT, Programs
+from dreamer_jax.runtime import make_backend
 
 
 def double(x):
@@ -119,3 +124,27 @@ def test_without_a_directory_programs_are_only_noted(start):
     _, fns, said = start(directory=None, notes=made.state())
     fns.train_step(X)
     assert said == []
+
+
+@pytest.mark.slow
+def test_a_resumed_run_loads_the_programs_that_it_has_kept(tmp_path, monkeypatch, capsys):
+    """On a CPU, with the backend's choices for a GPU in this respect."""
+    keeping = dataclasses.replace(make_backend("cpu"), keep_programs=True)
+    monkeypatch.setattr(setup, "make_backend", lambda device: keeping)
+    with killed_after(84):
+        train(member_config(1), tmp_path / "run", make_env)
+
+    def files():
+        return {path.name: path.read_bytes() for path in (tmp_path / "run" / "programs").iterdir()}
+
+    kept = files()
+    assert {name.partition("-")[0] for name in kept} == {
+        "explore_step",
+        "greedy_step",
+        "train_step",
+    }
+    assert train(member_config(1), tmp_path / "run", make_env)["finished"]
+    printed = capsys.readouterr().out
+    assert "resuming at env step 150" in printed
+    assert "program" not in printed and "kept" not in printed
+    assert files() == kept
