@@ -27,6 +27,7 @@ from dreamer_jax.run.signals import Stopped
 
 T = TypeVar("T")
 CONNECT_SECONDS = 300.0  # for the nodes of a cluster to start
+_KEYS = "dreamer_jax"  # prefix of the messages' keys
 POLL_MS = 1000  # after which a waiting process looks for failures, and Python for signals
 # What each kind of cluster sets in the processes that it starts, so that JAX can detect them.
 CLUSTERS = {
@@ -138,7 +139,6 @@ class Processes:
 
 
 ALONE = Processes()
-_KEYS = "dreamer_jax"
 
 
 def current() -> Processes:
