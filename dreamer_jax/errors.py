@@ -13,6 +13,10 @@ class UsageError(ValueError):
     """An error in what the user gave; the message says what it was and what is allowed."""
 
 
+class ProcessFailed(RuntimeError):
+    """The failure of another process of the same run."""
+
+
 def suggest(given: str, known: Iterable[str]) -> str:
     """Return ' Did you mean ...?' with the known name nearest to `given`, or ''."""
     near = difflib.get_close_matches(given, list(known), n=1, cutoff=0.4)

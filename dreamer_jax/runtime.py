@@ -15,13 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jax
+from jax._src import xla_bridge  # JAX has no public way to ask whether it has started
 from jax.experimental.compilation_cache import compilation_cache
+
+from dreamer_jax.errors import UsageError
 
 log = logging.getLogger(__name__)
 
 # XLA's CPU backend uses YNNPACK for matmuls. Disabling its fusions makes XLA fall back to Eigen,
 # which is faster for our updates (docs/performance.md).
 EIGEN = {"xla_cpu_experimental_ynn_fusion_type": ""}
+DETERMINISTIC = "--xla_gpu_deterministic_ops"
 # Options of glibc's mallopt(3).
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 # Device files of NVIDIA and AMD GPUs and of TPUs.
@@ -41,6 +45,9 @@ class Backend:
     slice_bytes: int  # memory that a convolution may unfold at a time (`model.ops.slices`)
     unroll: int  # most steps in one iteration of a loop over time
     compiler_options: Mapping[str, str]  # for `jax.jit` of an update
+    # Keep compiled programs with a run, since compiling again may give others. On a CPU it gives
+    # the same, and XLA cannot serialize a program that came from JAX's compilation cache.
+    keep_programs: bool
 
 
 def make_backend(target: str | jax.Device | None = None) -> Backend:
@@ -54,13 +61,13 @@ def make_backend(target: str | jax.Device | None = None) -> Backend:
     platform = target if isinstance(target, str) else target.platform
     if platform == "cpu":
         # A slice that stays in the cache is 2 to 3 times as fast as all images at once.
-        return Backend("cpu", False, "winograd", 8 * 2**20, 1, _known_options())
+        return Backend("cpu", False, "winograd", 8 * 2**20, 1, _known_options(), False)
     platform = "gpu" if platform in ("cuda", "rocm") else platform
     # `vmap` makes grouped convolutions of the members', whose gradients XLA computes on a GPU with
     # the zeros of their dilation: 10 times the products for five members.
     convolutions = "lax" if platform == "tpu" else "matmul"
     # Large multiplications are fast here; slices only bound the memory.
-    return Backend(platform, True, convolutions, 2**29, 25, {})
+    return Backend(platform, True, convolutions, 2**29, 25, {}, True)
 
 
 @functools.cache
@@ -98,6 +105,25 @@ def prepare() -> None:
             jax.local_device_count(),
             count_cores(),
         )
+
+
+def be_deterministic() -> None:
+    """Have XLA use only GPU operations that give the same results every time they run.
+
+    It then also chooses kernels without timing them. Call it before JAX starts.
+
+    Raises:
+        UsageError: JAX has started without it.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    if DETERMINISTIC in flags:
+        return
+    if xla_bridge.backends_are_initialized() and jax.default_backend() == "gpu":
+        raise UsageError(
+            f"config.deterministic is True, but JAX has started without it; set "
+            f"XLA_FLAGS={DETERMINISTIC}=true before"
+        )
+    os.environ["XLA_FLAGS"] = f"{flags} {DETERMINISTIC}=true".strip()
 
 
 def expects_cpu(platforms: str | None) -> bool:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import pytest
 
 from dreamer_jax import runtime
+from dreamer_jax.errors import UsageError
 from dreamer_jax.runtime import count_cores, make_backend
 
 CHILD = """
@@ -27,6 +28,20 @@ if KEEP:
     keep_memory()
 print(faults(), faults())
 """
+
+
+def test_deterministic_operations_are_asked_of_xla_in_time(monkeypatch):
+    flag = f"{runtime.DETERMINISTIC}=true"
+    jax.devices()
+    monkeypatch.setenv("XLA_FLAGS", "--xla_other=1")
+    runtime.be_deterministic()  # too late, but on a CPU all operations are
+    runtime.be_deterministic()
+    assert os.environ["XLA_FLAGS"] == f"--xla_other=1 {flag}"
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    runtime.be_deterministic()
+    monkeypatch.setenv("XLA_FLAGS", "--xla_other=1")
+    with pytest.raises(UsageError, match=f"JAX has started without it; set XLA_FLAGS={flag}"):
+        runtime.be_deterministic()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="an option of glibc")

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from dreamer_jax.commands.flags import Command, parse
-from dreamer_jax.errors import UsageError, lookup
+from dreamer_jax.errors import ProcessFailed, UsageError, lookup
 from dreamer_jax.streams import SafeStream
 
 COMMANDS = {
@@ -81,7 +81,7 @@ def _run(name: str, command: Command, argv: Sequence[str]) -> None:
     logging.set_verbosity(logging.WARNING)  # at INFO, orbax describes each step of each save
     try:
         command.main(args)
-    except (UsageError, FileNotFoundError, TooManyFaults) as error:
+    except (UsageError, FileNotFoundError, TooManyFaults, ProcessFailed) as error:
         _fail(error)
     except OSError as error:
         # Of the system, as where a directory cannot be written, and not of an environment.

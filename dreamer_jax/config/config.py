@@ -146,6 +146,11 @@ def _combination_errors(config: ConfigDict) -> Iterator[str]:
             f"allowed: at least config.length = {config.length} for each of "
             f"config.env.num_envs = {config.env.num_envs}."
         )
+    if config.replay.scratch is not None and config.replay.storage == "memory":
+        yield (
+            f"config.replay.scratch is {config.replay.scratch!r}; allowed: None, since "
+            "config.replay.storage is 'memory'."
+        )
     if config.planet.elites > config.planet.candidates:
         yield (
             f"config.planet.elites is {config.planet.elites}; allowed: at most "

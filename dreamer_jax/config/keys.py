@@ -69,6 +69,12 @@ RUN = {
     "checkpoint_keep_every": Key(
         0, integer(0), "agent steps between checkpoints kept for evaluation; 0: none"
     ),
+    "deterministic": Key(
+        False,
+        boolean(),
+        "on a GPU, only operations that give the same results every time; their cost is not "
+        "measured",
+    ),
     "max_nonfinite": Key(100, integer(1), "consecutive non-finite updates that freeze a member"),
 }
 ENVIRONMENTS = {
@@ -126,7 +132,18 @@ REPLAY = {
     "replay.storage": Key(
         "disk",
         choice(("disk", "memory")),
-        "disk: mapped from the work directory; memory: lost with the process",
+        "disk: mapped from the work directory or the scratch; memory: lost with the process",
+    ),
+    "replay.scratch": Key(
+        None,
+        optional(text()),
+        "directory on a local disk for the replay, such as $TMPDIR; None: the work directory",
+    ),
+    "replay.lost": Key(
+        "copy",
+        choice(("copy", "refill")),
+        "a replay that is not on the scratch of a resumed run: copied from the work directory, "
+        "where every checkpoint copies it to; or refilled with `prefill` steps of the policy",
     ),
 }
 WORLD_MODEL = {
@@ -267,6 +284,6 @@ RUN_KEYS = frozenset(
         "env.timeout",
         "env.max_faults",
     )
-    + ("env.eval_envs", "env.eval_workers")
+    + ("env.eval_envs", "env.eval_workers", "replay.scratch", "replay.lost")
     + tuple(name for name in KEYS if name.startswith(("checkpoint_", "wandb.")))
 )

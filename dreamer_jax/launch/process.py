@@ -1,5 +1,6 @@
 """A job in a process of its own, which runs the job's plain command."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -29,6 +30,8 @@ class JobProcess:
     def __init__(self, job: Job, environment: Mapping[str, str] | None = None):
         self._job, self._lock, self._stopped = job, threading.Lock(), False
         job.workdir.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(OSError):  # it exists, or the job will say what is wrong
+            _share_programs(job.work.programs)
         job.work.error.unlink(missing_ok=True)
         with open(job.output, "ab") as output:
             self._offset = output.tell()
@@ -92,6 +95,14 @@ def settled_state(job: Job, patience: float) -> State:
 def unfinished(job: Job, state: State) -> bool:
     """Return whether there is anything to do for a job."""
     return not job.error and state.kind in (NEW, UNFINISHED, FAILED)
+
+
+def _share_programs(link: Path) -> None:
+    """Make a job's directory of compiled programs a link to that of all jobs of the sweep."""
+    shared = link.parent.with_name(link.name)
+    shared.mkdir(exist_ok=True)
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(Path("..") / shared.name)
 
 
 def _last_error(output: Path, offset: int) -> str:

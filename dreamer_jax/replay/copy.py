@@ -58,6 +58,20 @@ def open_member(directory: Path, replay: Mapping, prefetch: Mapping | None) -> M
     Raises:
         UsageError: a file is missing, or the replay is of an earlier version.
     """
+    layout = _open(directory)
+    drawn = prefetch and (np.array(prefetch["env"]), np.array(prefetch["start"]))
+    return MemberReplay(directory, layout, np.array(replay["written"]), drawn)
+
+
+def open_complete(directory: Path) -> MemberReplay:
+    """Open everything in one member's replay, to which no run is writing; see `open_member`."""
+    layout = _open(directory)
+    written = np.fromfile(directory / HIGH_WATER_FILE, np.int64)
+    return MemberReplay(directory, layout, written, None)
+
+
+def _open(directory: Path) -> Layout:
+    """Return the layout of a member's replay, all of whose files exist."""
     check_version(directory.parent)
     for file in (directory / LAYOUT_FILE, directory / HIGH_WATER_FILE):
         if not file.is_file():
@@ -66,8 +80,7 @@ def open_member(directory: Path, replay: Mapping, prefetch: Mapping | None) -> M
     for key in layout.entries:
         if not (directory / entry_name(key)).is_file():
             raise UsageError(f"{directory / entry_name(key)} is missing; the replay is damaged")
-    drawn = prefetch and (np.array(prefetch["env"]), np.array(prefetch["start"]))
-    return MemberReplay(directory, layout, np.array(replay["written"]), drawn)
+    return layout
 
 
 def check_alike(members: Sequence[MemberReplay]) -> None:
@@ -91,23 +104,29 @@ def copy_members(members: Sequence[MemberReplay], target: Path) -> None:
             checkpoint needs.
     """
     target.mkdir()
-    for member, directory in zip(members, member_directories(target, len(members)), strict=True):
-        directory.mkdir()
-        for key in member.layout.entries:
-            _copy_entry(member, key, directory)
-        # Read after the data, so that it covers every record written meanwhile.
-        high_water = np.fromfile(member.directory / HIGH_WATER_FILE, np.int64)
-        drawn = member.drawn if member.drawn and NOTHING not in member.drawn[1] else None
-        if not (
-            live_intact(member.layout, high_water, member.written)
-            and (drawn is None or intact(member.layout, high_water, *drawn))
-        ):
-            raise UsageError(
-                f"the replay in {member.directory} has moved on too far since the checkpoint: "
-                "records that it needs are overwritten; try again once there is a newer checkpoint"
-            )
-        high_water.tofile(directory / HIGH_WATER_FILE)
-        (directory / LAYOUT_FILE).write_text(member.layout.to_json())
+    directories = member_directories(target, range(len(members)))
+    for member, directory in zip(members, directories, strict=True):
+        copy_member(member, directory)
+
+
+def copy_member(member: MemberReplay, directory: Path) -> None:
+    """Write a member's replay to a new directory; see `copy_members`."""
+    directory.mkdir()
+    for key in member.layout.entries:
+        _copy_entry(member, key, directory)
+    # Read after the data, so that it covers every record written meanwhile.
+    high_water = np.fromfile(member.directory / HIGH_WATER_FILE, np.int64)
+    drawn = member.drawn if member.drawn and NOTHING not in member.drawn[1] else None
+    if not (
+        live_intact(member.layout, high_water, member.written)
+        and (drawn is None or intact(member.layout, high_water, *drawn))
+    ):
+        raise UsageError(
+            f"the replay in {member.directory} has moved on too far since the checkpoint: "
+            "records that it needs are overwritten; try again once there is a newer checkpoint"
+        )
+    high_water.tofile(directory / HIGH_WATER_FILE)
+    (directory / LAYOUT_FILE).write_text(member.layout.to_json())
 
 
 def _copy_entry(member: MemberReplay, key: str, target: Path) -> None:

@@ -40,6 +40,7 @@ class Replay:
         *,
         spec: Spec,
         seeds: Sequence[int],
+        numbers: Sequence[int] | None = None,
         num_envs: int,
         capacity: int,
         slack: int,
@@ -47,6 +48,7 @@ class Replay:
         length: int,
         sampling: str,
         directory: str | Path | None,
+        copy: str | Path | None = None,
     ):
         """Allocate lazily, or open the rings in `directory` (then call `restore`).
 
@@ -54,6 +56,8 @@ class Replay:
             spec: shape and dtype of one record, per key; has `reward` and bool `is_first`,
                 `is_last`, `is_terminal`, all scalars, and any other entries to keep.
             seeds: [M], not negative; may repeat.
+            numbers: [M], the names of the members' directories, among others in `directory`; None
+                if there are no others.
             num_envs: E.
             capacity: agent steps kept per member; each stream keeps capacity // E.
             slack: steps per stream that may be added between two calls of `pin`.
@@ -62,6 +66,7 @@ class Replay:
                 records, ends favoured), `episodes_uniform` (the same, all starts in an episode
                 equally likely) or `time` (uniform over all live windows of L records).
             directory: for the memory-mapped files; None keeps everything in memory.
+            copy: directory of a copy of them, which `flush` brings up to date.
 
         Raises:
             ValueError: an argument is out of range, or the files are damaged or of another layout.
@@ -85,7 +90,11 @@ class Replay:
         # First record of the stream's episode in progress, -1 between episodes.
         self._episode_start = np.full(self._shape, -1, np.int64)
         self._episodes = Episodes(self._shape, self._layout.capacity, self._length)
-        self._rings = open_rings(self._layout, self.num_members, directory)
+        self._rings = open_rings(self._layout, self.num_members, directory, numbers)
+        self._copies = (
+            [] if copy is None else open_rings(self._layout, self.num_members, copy, numbers)
+        )
+        self._copied = np.zeros(self._shape, np.int64)  # records in the copy
         self._closed = False
         self._step_fits = False  # the first step was checked; shapes and dtypes do not change
 
@@ -226,6 +235,8 @@ class Replay:
                 "overwritten or lost"
             )
         self._written, self._pinned, self._episode_start = written, written.copy(), episode_start
+        for m, copy in enumerate(self._copies):
+            self._copied[m] = np.minimum(copy.high_water, written[m])
         for rng, record in zip(self._generators, records, strict=True):
             rng.bit_generator.state = record["generator"]
         self._episodes.clear()
@@ -240,18 +251,31 @@ class Replay:
 
     def clear(self) -> None:
         """Start empty, whatever the files hold from before."""
-        for ring in self._rings:
+        for ring in (*self._rings, *self._copies):
             ring.clear()
 
+    def restart(self, records: Sequence[Mapping]) -> None:
+        """Return to the random streams of a `state`, but with no records."""
+        self._cursors(records)
+        self.clear()
+        for rng, record in zip(self._generators, records, strict=True):
+            rng.bit_generator.state = record["generator"]
+
     def flush(self) -> None:
-        """Write the files to disk; may run in another thread."""
-        for ring in self._rings:
+        """Write the files to disk, and their copy; may run in another thread."""
+        for m, copy in enumerate(self._copies):
+            for e in range(self._layout.envs):
+                stop = int(self._written[m, e])
+                # The end of the last episode may have changed after it was copied.
+                copy.copy(self._rings[m], e, max(0, self._copied[m, e] - 1), stop)
+                self._copied[m, e] = stop
+        for ring in (*self._rings, *self._copies):
             ring.flush()
 
     def close(self) -> None:
         """Flush and release the arrays; the replay cannot be used afterwards."""
         self._closed = True
-        for ring in self._rings:
+        for ring in (*self._rings, *self._copies):
             ring.close()
 
     def _streams(self) -> Streams:

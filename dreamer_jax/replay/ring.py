@@ -13,7 +13,7 @@ import os
 import resource
 import shutil
 import urllib.parse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +103,20 @@ class Ring:
         if not intact(self._layout, self.high_water, env, start):
             raise RuntimeError("replay indices are too old: their records have been overwritten")
 
+    def copy(self, source: "Ring", env: int, start: int, stop: int) -> None:
+        """Copy the records from `start` to `stop` of a stream of another ring of this layout."""
+        start = max(start, stop - self._layout.slots)
+        if start >= stop:
+            return
+        self.preallocate(stop)
+        self.high_water[env] = max(self.high_water[env], stop)  # before the data, as in `write`
+        first, last = self._row(env, start), self._row(env, stop - 1) + 1
+        begin, end = env * self._layout.slots, (env + 1) * self._layout.slots
+        pieces = [(first, last)] if first < last else [(first, end), (begin, last)]
+        for key, rows in self._rows.items():
+            for low, high in pieces:
+                rows[low:high] = source._rows[key][low:high]
+
     def clear(self) -> None:
         """Forget everything written before."""
         self.high_water[:] = 0
@@ -156,34 +170,39 @@ def entry_name(key: str) -> str:
     return urllib.parse.quote(key, safe="") + ".bin"
 
 
-def member_directories(directory: Path, num_members: int) -> list[Path]:
+def member_directories(directory: Path, numbers: Iterable[int]) -> list[Path]:
     """Return the directory of each member's ring inside the replay's."""
-    return [directory / str(member) for member in range(num_members)]
+    return [directory / str(number) for number in numbers]
 
 
-def open_rings(layout: Layout, num_members: int, directory: str | Path | None) -> list[Ring]:
+def open_rings(
+    layout: Layout,
+    num_members: int,
+    directory: str | Path | None,
+    numbers: Sequence[int] | None = None,
+) -> list[Ring]:
     """Make the rings of M members, or open those that `directory` holds.
 
     Files and memory are lazy: space is taken as slots are first written.
 
     Args:
-        directory: has or gets one directory per member, named 0 to M - 1; None keeps the rings in
-            memory.
+        directory: has or gets one directory per member; None keeps the rings in memory.
+        numbers: the names of these directories, among others; None for 0 to M - 1 and no others.
     """
     if directory is None:
         return [Ring(layout, None) for _ in range(num_members)]
     directory = Path(directory).resolve()
-    members = member_directories(directory, num_members)
+    members = member_directories(directory, range(num_members) if numbers is None else numbers)
     check_version(directory)
-    numbers = [int(path.name) for path in directory.glob("*") if path.name.isdecimal()]
-    found = 1 + max(numbers, default=-1)
-    if found > num_members:
+    existing = [int(path.name) for path in directory.glob("*") if path.name.isdecimal()]
+    found = 1 + max(existing, default=-1)
+    if numbers is None and found > num_members:
         raise UsageError(
             f"the replay in {directory} has {found} members, asked for {num_members}; use the "
             "settings it was made with, or another directory"
         )
     missing = [path for path in members if not _check_existing(layout, path)]
-    _check_disk(layout, members)
+    check_disk(layout, members)
     _allow_open_files(num_members * (len(layout.entries) + 1))
     for path in missing:
         _create(layout, path)
@@ -235,7 +254,8 @@ def _file_sizes(layout: Layout, directory: Path) -> dict[Path, int]:
     return sizes | {directory / HIGH_WATER_FILE: layout.envs * 8}
 
 
-def _check_disk(layout: Layout, members: Sequence[Path]) -> None:
+def check_disk(layout: Layout, members: Sequence[Path]) -> None:
+    """Raise OSError if the disk has less space than the full rings in these directories need."""
     files = [path / entry_name(key) for path in members for key in layout.entries]
     # 512 is the unit of st_blocks whatever the file system's own block size.
     taken = sum(file.stat().st_blocks * 512 for file in files if file.exists())

@@ -12,6 +12,9 @@
     load         agents from checkpoints, for use in other code
     members      list, extract, join and add members of saved runs
     workdir      paths, and the lock of a work directory
+    scratch      a replay on a local disk, and what to do where it is lost
+    programs     compiled programs that are kept with a run
+    processes    several processes that train one run
     signals      an orderly stop on SIGTERM, Ctrl-C and the like
 
 It may import from every room except benchmark, launch and commands, the only ones that import from

@@ -28,6 +28,7 @@ from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, EveryNSt
 from dreamer_jax.errors import UsageError
 from dreamer_jax.files import DISK_FULL, damage, digest, replacing
 from dreamer_jax.replay.replay import Replay
+from dreamer_jax.run.processes import ALONE, Processes
 
 
 class DamagedCheckpoint(Exception):
@@ -42,10 +43,17 @@ class Checkpoints:
         keep: number of the newest to keep; None opens the directory for reading only.
         keep_every: also keep the checkpoints nearest to the multiples of this many env steps;
             0 keeps none.
+        processes: those of the run, each of which opens the directory and makes the same calls.
     """
 
-    def __init__(self, directory: Path, keep: int | None = None, keep_every: int = 0):
-        self.directory = directory.absolute()
+    def __init__(
+        self,
+        directory: Path,
+        keep: int | None = None,
+        keep_every: int = 0,
+        processes: Processes = ALONE,
+    ):
+        self.directory, self._processes = directory.absolute(), processes
         # The directory's parent, by a path that orbax reads as the system does.
         self._closing = contextlib.ExitStack()
         self._root = self._closing.enter_context(_plain_path(self.directory.parent))
@@ -61,6 +69,7 @@ class Checkpoints:
         else:
             self.directory.mkdir(parents=True, exist_ok=True)
             self._undo_replacement()  # of a process that was killed while it saved
+            self._processes.exchange(None)  # before another one looks for checkpoints
             policies = [LatestN(keep)] + ([EveryNStepsClosest(keep_every)] if keep_every else [])
             options = ocp.CheckpointManagerOptions(
                 preservation_policy=AnyPreservationPolicy(policies),
@@ -97,10 +106,13 @@ class Checkpoints:
         arrays = jax.tree.map(jnp.copy, arrays)
         shapes = [leaf.shape for leaf in jax.tree.leaves(jax.eval_shape(_key_data, arrays))]
         if step in self._manager.all_steps():
-            self._replaced.mkdir(exist_ok=True)
-            (self.directory / str(step)).rename(self._replaced / str(step))
-            # Left in place, the old checksums would condemn the new files.
-            self._write_digests({k: v for k, v in self._read_digests().items() if k != str(step)})
+            if self._processes.first:
+                self._replaced.mkdir(exist_ok=True)
+                (self.directory / str(step)).rename(self._replaced / str(step))
+                # Left in place, the old checksums would condemn the new files.
+                digests = {k: v for k, v in self._read_digests().items() if k != str(step)}
+                self._write_digests(digests)
+            self._processes.exchange(None)
             self._manager.reload()
         with self._writing(step):
             data = {"arrays": ocp.args.StandardSave(arrays), "host": ocp.args.JsonSave(host)}
@@ -135,21 +147,26 @@ class Checkpoints:
             path = self._root / self._replaced.name
             with ocp.CheckpointManager(path, options=options) as manager:
                 return _read(manager, step, shapes, verified=False)
-        expected = self._read_digests().get(str(step))
+        # By the first process, so that all agree.
+        expected = self._read_digests().get(str(step)) if self._processes.first else None
         problem = damage(self.directory / str(step), expected or {})
+        problem, verified = self._processes.exchange((problem, expected is not None))[0]
         if problem:
             raise DamagedCheckpoint(problem)
-        if expected is not None:
+        if verified:
             _check_shapes(self._root / self.directory.name / str(step), shapes)
-        return _read(self._manager, step, shapes, verified=expected is not None)
+        return _read(self._manager, step, shapes, verified=verified)
 
     def set_aside(self, step: int) -> Path:
         """Move a damaged checkpoint out of the way, and return its new place."""
         source, target = self.directory / str(step), self._damaged / str(step)
         while target.exists():
             target = target.with_name(target.name + "+")
-        target.parent.mkdir(exist_ok=True)
-        source.rename(target)
+        self._processes.exchange(None)
+        if self._processes.first:
+            target.parent.mkdir(exist_ok=True)
+            source.rename(target)
+        self._processes.exchange(None)
         self._manager.reload()
         return target
 
@@ -166,7 +183,10 @@ class Checkpoints:
     ) -> None:
         with self._writing(step):
             before()
+            self._processes.exchange(None, "saves")  # all have done so
             self._manager.wait_until_finished()
+            if not self._processes.first:
+                return
             _check_readable(self._root / self.directory.name / str(step), shapes, host)
             steps = {str(kept) for kept in self._manager.all_steps()}
             digests = {name: old for name, old in self._read_digests().items() if name in steps}
@@ -175,6 +195,8 @@ class Checkpoints:
 
     def _undo_replacement(self) -> None:
         """Put a replaced checkpoint back unless the new one is complete."""
+        if not self._processes.first:
+            return
         for path in self._replaced.glob("*"):
             if not (self.directory / path.name).exists():
                 path.rename(self.directory / path.name)
@@ -310,6 +332,8 @@ class Saver:
             from the draw of a batch to the checkpoint with its indices.
         minutes: minutes between two checkpoints; 0 for no limit.
         warn: called with a message for the user.
+        members: the replay's members among those in `host`; None for all.
+        refill: the records of checkpoints are lost; `restore` starts the replay without any.
     """
 
     def __init__(
@@ -320,8 +344,11 @@ class Saver:
         margin: int,
         minutes: float,
         warn: Callable[[str], None],
+        members: range | None = None,
+        refill: bool = False,
     ):
         self._checkpoints, self._replay, self._warn = checkpoints, replay, warn
+        self._members, self._refill = members, refill
         self._margin, self._minutes = margin, minutes
         self._half = max(1, (replay.slack - 2 * margin) // 2)
         self._saved_at = time.monotonic()
@@ -362,7 +389,7 @@ class Saver:
         host = self._checkpoints.completed(wait=wait)
         if host is not None:
             second = self._newest
-            self._newest = _place(host), _replay_records(host)
+            self._newest = _place(host), self._replay_records(host)
             self._replay.pin((second or self._newest)[1])
 
     def restore(self, shapes: Any) -> tuple[Any, dict] | None:
@@ -384,7 +411,10 @@ class Saver:
                 where = self._checkpoints.set_aside(step)
                 self._warn(f"the checkpoint of env step {step} is damaged: {error}; now in {where}")
                 continue
-            records = _replay_records(host)
+            records = self._replay_records(host)
+            if self._refill:
+                self._replay.restart(records)
+                return arrays, host
             try:
                 self._replay.restore(records)
             except ValueError as error:
@@ -404,11 +434,12 @@ class Saver:
         """Wait for the save in progress."""
         self._checkpoints.close()
 
+    def _replay_records(self, host: Mapping) -> list:
+        members = host["members"]
+        chosen = members if self._members is None else [members[n] for n in self._members]
+        return [member["replay"] for member in chosen]
+
 
 def _place(host: Mapping) -> dict:
     """Return the run's progress."""
     return {"env_step": host["env_step"], "update": host["update"], "due": list(host["due"])}
-
-
-def _replay_records(host: Mapping) -> list:
-    return [member["replay"] for member in host["members"]]

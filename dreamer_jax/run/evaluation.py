@@ -166,7 +166,7 @@ def _act(
         # A new array, because the next step may overwrite `obs` while JAX reads it.
         grid[key] = np.zeros((*shape, *entry), dtype)
         grid[key].reshape(-1, *entry)[chosen] = obs[key]
-    carry, action = setup.fns.greedy_step(params, carry, grid, first)
+    carry, action = setup.fns.greedy_step(params, carry, *setup.placement.put((grid, first)))
     action = to_env_actions(np.asarray(action), setup.action)
     return carry, action.reshape(-1, *action.shape[2:])[chosen]
 
@@ -176,9 +176,9 @@ def summarize(setup: RunSetup, played: Episodes) -> list[dict]:
     labels, (returns, lengths, cut, *_) = sweep.member_labels(setup.config), played
     return [
         {
-            "member": member,
+            "member": number,
             "seed": seed,
-            **label,
+            **labels[number],
             "eval_return": float(returns[member].mean()),
             "eval_return_std": float(returns[member].std()),
             "eval_length": float(lengths[member].mean()),
@@ -186,7 +186,7 @@ def summarize(setup: RunSetup, played: Episodes) -> list[dict]:
         }
         | _critic_bias(played.values[member], played.discounted[member])
         | ({"eval_cut": int(cut[member].sum())} if cut[member].any() else {})
-        for member, (seed, label) in enumerate(zip(setup.seeds, labels, strict=True))
+        for member, (number, seed) in enumerate(zip(setup.numbers, setup.seeds, strict=True))
     ]
 
 

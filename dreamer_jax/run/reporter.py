@@ -23,6 +23,7 @@ from dreamer_jax.report.wandb.process import (
     run_group,
     shorten,
 )
+from dreamer_jax.run.processes import ALONE, Processes, joined
 from dreamer_jax.run.workdir import WorkDir
 from dreamer_jax.types import MetricVector
 
@@ -30,14 +31,26 @@ _add = jax.jit(lambda total, metrics: jax.tree.map(jnp.add, total, metrics), don
 
 
 class Reporter:
-    """Writes the metrics, curves and faults of all members."""
+    """Writes the metrics, curves and faults of all members.
 
-    def __init__(self, config: ConfigDict, work: WorkDir, progress: Progress, env_name: str):
+    Of several processes, the first one writes what all others send; each writes its own faults.
+    """
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        work: WorkDir,
+        progress: Progress,
+        env_name: str,
+        processes: Processes = ALONE,
+    ):
         self._config, self._work, self._progress = config, work, progress
-        self._env_name = env_name
-        self._members = sweep.members(config)
-        self._labels = sweep.member_labels(config)
-        self._log = MetricsLog(work.metrics, warn=progress.print)
+        self._env_name, self._processes = env_name, processes
+        members, labels = sweep.members(config), sweep.member_labels(config)
+        self._numbers = processes.share(len(members))
+        self._members = [members[number] for number in self._numbers]
+        self._labels = [labels[number] for number in self._numbers]
+        self._log = MetricsLog(work.metrics, warn=progress.print) if processes.first else None
         self._wandb: WandbProcess | None = None
         self._sums: MetricVector | None = None  # since the last log line
         self._frozen = np.zeros(len(self._members), bool)
@@ -80,12 +93,13 @@ class Reporter:
             | rates
             for m, means in enumerate(self._pop_means())
         ]
-        self._write_rows(env_step, update, records)
-        returns = [record.get("train_return") for record in episodes]
-        self._progress.update(env_step, self._frame(env_step), update, returns)
+        rows = self._write_rows(env_step, update, records)
+        if self._processes.first:
+            returns = [row.get("train_return") for row in rows]
+            self._progress.update(env_step, self._frame(env_step), update, returns)
         for member in np.flatnonzero(frozen & ~self._frozen):
             self._progress.print(
-                f"member {member} ({self._members[member]}) is frozen after "
+                f"member {self._numbers[member]} ({self._members[member]}) is frozen after "
                 f"{self._config.max_nonfinite} consecutive updates with non-finite losses or "
                 "gradients; the others continue"
             )
@@ -93,13 +107,16 @@ class Reporter:
 
     def write_evaluation(self, env_step: int, update: int, records: Sequence[Mapping]) -> None:
         """Write a line per member with the record of its evaluation."""
-        self._write_rows(env_step, update, records)
-        frame, unchanged = self._frame(env_step), [None] * len(self._members)
-        returns = [record["eval_return"] for record in records]
-        self._progress.update(env_step, frame, update, unchanged, eval_returns=returns)
+        rows = self._write_rows(env_step, update, records)
+        if self._processes.first:
+            frame, unchanged = self._frame(env_step), [None] * len(rows)
+            returns = [row["eval_return"] for row in rows]
+            self._progress.update(env_step, frame, update, unchanged, eval_returns=returns)
 
     def draw_curves(self) -> None:
         """Draw the curves so far."""
+        if not self._processes.first:
+            return
         rows = read_metrics(self._work.metrics)
         draw_curves(rows, self._work.curves, title=self._env_name)
 
@@ -108,15 +125,18 @@ class Reporter:
 
         Args:
             env_step: env steps so far.
-            member: number of the environment's member.
+            member: the environment's member among those of this process.
             name: the environment in words.
             text: a description whose last line is the reason.
         """
         self._faults[member] += 1
-        failure = f"{name} of member {member} failed at env step {env_step}"
+        failure = f"{name} of member {self._numbers[member]} failed at env step {env_step}"
         reason = (text.strip().splitlines() or ["no reason is known"])[-1]
-        self._progress.print(f"{failure} and is replaced: {reason} (more in {self._work.faults})")
-        self._append(self._work.faults, f"{failure}\n{text.strip()}\n\n")
+        path = self._work.faults
+        if not self._processes.first:  # shared storage may not append from two machines
+            path = path.with_suffix(f".{self._processes.index}{path.suffix}")
+        self._progress.print(f"{failure} and is replaced: {reason} (more in {path})")
+        self._append(path, f"{failure}\n{text.strip()}\n\n")
 
     def state(self) -> list[dict]:
         """Return M JSON records for `restore`; `sums` are None if no update followed a log line."""
@@ -135,6 +155,8 @@ class Reporter:
 
         Afterwards the bytes before the offset are on disk, unless the disk fails.
         """
+        if self._log is None:
+            return {}
         self._log.flush()
         return {"offset": self._log.offset, "pending": self._log.pending}
 
@@ -154,11 +176,14 @@ class Reporter:
             env_step, update: progress of the run.
         """
         self._clock = (time.monotonic(), env_step, update)
-        self._log.cut(**position or {"offset": 0})
         if records is not None:
             self._frozen = np.array([record["frozen"] for record in records])
             self._faults = np.array([record["faults"] for record in records])
             self._sums = _stack_sums([record["sums"] for record in records])
+        if self._log is None:
+            return
+        self._log.cut(**position or {"offset": 0})
+        if records is not None:
             self._append(self._work.path / RESUMES, f"resumed at env step {env_step}\n")
         if self._config.wandb.mode != "disabled":
             info = _run_info(self._config, self._work, self._env_name)
@@ -166,6 +191,8 @@ class Reporter:
 
     def close(self) -> None:
         """Write the pending lines, and wait for W&B to receive the rest."""
+        if self._log is None:
+            return
         try:
             self._log.close()
         except OSError as error:
@@ -196,14 +223,21 @@ class Reporter:
             for m in range(len(self._members))
         ]
 
-    def _write_rows(self, env_step: int, update: int, records: Sequence[Mapping]) -> None:
+    def _write_rows(self, env_step: int, update: int, records: Sequence[Mapping]) -> list[dict]:
+        """Write rows of the members of all processes, and return them."""
         head = {"env_step": env_step, "frame": self._frame(env_step), "update": update}
-        self._log.write(
-            {"member": m, "seed": self._members[m].seed} | head | self._labels[m] | dict(record)
-            for m, record in enumerate(records)
-        )
+        own = [
+            {"member": number, "seed": member.seed} | head | label | dict(record)
+            for number, member, label, record in zip(
+                self._numbers, self._members, self._labels, records, strict=True
+            )
+        ]
+        rows = joined(self._processes.exchange(own))
+        if self._log is not None:
+            self._log.write(rows)
         if self._wandb is not None:
             self._wandb.check()
+        return rows
 
     def _frame(self, env_step: int) -> int:
         return env_step * self._config.env.action_repeat

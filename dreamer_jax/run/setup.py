@@ -20,13 +20,15 @@ from dreamer_jax.envs import env_maker
 from dreamer_jax.envs.code import code_digests
 from dreamer_jax.envs.vector import FaultTolerantVector, OnFault, probe
 from dreamer_jax.errors import UsageError
-from dreamer_jax.replay.layout import make_layout
+from dreamer_jax.replay.layout import Layout, make_layout
 from dreamer_jax.replay.replay import Replay
 from dreamer_jax.run.driver import replay_spec
 from dreamer_jax.run.identity import EnvIdentity, maker_of
+from dreamer_jax.run.processes import ALONE, Processes, all_members
 from dreamer_jax.run.schedule import replay_slack, updates_due
+from dreamer_jax.run.scratch import replay_directory
 from dreamer_jax.run.workdir import WorkDir
-from dreamer_jax.runtime import make_backend, prepare
+from dreamer_jax.runtime import be_deterministic, make_backend, prepare
 from dreamer_jax.seeding import EVAL_STREAM, INIT_KEY, POLICY_KEY, env_seed, member_keys
 from dreamer_jax.types import ActionSpec, Params, PolicyCarry, TrainState
 
@@ -37,7 +39,9 @@ MakeEnv = Callable[[int], gymnasium.Env]
 class RunSetup:
     """Everything that follows from a config alone, and makers of the parts that hold state."""
 
-    config: ConfigDict
+    config: ConfigDict  # of the whole run
+    processes: Processes  # that train it; all else here is of this one and of its members
+    numbers: range  # of the members in the whole run
     seeds: list[int]  # [M]
     agent: Agent
     fns: MemberFns
@@ -72,7 +76,7 @@ class RunSetup:
         return FaultTolerantVector(
             self.row_maker(use, num_envs),
             len(self.seeds) * num_envs,
-            workers=workers,
+            workers=min(workers, len(self.seeds) * num_envs),
             timeout=self.config.env.timeout,
             on_fault=on_fault,
         )
@@ -94,15 +98,28 @@ class RunSetup:
 
         return make_row
 
-    def make_replay(self, workdir: WorkDir) -> Replay:
-        """Make or open the replay, in the work directory or in memory as the config says."""
-        directory = workdir.replay if self.config.replay.storage == "disk" else None
-        settings = {"batch": self.config.batch, "sampling": self.config.replay.sampling}
-        return Replay(seeds=self.seeds, directory=directory, **settings, **self._replay_sizes())
+    def make_replay(self, work: WorkDir) -> Replay:
+        """Make or open the replay, on a disk or in memory as the config says."""
+        replay = self.config.replay
+        directory = replay_directory(self.config, work) if replay.storage == "disk" else None
+        copied = replay.scratch is not None and replay.lost == "copy"
+        return Replay(
+            seeds=self.seeds,
+            numbers=None if self.processes.count == 1 else self.numbers,
+            batch=self.config.batch,
+            sampling=self.config.replay.sampling,
+            directory=directory,
+            copy=work.replay if copied else None,
+            **self._replay_sizes(),
+        )
 
     def replay_bytes(self) -> int:
         """Return the size of the replay once it is full."""
-        return len(self.seeds) * make_layout(**self._replay_sizes()).nbytes
+        return len(self.seeds) * self.replay_layout().nbytes
+
+    def replay_layout(self) -> Layout:
+        """Return the layout of each member's replay."""
+        return make_layout(**self._replay_sizes())
 
     def _replay_sizes(self) -> dict:
         return {
@@ -115,7 +132,8 @@ class RunSetup:
 
     def init_state(self) -> TrainState:
         """Return the initial learning state of all members."""
-        hypers = stack_hypers(sweep.member_hypers(self.config))
+        hypers = sweep.member_hypers(self.config)
+        hypers = stack_hypers([hypers[number] for number in self.numbers])
         return self.placement.put(self.fns.init(member_keys(self.seeds, INIT_KEY), hypers))
 
     def init_policy(self) -> PolicyCarry:
@@ -127,9 +145,10 @@ class RunSetup:
         """Return the shapes and placement of a checkpoint's arrays, without allocating any.
 
         Args:
-            num_members: members in the checkpoint; this setup's by default.
+            num_members: members in the checkpoint; those of the run by default.
         """
-        count, sharding = num_members or len(self.seeds), self.placement.by_member
+        count = num_members or len(self.seeds) * self.processes.count
+        sharding = all_members(self.placement, self.processes)
         shapes = jax.eval_shape(lambda: {"state": self.init_state(), "carry": self.init_policy()})
 
         def saved(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
@@ -144,7 +163,10 @@ def count_parameters(params: Params) -> int:
 
 
 def build(
-    config: ConfigDict, make_env_fn: MakeEnv | None = None, placement: Placement | None = None
+    config: ConfigDict,
+    make_env_fn: MakeEnv | None = None,
+    placement: Placement | None = None,
+    processes: Processes = ALONE,
 ) -> RunSetup:
     """Validate the config, probe one environment's spaces, and build the agent.
 
@@ -152,6 +174,7 @@ def build(
         config: see `config/keys.py`; a dict of some keys is completed by the defaults.
         make_env_fn: `seed -> gymnasium.Env`, used instead of `config.task`.
         placement: where arrays live; None follows the config.
+        processes: those that train the run, each some of its members.
 
     Returns:
         The setup; nothing large has been allocated.
@@ -159,9 +182,7 @@ def build(
     Raises:
         UsageError: the config is invalid, or does not fit the devices or the environment.
     """
-    config = config_lib.normalize(config)
-    config_lib.validate(config)
-    prepare()
+    config = prepared(config)
     if jax.config.jax_enable_x64:
         raise UsageError(
             "JAX computes in 64 bits (JAX_ENABLE_X64 or jax_enable_x64), and agents are of 32 "
@@ -172,6 +193,8 @@ def build(
     task = config.task if make_env_fn is None else make_env_fn
     make_env = env_maker(task, **settings)
     seeds = sweep.member_seeds(config)
+    numbers = processes.share(len(seeds))
+    seeds = [seeds[number] for number in numbers]
     placement = placement or place(len(seeds), config.batch, config.devices)
     make_one = partial(make_env, env_seed(seeds[0], EVAL_STREAM, 0))
     probed = probe(make_one, workers=config.env.workers, timeout=config.env.timeout)
@@ -191,6 +214,8 @@ def build(
         )
     return RunSetup(
         config=config,
+        processes=processes,
+        numbers=numbers,
         seeds=seeds,
         agent=agent,
         fns=fns,
@@ -202,6 +227,20 @@ def build(
         placement=placement,
         readings=list(readings.values()),
     )
+
+
+def prepared(config: ConfigDict) -> ConfigDict:
+    """Return a complete and valid config, with the process set up for it, before JAX starts.
+
+    Raises:
+        UsageError: the config is invalid, or JAX has started without what it needs.
+    """
+    config = config_lib.normalize(config)
+    config_lib.validate(config)
+    if config.deterministic:
+        be_deterministic()
+    prepare()
+    return config
 
 
 def _env_kwargs(config: ConfigDict) -> dict | None:
@@ -240,11 +279,15 @@ def dry_run(config: ConfigDict, make_env_fn: MakeEnv | None = None) -> dict:
 
 def describe(setup: RunSetup, work: WorkDir) -> str:
     """Return a summary of a run's size, and a line for every entry of the observation."""
-    where = work.replay if setup.config.replay.storage == "disk" else "memory"
+    on_disk = setup.config.replay.storage == "disk"
+    where = replay_directory(setup.config, work) if on_disk else "memory"
     devices = len(setup.placement.devices)
     on = f" on {devices} devices" if devices > 1 else ""
+    processes = setup.processes
+    of = f" of {len(setup.seeds) * processes.count}" if processes.count > 1 else ""
+    on += f" in process {processes.index} of {processes.count}" if processes.count > 1 else ""
     size = describe_bytes(setup.replay_bytes())
-    summary = f"{len(setup.seeds)} members{on}; replay grows to {size} in {where}"
+    summary = f"{len(setup.seeds)}{of} members{on}; replay grows to {size} in {where}"
     return "\n".join([summary, *setup.readings])
 
 

@@ -26,11 +26,6 @@ class StopSignals:
         self._old: dict[int, object] = {}
         self.requested = self._urgent = False
 
-    def check(self) -> None:
-        """Raise Stopped if a signal has arrived."""
-        if self.requested:
-            raise Stopped
-
     def __enter__(self) -> "StopSignals":
         if threading.current_thread() is threading.main_thread():
             self._old = {

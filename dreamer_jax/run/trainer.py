@@ -1,7 +1,10 @@
 """The training loop: step environments, update all members, log, evaluate, save, resume."""
 
 import contextlib
+import dataclasses
+import json
 import pickle
+import shutil
 import time
 import weakref
 from collections.abc import Mapping
@@ -13,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from dreamer_jax import config as config_lib
 from dreamer_jax.agent.guard import is_frozen
 from dreamer_jax.agent.report import Report
 from dreamer_jax.config import sweep
@@ -27,8 +31,12 @@ from dreamer_jax.run.checkpoint import Checkpoints, Saver
 from dreamer_jax.run.driver import Driver, to_env_actions, without_env_states
 from dreamer_jax.run.evaluation import Episodes, play_episodes, summarize
 from dreamer_jax.run.identity import changed_code, check_maker, check_spaces, write_identity
+from dreamer_jax.run.processes import current as current_processes
+from dreamer_jax.run.processes import gathered, joined, own_members
+from dreamer_jax.run.programs import Programs
 from dreamer_jax.run.reporter import Reporter
-from dreamer_jax.run.setup import MakeEnv, RunSetup, about_wrappers, build, describe
+from dreamer_jax.run.scratch import Scratch
+from dreamer_jax.run.setup import MakeEnv, RunSetup, about_wrappers, build, describe, prepared
 from dreamer_jax.run.signals import Stopped, StopSignals
 from dreamer_jax.run.workdir import WorkDir
 from dreamer_jax.seeding import ENV_STREAM, REPORT_KEY, member_keys
@@ -56,25 +64,55 @@ def train(config: ConfigDict, workdir: str | Path, make_env: MakeEnv | None = No
             in the work directory, or another process uses that directory. Nothing was changed.
         OSError: the disk is full; the last checkpoint is intact.
         TooManyFaults: environments failed more often than `config.env.max_faults` allows.
+        ProcessFailed: another of the processes that share the run, which `jax.distributed` has
+            connected, has failed.
     """
     work = WorkDir(workdir)
-    note = check_maker(work.environment, config.task, make_env)
-    setup = build(config, make_env)
-    config = setup.config
-    check_spaces(work.environment, setup.identity)
-    with work.claim(config):
-        write_identity(work.environment, setup.identity)
-        summary = work.read_summary()
+    config, processes = prepared(config), current_processes()
+    with contextlib.ExitStack() as run:
+        run.enter_context(processes.failing_together())
+        note = check_maker(work.environment, config.task, make_env)
+        setup = build(config, make_env, processes=processes)
+        config = setup.config
+        check_spaces(work.environment, setup.identity)
+        if processes.first:
+            run.enter_context(work.claim(config))
+            write_identity(work.environment, setup.identity)
+        summary = _agreed_summary(setup, work)
         if summary is not None and summary["env_step"] >= config.steps:
             return summary
-        settings = [member.setting for member in sweep.members(config)]
-        display = Progress(config.steps, setup.seeds, settings=settings)
+        members = sweep.members(config)
+        seeds, settings = [m.seed for m in members], [m.setting for m in members]
+        live = None if processes.first else False
+        display = Progress(config.steps, seeds, live, settings=settings)
         with StopSignals() as stop, display as progress:
             for line in (note, str(setup.identity), describe(setup, work), about_wrappers(setup)):
                 if line:
                     progress.print(line)
+            kept = work.programs if setup.agent.backend.keep_programs else None
+            programs = Programs(kept, setup.placement.devices, progress.print)
+            setup = dataclasses.replace(setup, fns=programs.keep(setup.fns))
             with contextlib.ExitStack() as closing:
-                return Trainer(setup, work, progress, stop, closing).run()
+                return Trainer(setup, work, progress, stop, closing, programs).run()
+
+
+def _agreed_summary(setup: RunSetup, work: WorkDir) -> dict | None:
+    """Return the summary of a finished run, as the first process reads it.
+
+    Raises:
+        UsageError: the processes were given different configs.
+    """
+    processes, text = setup.processes, config_lib.to_json(setup.config)
+    said = processes.exchange((text, work.read_summary() if processes.first else None))
+    for index, (given, _) in enumerate(said):
+        if given != said[0][0]:
+            first, other = (dict(config_lib.flatten(json.loads(t))) for t in (said[0][0], given))
+            lines = [f"  {k}: {v!r} -> {other[k]!r}" for k, v in first.items() if v != other[k]]
+            raise UsageError(
+                f"process {index} was given another config than process 0 (0 -> {index}):\n"
+                + "\n".join(lines)
+            )
+    return said[0][1]
 
 
 class Trainer:
@@ -86,6 +124,7 @@ class Trainer:
         progress: shows messages and progress.
         stop: tells when to stop early.
         closing: receives the callbacks that release processes, threads and files.
+        programs: those of the setup's functions, whose identities checkpoints note; None for none.
     """
 
     def __init__(
@@ -95,14 +134,23 @@ class Trainer:
         progress: Progress,
         stop: StopSignals,
         closing: contextlib.ExitStack,
+        programs: Programs | None = None,
     ):
+        self._programs = programs
         self._setup, self._config, self._work = setup, setup.config, work
         self._progress, self._stop = progress, stop
         keep, keep_every = self._config.checkpoint_keep, self._config.checkpoint_keep_every
-        checkpoints = Checkpoints(work.checkpoints, keep, keep_every)
+        self._processes = setup.processes
+        checkpoints = Checkpoints(work.checkpoints, keep, keep_every, setup.processes)
         closing.callback(checkpoints.close)
-        if checkpoints.steps():
-            work.check_replay(self._config)
+        self._scratch: Scratch | None = None
+        self._refill = False  # the replay, whose records are lost
+        if self._config.replay.scratch is not None:
+            self._open_scratch(resumed=bool(checkpoints.steps()))
+        else:
+            shutil.rmtree(work.scratch, ignore_errors=True)  # what it names will be out of date
+            if checkpoints.steps():
+                work.check_replay(self._config)
         self._replay = setup.make_replay(work)
         closing.callback(self._replay.close)
         self._saver = Saver(
@@ -111,8 +159,12 @@ class Trainer:
             margin=schedule.replay_margin(self._config),
             minutes=self._config.checkpoint_minutes,
             warn=progress.print,
+            members=setup.numbers,
+            refill=self._refill,
         )
-        self._reporter = Reporter(self._config, work, progress, setup.identity.name)
+        self._reporter = Reporter(
+            self._config, work, progress, setup.identity.name, setup.processes
+        )
         closing.callback(self._reporter.close)
         self._limit = FaultLimit(self._config.env.max_faults, log=lambda row, text: None)
         num_envs, workers = self._config.env.num_envs, self._config.env.workers
@@ -134,9 +186,11 @@ class Trainer:
         self._restore()
         finished = False
         try:
+            if self._refill:
+                self._refill_replay()
             self._do_due_work()
             while self._env_step < self._config.steps:
-                self._stop.check()
+                self._check_stop()
                 self._step()
                 self._do_due_work()
             finished = True
@@ -150,10 +204,15 @@ class Trainer:
             message = f"{error.strerror}; stopped at env step {self._env_step}, saved: {saved}"
             raise OSError(error.errno, message, error.filename) from error
         result = {"finished": finished, "env_step": self._env_step, "update": self._update}
-        result["members"] = self._summary if finished else None
-        if finished:
+        result["members"] = joined(self._processes.exchange(self._summary)) if finished else None
+        if finished and self._processes.first:
             self._work.write_summary(result)
         return result
+
+    def _check_stop(self) -> None:
+        """Raise Stopped if a signal has arrived in any process."""
+        if self._processes.any(self._stop.requested):
+            raise Stopped
 
     def begin_with(self, params: Mapping[str, Params], slow_critic: Params) -> None:
         """Save a first checkpoint in which every member has these parameters of one member.
@@ -192,10 +251,33 @@ class Trainer:
         self._env_step += config.env.num_envs
         self._due = schedule.work_due(config, self._env_step)
 
+    def _open_scratch(self, *, resumed: bool) -> None:
+        """Prepare the replay's directory, and decide whether the replay must be refilled."""
+        self._scratch = Scratch(self._config, self._work, self._setup.numbers)
+        layout, say = self._setup.replay_layout(), self._progress.print
+        refill = self._scratch.open(layout, resumed=resumed, say=say)
+        self._refill = self._processes.any(refill)
+        if self._refill:
+            self._scratch.drop_copy()
+
+    def _refill_replay(self) -> None:
+        """Take steps that do not count, in place of the records that are lost."""
+        for _ in range(-(-self._config.prefill // self._config.env.num_envs)):
+            self._check_stop()
+            obs, is_first = self._driver.reset_finished()
+            self._carry, actions = self._act(obs, is_first)
+            failed = self._driver.step(to_env_actions(np.asarray(actions), self._setup.action))
+            if failed.any():
+                self._close_episodes(failed)
+            self._replay.pin()  # no checkpoint needs these records yet
+        self._refill = False
+        self._save(wait=True)
+
     def _act(
         self, obs: dict[str, np.ndarray], is_first: np.ndarray
     ) -> tuple[PolicyCarry, jax.Array]:
-        fns, state, inputs = self._setup.fns, self._state, (self._carry, obs, is_first)
+        fns, state = self._setup.fns, self._state
+        inputs = (self._carry, *self._setup.placement.put((obs, is_first)))
         if schedule.explores(self._config, self._env_step):
             return fns.explore_step(state.params, *inputs, state.update)
         return fns.policy_step(state.params, *inputs)
@@ -203,12 +285,12 @@ class Trainer:
     def _update_until(self, count: int) -> None:
         """Make updates until there are `count` in total."""
         while self._update < count:
-            self._stop.check()
+            self._check_stop()
             self._update_members()
 
     def _update_members(self) -> None:
         """Update all members from the next batch."""
-        if not self._update and not self._replay.sampleable.any():
+        if not self._update and not self._processes.any(self._replay.sampleable.any()):
             raise UsageError(
                 f"after a prefill of {self._config.prefill} steps the replay has no sequence of "
                 f"config.length = {self._config.length} steps for any member; if episodes are "
@@ -231,10 +313,11 @@ class Trainer:
     def _report_empty(self, empty: np.ndarray) -> None:
         """Say which members begin to have nothing to learn from."""
         for member in np.flatnonzero(empty & ~self._empty):
+            number, seed = self._setup.numbers[member], self._setup.seeds[member]
             self._progress.print(
-                f"member {member} (seed {self._setup.seeds[member]}) has no sequence of "
-                f"config.length = {self._config.length} steps in its replay, so its updates are "
-                "skipped until it has; config.replay.sampling = 'time' draws across episodes"
+                f"member {number} (seed {seed}) has no sequence of config.length = "
+                f"{self._config.length} steps in its replay, so its updates are skipped until it "
+                "has; config.replay.sampling = 'time' draws across episodes"
             )
         self._empty = empty
 
@@ -250,7 +333,7 @@ class Trainer:
         while self._due and self._due[0] != "checkpoint":
             work[self._due[0]]()
             self._due.pop(0)  # not before: an interrupted run has to do it again
-        if self._due or self._saver.due():
+        if self._due or self._processes.any(self._saver.due()):
             self._due = []
             self._save(wait=self._env_step >= self._config.steps)
         self._saver.collect()
@@ -304,7 +387,7 @@ class Trainer:
             self._state.params,
             episodes,
             on_fault=on_fault,
-            check=self._stop.check,
+            check=self._stop_if_asked,
         )
         workers = env.workers if env.eval_workers is None else env.eval_workers
         if workers or env.eval_workers == 0 or not self._setup.identity.is_foreign:
@@ -318,6 +401,11 @@ class Trainer:
                 f"another ({error})"
             )
             return play()
+
+    def _stop_if_asked(self) -> None:
+        """Raise Stopped, here and in the other processes, which may be at another episode."""
+        if self._stop.requested:
+            self._processes.stop()
 
     def _draw(self) -> None:
         """Draw the curves so far, and open-loop videos; no failure to do so stops a run."""
@@ -335,11 +423,11 @@ class Trainer:
     def _draw_open_loop(self, report: Report) -> None:
         """Write the members' open-loop errors, and a GIF of every image entry."""
         folder, context = self._work.videos, self._config.video_context
-        for member in range(len(self._setup.seeds)):
+        for member, number in enumerate(self._setup.numbers):
             one = jax.tree.map(lambda x, member=member: x[member], report)
-            write_errors(folder, self._env_step, member, one.error, context)
+            write_errors(folder, self._env_step, number, one.error, context)
             for key, film in one.films.items():
-                path = open_loop_path(folder, key, self._env_step, member)
+                path = open_loop_path(folder, key, self._env_step, number)
                 open_loop_gif(
                     film.truth,
                     film.prediction,
@@ -379,16 +467,22 @@ class Trainer:
             "report": self._reporter.state(),
             "summary": self._summary or [None] * len(self._setup.seeds),
         }
-        members = zip(*states.values(), strict=True)
+        rows = zip(*states.values(), strict=True)
+        own = [dict(zip(states, records, strict=True)) for records in rows]
         host = {
             "env_step": self._env_step,
             "update": self._update,
             "due": list(self._due),
             "log": self._reporter.log_position(),
-            "members": [dict(zip(states, records, strict=True)) for records in members],
+            "programs": self._processes.exchange(self._programs.state() if self._programs else {}),
+            "members": joined(self._processes.exchange(own)),
         }
-        self._saver.save({"state": self._state, "carry": self._carry}, host)
+        arrays = {"state": self._state, "carry": self._carry}
+        arrays = gathered(arrays, self._setup.placement, self._processes)
+        self._saver.save(arrays, host)
         self._saver.collect(wait=wait)
+        if self._scratch is not None and wait:
+            self._scratch.keep()
 
     def _restore(self) -> None:
         """Resume from the newest intact checkpoint, or start afresh."""
@@ -399,18 +493,22 @@ class Trainer:
             self._state, self._carry = self._setup.init_state(), self._setup.init_policy()
             return
         arrays, host = saved
-        states = {name: [m[name] for m in host["members"]] for name in host["members"][0]}
-        changes = [
-            changed_code(member.get("env_code"), self._setup.env_code) for member in host["members"]
-        ]
+        arrays = own_members(arrays, self._setup.placement, self._processes)
+        members = [host["members"][number] for number in self._setup.numbers]
+        states = {name: [member[name] for member in members] for name in members[0]}
+        changes = [changed_code(member.get("env_code"), self._setup.env_code) for member in members]
         drivers = [
-            without_env_states(state) if change else state
+            without_env_states(state) if change or self._refill else state
             for state, change in zip(states["driver"], changes, strict=True)
         ]
         self._state, self._carry = arrays["state"], arrays["carry"]
         self._env_step, self._update, self._due = host["env_step"], host["update"], host["due"]
         self._summary = None if None in states["summary"] else states["summary"]
-        self._prefetch.restore(states["prefetch"])
+        if self._programs is not None:
+            notes = host.get("programs", [{}])  # those of each process
+            self._programs.restore(notes[self._processes.index % len(notes)])
+        if not self._refill:
+            self._prefetch.restore(states["prefetch"])
         restored = self._driver.restore(drivers)
         self._close_episodes(~restored)
         self._reporter.restore(states["report"], host["log"], self._env_step, self._update)

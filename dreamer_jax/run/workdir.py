@@ -41,6 +41,8 @@ class WorkDir:
         self.checkpoints = self.path / "checkpoints"
         self.videos = self.path / "videos"
         self.replay = self.path / "replay"
+        self.scratch = self.path / "scratch"  # tokens of a replay on another disk
+        self.programs = self.path / "programs"
 
     def read_config(self) -> ConfigDict:
         """Read the config of the run in this directory.

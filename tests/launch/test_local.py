@@ -54,4 +54,6 @@ def test_two_launchers_on_one_directory_share_the_jobs(undisturbed_sweep, tmp_pa
     both = [start_sweep(file, tmp_path / "runs", "--launcher=local") for _ in range(2)]
     outputs = [process.communicate()[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], outputs
+    shared = {(tmp_path / "runs" / name / "programs").resolve() for name in NAMES}
+    assert shared == {tmp_path / "runs" / "programs"}
     assert_same_results(tmp_path / "runs", undisturbed_sweep)
