@@ -1,6 +1,7 @@
 """Planning: the cross-entropy method on a known optimum, and its place in the agent."""
 
 import functools
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ from mock_agents import mock_agent, mock_batch, mock_state, train_step
 
 from dreamer_jax.agent import agent as agent_lib
 from dreamer_jax.agent.members import make_members
+from dreamer_jax.agent.report import report
 from dreamer_jax.behavior.planet import CEM, imagined_reward
 from dreamer_jax.errors import UsageError
 from dreamer_jax.model import rssm as rssm_lib
@@ -128,6 +130,16 @@ def test_every_member_and_environment_has_a_plan_of_its_own():
     alone = jax.tree.map(lambda x: x[1:], (params, carry, obs, is_first))
     _, again = jax.jit(fns.greedy_step)(*alone)
     np.testing.assert_allclose(again[0], action[1], atol=1e-5)
+
+
+def test_a_planner_has_neither_a_critic_nor_a_policy_that_imagines():
+    agent, hypers = mock_agent("image", "continuous", behavior="planet", planet=PLANNING)
+    state = jax.eval_shape(functools.partial(agent_lib.init, agent), jax.random.key(0), hypers)
+    shown = functools.partial(report, replace(agent, context=2))
+    batch = mock_batch("image", "continuous")
+    film = jax.eval_shape(shown, state, batch, jax.random.key(0)).films["image"]
+    assert film.prediction.shape == batch.obs["image"].shape and film.imagined is None
+    assert agent_lib.value(agent, state.params, agent_lib.init_policy(agent, None, 3)) is None
 
 
 def test_planning_is_for_continuous_actions():
