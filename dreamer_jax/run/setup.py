@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import gymnasium
 import jax
@@ -16,10 +17,20 @@ from dreamer_jax.agent.build import make_agent
 from dreamer_jax.agent.members import MemberFns, make_members, stack_hypers
 from dreamer_jax.agent.placement import Placement, place
 from dreamer_jax.config import sweep
-from dreamer_jax.envs import env_maker
+from dreamer_jax.envs import EnvSettings, env_maker
 from dreamer_jax.envs.code import code_digests
-from dreamer_jax.envs.vector import FaultTolerantVector, OnFault, probe
-from dreamer_jax.errors import UsageError
+from dreamer_jax.envs.jax_env import (
+    JAX_TASKS,
+    AdaptedEnv,
+    JaxEnv,
+    JaxVector,
+    SingleEnv,
+    is_jax_env,
+    make_jax_env,
+)
+from dreamer_jax.envs.registry import TASKS
+from dreamer_jax.envs.vector import FaultTolerantVector, OnFault, Probed, probe
+from dreamer_jax.errors import UsageError, lookup
 from dreamer_jax.replay.layout import make_layout
 from dreamer_jax.replay.replay import Replay
 from dreamer_jax.run.driver import replay_spec
@@ -30,7 +41,8 @@ from dreamer_jax.runtime import make_backend, prepare
 from dreamer_jax.seeding import EVAL_STREAM, INIT_KEY, POLICY_KEY, env_seed, member_keys
 from dreamer_jax.types import ActionSpec, Params, PolicyCarry, TrainState
 
-MakeEnv = Callable[[int], gymnasium.Env]
+MakeEnv = Callable[[int], gymnasium.Env] | JaxEnv
+AnyVector = FaultTolerantVector | JaxVector
 
 
 @dataclass(frozen=True)
@@ -42,7 +54,8 @@ class RunSetup:
     agent: Agent
     fns: MemberFns
     action_space: gymnasium.Space
-    make_env: MakeEnv  # from a seed to an adapted environment
+    make_env: Callable[[int], gymnasium.Env]  # from a seed to an adapted environment
+    jax_env: AdaptedEnv | None  # the environment, if it is a JAX program
     identity: EnvIdentity  # of the environments
     env_code: dict[str, str]  # digests of the code that makes them
     statistics: list[str]  # their wrappers with running statistics
@@ -61,30 +74,44 @@ class RunSetup:
 
     def make_vector(
         self, use: int, num_envs: int, on_fault: OnFault, *, workers: int = 0
-    ) -> FaultTolerantVector:
+    ) -> AnyVector:
         """Make N = M * num_envs environments; see `row_maker` for their order.
 
         Args:
             use, num_envs: see `row_maker`.
             on_fault: called with the row and the text of each failure of an environment.
-            workers: number of worker processes; 0 steps the environments in this process.
+            workers: number of worker processes; 0 steps the environments in this process, as
+                always if they are JAX programs.
         """
+        make_row, count = self.row_maker(use, num_envs), len(self.seeds) * num_envs
+        return self.open_vector(make_row, count, on_fault, workers=workers)
+
+    def open_vector(
+        self,
+        make_row: Callable[[int, int], Any],
+        count: int,
+        on_fault: OnFault,
+        *,
+        workers: int = 0,
+    ) -> AnyVector:
+        """Make `count` environments by a function like those of `row_maker`."""
+        if self.jax_env is not None:
+            return JaxVector(self.jax_env, make_row, count)
+        timeout = self.config.env.timeout
         return FaultTolerantVector(
-            self.row_maker(use, num_envs),
-            len(self.seeds) * num_envs,
-            workers=workers,
-            timeout=self.config.env.timeout,
-            on_fault=on_fault,
+            make_row, count, workers=workers, timeout=timeout, on_fault=on_fault
         )
 
-    def row_maker(self, use: int, num_envs: int) -> Callable[[int, int], gymnasium.Env]:
+    def row_maker(self, use: int, num_envs: int) -> Callable[[int, int], Any]:
         """Return a function (row, generation) -> environment; row m*E + e is member m's number e.
+
+        If the environment is a JAX program, it returns the environment's seed.
 
         Args:
             use: ENV_STREAM or EVAL_STREAM, from which the environments' seeds are drawn.
             num_envs: E, environments per member.
         """
-        make_env, seeds = self.make_env, self.seeds
+        make_env, seeds = self.make_env if self.jax_env is None else int, self.seeds
 
         # Workers receive a local function by value. For a global one they would import its module,
         # and JAX with it.
@@ -150,7 +177,7 @@ def build(
 
     Args:
         config: see `config/keys.py`; a dict of some keys is completed by the defaults.
-        make_env_fn: `seed -> gymnasium.Env`, used instead of `config.task`.
+        make_env_fn: `seed -> gymnasium.Env` or a `JaxEnv`, used instead of `config.task`.
         placement: where arrays live; None follows the config.
 
     Returns:
@@ -169,16 +196,19 @@ def build(
         )
     names = ("size", "images", "vectors", "action_repeat", "time_limit", "sticky", "noops")
     settings = {name: config.env[name] for name in names} | {"kwargs": _env_kwargs(config)}
-    task = config.task if make_env_fn is None else make_env_fn
-    make_env = env_maker(task, **settings)
+    jax_env = _find_jax_env(config, make_env_fn, EnvSettings(**settings))
     seeds = sweep.member_seeds(config)
     placement = placement or place(len(seeds), config.batch, config.devices)
-    make_one = partial(make_env, env_seed(seeds[0], EVAL_STREAM, 0))
-    probed = probe(make_one, workers=config.env.workers, timeout=config.env.timeout)
+    if jax_env is None:
+        make_env = env_maker(config.task if make_env_fn is None else make_env_fn, **settings)
+        make_one = partial(make_env, env_seed(seeds[0], EVAL_STREAM, 0))
+        probed = probe(make_one, workers=config.env.workers, timeout=config.env.timeout)
+    else:
+        make_env, probed = partial(SingleEnv, jax_env), _describe_jax_env(jax_env)
     observation_space, action_space = probed.observation_space, probed.action_space
     spaces = str(observation_space), str(action_space)
     identity = EnvIdentity(*maker_of(config.task, make_env_fn), *spaces)
-    code = probed.code | code_digests([] if make_env_fn is None else [make_env_fn])
+    code = probed.code | code_digests([make_env_fn] if callable(make_env_fn) else [])
     shapes = {key: (box.shape, box.dtype.name) for key, box in observation_space.items()}
     backend = make_backend(placement.devices[0])
     agent = make_agent(config, shapes, ActionSpec.of(action_space), backend)
@@ -196,12 +226,45 @@ def build(
         fns=fns,
         action_space=action_space,
         make_env=make_env,
+        jax_env=jax_env,
         identity=identity,
         env_code=code,
         statistics=probed.statistics,
         placement=placement,
         readings=list(readings.values()),
     )
+
+
+def _find_jax_env(
+    config: ConfigDict, make_env_fn: MakeEnv | None, settings: EnvSettings
+) -> AdaptedEnv | None:
+    """Make the environment if it is a JAX program; None if it is one of gymnasium."""
+    name, on_device = config.task.partition(":")[0], config.loop == "device"
+    if make_env_fn is None:
+        lookup(TASKS | JAX_TASKS, name, "task")
+        is_jax = name in JAX_TASKS and (on_device or name not in TASKS)
+    else:
+        is_jax = is_jax_env(make_env_fn)
+    if on_device and not is_jax:
+        given = "make_env" if make_env_fn is not None else f"config.task = {config.task!r}"
+        raise UsageError(
+            f"config.loop is 'device', but the environment of {given} is no JAX program; allowed: "
+            f"the tasks {', '.join(sorted(JAX_TASKS))}, or a JaxEnv as make_env"
+        )
+    if not is_jax:
+        return None
+    env = make_jax_env(config.task, settings) if make_env_fn is None else make_env_fn
+    if config.env.workers:
+        raise UsageError(
+            f"config.env.workers is {config.env.workers}; allowed: 0, since the environment is a "
+            "JAX program, and all are stepped by one call in this process"
+        )
+    return AdaptedEnv(env, settings)
+
+
+def _describe_jax_env(env: AdaptedEnv) -> Probed:
+    code = code_digests([type(env.unwrapped)])
+    return Probed(env.observation_space, env.action_space, code, [], env.readings)
 
 
 def _env_kwargs(config: ConfigDict) -> dict | None:

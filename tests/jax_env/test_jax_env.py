@@ -241,6 +241,7 @@ def test_what_is_a_jax_environment():
     assert is_jax_env(JaxCatch()) and is_jax_env(Parts())
     assert not is_jax_env(make_env("catch", 0)) and not is_jax_env(JaxCatch)
     assert not is_jax_env(lambda seed: Catch())
-    assert make_jax_env("gym:CartPole-v1", EnvSettings()) is None
+    with pytest.raises(UsageError, match="choose one of: catch, craftax, gymnax, reach"):
+        make_jax_env("gym:CartPole-v1", EnvSettings())
     with pytest.raises(UsageError, match="has no variants"):
         make_jax_env("catch:fast", EnvSettings())

@@ -7,6 +7,7 @@ import gymnasium
 from gymnasium import spaces
 
 from dreamer_jax.envs.registry import EnvSettings
+from dreamer_jax.errors import lookup
 from dreamer_jax.schema import Registry
 from dreamer_jax.types import Array
 
@@ -61,10 +62,14 @@ def register_jax_task(name: str) -> Callable[[MakeJaxTask], MakeJaxTask]:
     return JAX_TASKS.register(name)
 
 
-def make_jax_env(task: str, settings: EnvSettings) -> JaxEnv | None:
-    """Make the environment of a task; None if the task is no JAX program."""
+def make_jax_env(task: str, settings: EnvSettings) -> JaxEnv:
+    """Make the environment of a task in `JAX_TASKS`.
+
+    Raises:
+        UsageError: no such task is a JAX program, or the variant is unknown.
+    """
     name, _, variant = task.partition(":")
-    return JAX_TASKS[name](variant, settings) if name in JAX_TASKS else None
+    return lookup(JAX_TASKS, name, "the task of a JAX program")(variant, settings)
 
 
 def is_jax_env(value: Any) -> bool:
