@@ -53,18 +53,17 @@ def init_replay(layout: Layout, num_members: int, length: int) -> DeviceReplay:
         layout: of one member; its slack is not used.
     """
     streams, slots = (num_members, layout.envs), layout.capacity
-    zeros = jnp.zeros(streams, jnp.int32)
-    table = jnp.full((*streams, slots // length), NONE, jnp.int32)
+    table = (*streams, slots // length)
     return DeviceReplay(
         records={
             key: jnp.zeros((*streams, slots, *shape), dtype)
             for key, (shape, dtype) in layout.entries.items()
         },
-        written=zeros,
-        open=jnp.full_like(zeros, NONE),
-        starts=table,
-        stops=table,
-        episodes=zeros,
+        written=jnp.zeros(streams, jnp.int32),  # no array twice: all are donated
+        open=jnp.full(streams, NONE, jnp.int32),
+        starts=jnp.full(table, NONE, jnp.int32),
+        stops=jnp.full(table, NONE, jnp.int32),
+        episodes=jnp.zeros(streams, jnp.int32),
     )
 
 

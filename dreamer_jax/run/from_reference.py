@@ -14,7 +14,7 @@ from dreamer_jax.report.progress import Progress
 from dreamer_jax.run.load import MemberAgent, load
 from dreamer_jax.run.setup import MakeEnv, RunSetup, build
 from dreamer_jax.run.signals import StopSignals
-from dreamer_jax.run.trainer import Trainer
+from dreamer_jax.run.trainer import make_trainer
 from dreamer_jax.run.workdir import WorkDir
 
 GROUPS = {"model", "actor", "critic"}  # the parameter groups that the original has
@@ -53,7 +53,7 @@ def start_from_reference(
         closing.enter_context(work.claim(config))
         stop = closing.enter_context(StopSignals())
         progress = closing.enter_context(Progress(config.steps, setup.seeds))
-        Trainer(setup, work, progress, stop, closing).begin_with(*weights)
+        make_trainer(setup, work, progress, stop, closing).begin_with(*weights)
     return load(workdir, make_env=make_env)
 
 

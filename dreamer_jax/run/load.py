@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from dreamer_jax.agent.placement import one_device
 from dreamer_jax.config import sweep
 from dreamer_jax.errors import UsageError
-from dreamer_jax.run.checkpoint import Checkpoints, DamagedCheckpoint
+from dreamer_jax.run.checkpoint import REPLAY, Checkpoints, DamagedCheckpoint
 from dreamer_jax.run.driver import to_env_actions
 from dreamer_jax.run.identity import check_maker, check_spaces
 from dreamer_jax.run.setup import MakeEnv, RunSetup, build
@@ -59,8 +59,13 @@ def read_saved(
     numbers: Sequence[int] | None,
     make_env: MakeEnv | None,
     step: int | None = None,
+    *,
+    with_replay: bool = False,
 ) -> Saved:
-    """Read the members with these numbers, or all, from a checkpoint; see `load` for the rest."""
+    """Read the members with these numbers, or all, from a checkpoint; see `load` for the rest.
+
+    A replay in the checkpoint is left out, unless `with_replay`.
+    """
     prepare()  # before `one_device` starts JAX
     work = WorkDir(workdir)
     config = selected = work.read_config()
@@ -78,7 +83,10 @@ def read_saved(
         log.warning("%s", note)
     setup = build(selected, make_env, one_device())
     check_spaces(work.environment, setup.identity)
-    arrays, host = read_checkpoint(work, setup.saved_shapes(len(present)), step)
+    shapes = setup.saved_shapes(len(present))
+    if not with_replay:
+        shapes.pop(REPLAY, None)
+    arrays, host = read_checkpoint(work, shapes, step)
     if numbers is None:
         return Saved(work, config, setup, list(range(len(present))), arrays, host)
     arrays = jax.tree.map(lambda x: x[np.array(numbers)], arrays)

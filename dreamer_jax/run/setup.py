@@ -15,7 +15,7 @@ from dreamer_jax.agent import agent as agent_lib
 from dreamer_jax.agent.agent import Agent
 from dreamer_jax.agent.build import make_agent
 from dreamer_jax.agent.members import MemberFns, make_members, stack_hypers
-from dreamer_jax.agent.placement import Placement, place
+from dreamer_jax.agent.placement import Placement, place, place_whole_members
 from dreamer_jax.config import sweep
 from dreamer_jax.envs import EnvSettings, env_maker
 from dreamer_jax.envs.code import code_digests
@@ -33,6 +33,7 @@ from dreamer_jax.envs.vector import FaultTolerantVector, OnFault, Probed, probe
 from dreamer_jax.errors import UsageError, lookup
 from dreamer_jax.replay.layout import make_layout
 from dreamer_jax.replay.replay import Replay
+from dreamer_jax.run.device_loop import DeviceLoop
 from dreamer_jax.run.driver import replay_spec
 from dreamer_jax.run.identity import EnvIdentity, maker_of
 from dreamer_jax.run.schedule import replay_slack, updates_due
@@ -61,6 +62,7 @@ class RunSetup:
     statistics: list[str]  # their wrappers with running statistics
     placement: Placement
     readings: list[str]  # for people, how each entry of the observation was read and why
+    device_loop: DeviceLoop | None  # if `config.loop` is 'device'
 
     @property
     def obs_keys(self) -> tuple[str, ...]:
@@ -129,16 +131,14 @@ class RunSetup:
 
     def replay_bytes(self) -> int:
         """Return the size of the replay once it is full."""
+        if self.device_loop is not None:
+            return sum(
+                x.size * x.dtype.itemsize for x in jax.tree.leaves(self.saved_shapes()["replay"])
+            )
         return len(self.seeds) * make_layout(**self._replay_sizes()).nbytes
 
     def _replay_sizes(self) -> dict:
-        return {
-            "spec": replay_spec(self.agent.obs_shapes, self.action),
-            "num_envs": self.config.env.num_envs,
-            "capacity": self.config.replay.capacity,
-            "slack": replay_slack(self.config),
-            "length": self.config.length,
-        }
+        return replay_sizes(self.config, self.agent, self.action)
 
     def init_state(self) -> TrainState:
         """Return the initial learning state of all members."""
@@ -150,6 +150,14 @@ class RunSetup:
         keys = member_keys(self.seeds, POLICY_KEY)
         return self.placement.put(self.fns.init_policy(keys, self.config.env.num_envs))
 
+    def init_arrays(self) -> dict:
+        """Return the arrays of a checkpoint as they are before the first step."""
+        arrays = {"state": self.init_state(), "carry": self.init_policy()}
+        if self.device_loop is not None:
+            loop, replay = self.device_loop.init(self.seeds)
+            arrays |= self.placement.put({"loop": loop, "replay": replay})
+        return arrays
+
     def saved_shapes(self, num_members: int | None = None) -> dict:
         """Return the shapes and placement of a checkpoint's arrays, without allocating any.
 
@@ -157,12 +165,23 @@ class RunSetup:
             num_members: members in the checkpoint; this setup's by default.
         """
         count, sharding = num_members or len(self.seeds), self.placement.by_member
-        shapes = jax.eval_shape(lambda: {"state": self.init_state(), "carry": self.init_policy()})
+        shapes = jax.eval_shape(self.init_arrays)
 
         def saved(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
             return jax.ShapeDtypeStruct((count, *x.shape[1:]), x.dtype, sharding=sharding)
 
         return jax.tree.map(saved, shapes)
+
+
+def replay_sizes(config: ConfigDict, agent: Agent, action: ActionSpec) -> dict:
+    """Return the arguments of `make_layout`."""
+    return {
+        "spec": replay_spec(agent.obs_shapes, action),
+        "num_envs": config.env.num_envs,
+        "capacity": config.replay.capacity,
+        "slack": replay_slack(config),
+        "length": config.length,
+    }
 
 
 def count_parameters(params: Params) -> int:
@@ -198,6 +217,9 @@ def build(
     settings = {name: config.env[name] for name in names} | {"kwargs": _env_kwargs(config)}
     jax_env = _find_jax_env(config, make_env_fn, EnvSettings(**settings))
     seeds = sweep.member_seeds(config)
+    on_device = config.loop == "device"
+    if placement is None and on_device:
+        placement = place_whole_members(len(seeds), config.devices)
     placement = placement or place(len(seeds), config.batch, config.devices)
     if jax_env is None:
         make_env = env_maker(config.task if make_env_fn is None else make_env_fn, **settings)
@@ -213,6 +235,7 @@ def build(
     backend = make_backend(placement.devices[0])
     agent = make_agent(config, shapes, ActionSpec.of(action_space), backend)
     fns = make_members(agent, placement)
+    layout = make_layout(**replay_sizes(config, agent, ActionSpec.of(action_space)))
     readings = dict(probed.readings)
     for key in set(observation_space) - set(agent.obs_shapes):
         readings[key] = (
@@ -232,6 +255,7 @@ def build(
         statistics=probed.statistics,
         placement=placement,
         readings=list(readings.values()),
+        device_loop=(DeviceLoop(config, agent, jax_env, layout, placement) if on_device else None),
     )
 
 
@@ -304,10 +328,13 @@ def dry_run(config: ConfigDict, make_env_fn: MakeEnv | None = None) -> dict:
 def describe(setup: RunSetup, work: WorkDir) -> str:
     """Return a summary of a run's size, and a line for every entry of the observation."""
     where = work.replay if setup.config.replay.storage == "disk" else "memory"
+    if setup.device_loop is not None:
+        where = "device memory and in every checkpoint"
     devices = len(setup.placement.devices)
     on = f" on {devices} devices" if devices > 1 else ""
     size = describe_bytes(setup.replay_bytes())
-    summary = f"{len(setup.seeds)} members{on}; replay grows to {size} in {where}"
+    grows = "grows to" if setup.device_loop is None else "takes"
+    summary = f"{len(setup.seeds)} members{on}; replay {grows} {size} in {where}"
     return "\n".join([summary, *setup.readings])
 
 
