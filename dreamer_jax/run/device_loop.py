@@ -15,8 +15,9 @@ is made, not before; and the policy waits for all updates that are due, not all 
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -126,6 +127,7 @@ class DeviceLoop:
         self._layout, self._placement = layout, placement
         self._action = ActionSpec.of(env.action_space)
         self._map = partial(over_members, together=agent.backend.map_members_together)
+        self._train = jax.jit(partial(guarded_train_step, agent))  # so that it is traced once
         self._compiled = self._compile()
 
     def init(self, seeds: Sequence[int]) -> tuple[LoopState, DeviceReplay]:
@@ -156,6 +158,18 @@ class DeviceLoop:
         limits = jnp.asarray(until, jnp.int32), jnp.asarray(catch_up)
         return self._compiled(limits, carried)
 
+    def lower(self, shapes: Mapping[str, Any]) -> jax.stages.Lowered:
+        """Return the program before it is compiled, without allocating its arguments.
+
+        Args:
+            shapes: those of a checkpoint, `RunSetup.saved_shapes`.
+        """
+        count = jax.ShapeDtypeStruct((), jnp.int32)
+        own = (shapes[name] for name in ("state", "carry", "loop", "replay"))
+        limits = count, jax.ShapeDtypeStruct((), jnp.bool_)
+        carried = Carried(Progress(count, count, count), *own)
+        return self._compiled.lower(limits, carried)
+
     def batch(self, loop: LoopState, replay: DeviceReplay) -> Batch:
         """Return a batch for pictures, which changes nothing."""
         return self._peek(jax.vmap(partial(jax.random.fold_in, data=0))(loop.draw_key), replay)
@@ -174,7 +188,7 @@ class DeviceLoop:
                 key: jnp.zeros((self._config.batch, self._config.length, *shape), dtype)
                 for key, (shape, dtype) in self._layout.entries.items()
             }
-            return guarded_train_step(self._agent, state, to_batch(zeros))[1]
+            return self._train(state, to_batch(zeros))[1]
 
         key = jax.random.key(0, impl="threefry2x32")
         hypers = Hypers(**dict.fromkeys(Hypers.__dataclass_fields__, 0.0))
@@ -244,7 +258,7 @@ class DeviceLoop:
     ) -> tuple[Progress, TrainState, LoopState]:
         keys = jax.vmap(jax.random.split)(loop.draw_key)
         batch, empty = self._draw(keys[:, 1], replay)
-        new, metrics = self._map(partial(guarded_train_step, self._agent))(state, batch)
+        new, metrics = self._map(self._train)(state, batch)
         # Having nothing to learn from must not freeze a member.
         new = new.replace(nonfinite=jnp.where(empty, state.nonfinite, new.nonfinite))
         sums = {name: total + metrics[name] for name, total in loop.sums.items()}
