@@ -1,5 +1,6 @@
 """Build the parts of a run from its config; nothing here steps or trains."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -131,11 +132,10 @@ class RunSetup:
 
     def replay_bytes(self) -> int:
         """Return the size of the replay once it is full."""
-        if self.device_loop is not None:
-            return sum(
-                x.size * x.dtype.itemsize for x in jax.tree.leaves(self.saved_shapes()["replay"])
-            )
-        return len(self.seeds) * make_layout(**self._replay_sizes()).nbytes
+        layout = make_layout(**self._replay_sizes())
+        if self.device_loop is not None:  # which needs no slack
+            layout = dataclasses.replace(layout, slots=layout.capacity)
+        return len(self.seeds) * layout.nbytes
 
     def _replay_sizes(self) -> dict:
         return replay_sizes(self.config, self.agent, self.action)
