@@ -42,8 +42,7 @@ class Planner:
         shapes = repr(values)
         if shapes not in self._known:
             setup = build(_one_member(config), placement=one_device())
-            shapes = setup.saved_shapes()
-            shapes.pop("replay", None)  # of a run on the device, which `replay_bytes` counts
+            shapes = setup.saved_shapes(with_loop=False)
             state = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes))
             self._known[shapes] = Size(state, setup.replay_bytes())
         members = len(sweep.members(config))

@@ -3,8 +3,8 @@
 Orbax saves a checkpoint while training continues. It holds device arrays, and host data:
 `env_step`, `update`, `due`, `log`, and `members`, one record per member with its state in every
 component. Of the replay it holds only cursors: the replay's own files keep every record that the
-two newest checkpoints refer to. Only a replay on the device is part of the arrays, under the name
-`replay`. It is an item of its own in the files, so that agents are read without it.
+two newest checkpoints refer to. Only the state of a loop on the device is part of the arrays, with
+its replay, under the name `loop`. It is an item of its own, so that agents are read without it.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ from dreamer_jax.errors import UsageError
 from dreamer_jax.files import DISK_FULL, damage, digest, replacing
 from dreamer_jax.replay.replay import Replay
 
-REPLAY = "replay"  # name of a replay on the device among the arrays
+LOOP = "loop"  # name, among the arrays, of the state of a loop on the device with its replay
 
 
 class DamagedCheckpoint(Exception):
@@ -98,9 +98,8 @@ class Checkpoints:
             OSError: the checkpoint could not be written; the earlier ones are intact.
         """
         # Copies: the state's own buffers are donated to the next update while orbax still reads.
-        # That of the replay is in the host's memory: the device may not have room for two.
         items = {
-            name: jax.tree.map(np.array if name == REPLAY else jnp.copy, item)
+            name: jax.tree.map(_host_copy if name == LOOP else jnp.copy, item)
             for name, item in _items(arrays).items()
         }
         shapes = {
@@ -136,8 +135,8 @@ class Checkpoints:
 
         Args:
             step: the env step.
-            shapes: a tree of `jax.ShapeDtypeStruct` like the saved arrays, without the `replay` if
-                that is not wanted.
+            shapes: a tree of `jax.ShapeDtypeStruct` like the saved arrays; the `loop` may be left
+                out, and is then not read.
 
         Raises:
             DamagedCheckpoint: the files are not as they were written.
@@ -259,18 +258,26 @@ def _is_plain(path: Path) -> bool:
 
 def _items(arrays: Any) -> dict[str, Any]:
     """Return the items of a checkpoint that hold arrays, by name."""
-    if not isinstance(arrays, Mapping) or REPLAY not in arrays:
+    if not isinstance(arrays, Mapping) or LOOP not in arrays:
         return {"arrays": arrays}
-    others = {name: tree for name, tree in arrays.items() if name != REPLAY}
-    return {"arrays": others, REPLAY: arrays[REPLAY]}
+    others = {name: tree for name, tree in arrays.items() if name != LOOP}
+    return {"arrays": others, LOOP: arrays[LOOP]}
+
+
+def _host_copy(x: jax.Array) -> np.ndarray | jax.Array:
+    """Return a copy in the host's memory, since the device may not have room for two replays."""
+    return jnp.copy(x) if _is_key(x) else np.array(x)
+
+
+def _is_key(x: Any) -> bool:
+    return jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
 
 
 def _key_data(arrays: Any) -> Any:
     """Return a tree of arrays with random keys as the integers that are saved for them."""
 
     def data(x: jax.Array) -> jax.Array:
-        is_key = jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
-        return jax.random.key_data(x) if is_key else x
+        return jax.random.key_data(x) if _is_key(x) else x
 
     return jax.tree.map(data, arrays)
 
@@ -325,7 +332,7 @@ def _read(
             raise  # the files are intact, so the fault lies elsewhere
         raise DamagedCheckpoint(f"{type(error).__name__}: {error}") from error
     arrays, host = restored["arrays"], restored["host"]
-    return ({**arrays, REPLAY: restored[REPLAY]} if REPLAY in items else arrays), host
+    return ({**arrays, LOOP: restored[LOOP]} if LOOP in items else arrays), host
 
 
 class Saver:

@@ -127,7 +127,7 @@ class DeviceLoop:
         self._layout, self._placement = layout, placement
         self._action = ActionSpec.of(env.action_space)
         self._map = partial(over_members, together=agent.backend.map_members_together)
-        self._train = jax.jit(partial(guarded_train_step, agent))  # so that it is traced once
+        self._train_step = jax.jit(partial(guarded_train_step, agent))  # so that it is traced once
         self._compiled = self._compile()
 
     def init(self, seeds: Sequence[int]) -> tuple[LoopState, DeviceReplay]:
@@ -165,8 +165,8 @@ class DeviceLoop:
             shapes: those of a checkpoint, `RunSetup.saved_shapes`.
         """
         count = jax.ShapeDtypeStruct((), jnp.int32)
-        own = (shapes[name] for name in ("state", "carry", "loop", "replay"))
-        limits = count, jax.ShapeDtypeStruct((), jnp.bool_)
+        limits, loop = (count, jax.ShapeDtypeStruct((), jnp.bool_)), shapes["loop"]
+        own = shapes["state"], shapes["carry"], loop["state"], loop["replay"]
         carried = Carried(Progress(count, count, count), *own)
         return self._compiled.lower(limits, carried)
 
@@ -188,7 +188,7 @@ class DeviceLoop:
                 key: jnp.zeros((self._config.batch, self._config.length, *shape), dtype)
                 for key, (shape, dtype) in self._layout.entries.items()
             }
-            return self._train(state, to_batch(zeros))[1]
+            return self._train_step(state, to_batch(zeros))[1]
 
         key = jax.random.key(0, impl="threefry2x32")
         hypers = Hypers(**dict.fromkeys(Hypers.__dataclass_fields__, 0.0))
@@ -220,9 +220,7 @@ class DeviceLoop:
             return (progress.env_step < until) & (progress.turns > 0)
 
         def turn(carried: Carried) -> Carried:
-            replay = (
-                carried.replay
-            )  # loops that do not change it must not carry it, or it is copied
+            replay = carried.replay  # not carried by the loop of updates, which does not change it
 
             def update(learning: tuple) -> tuple:
                 return self._update(*learning, replay)
@@ -258,7 +256,7 @@ class DeviceLoop:
     ) -> tuple[Progress, TrainState, LoopState]:
         keys = jax.vmap(jax.random.split)(loop.draw_key)
         batch, empty = self._draw(keys[:, 1], replay)
-        new, metrics = self._map(self._train)(state, batch)
+        new, metrics = self._map(self._train_step)(state, batch)
         # Having nothing to learn from must not freeze a member.
         new = new.replace(nonfinite=jnp.where(empty, state.nonfinite, new.nonfinite))
         sums = {name: total + metrics[name] for name, total in loop.sums.items()}

@@ -10,6 +10,7 @@ import numpy as np
 
 from dreamer_jax.replay.device import close_open
 from dreamer_jax.run import schedule
+from dreamer_jax.run.checkpoint import LOOP
 from dreamer_jax.run.device_loop import Carried, EpisodeSums, Progress
 from dreamer_jax.run.memory import check_memory
 from dreamer_jax.run.trainer import Trainer
@@ -74,11 +75,11 @@ class DeviceTrainer(Trainer):
         return self._setup.device_loop.batch(self._loop, self._replay_arrays)
 
     def _arrays(self) -> dict:
-        return {**super()._arrays(), "loop": self._loop, "replay": self._replay_arrays}
+        return {**super()._arrays(), LOOP: {"state": self._loop, "replay": self._replay_arrays}}
 
     def _set_arrays(self, arrays: dict) -> None:
         super()._set_arrays(arrays)
-        self._loop, self._replay_arrays = arrays["loop"], arrays["replay"]
+        self._loop, self._replay_arrays = (arrays[LOOP][name] for name in ("state", "replay"))
 
     def _loop_records(self) -> dict[str, list]:
         return {"replay": [None] * len(self._setup.seeds)}

@@ -80,7 +80,7 @@ def _read_weights(
         weights = import_reference(arrays, vectors if vectors else None, order)
     except ValueError as error:
         raise UsageError(str(error)) from error
-    saved = setup.saved_shapes()["state"]
+    saved = setup.saved_shapes(with_loop=False)["state"]
     needed = {name: saved.params[name] for name in GROUPS & set(saved.params)}
     misfits = _misfits(weights.params, needed)
     if weights.slow_critic:

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from dreamer_jax.agent.placement import one_device
 from dreamer_jax.config import sweep
 from dreamer_jax.errors import UsageError
-from dreamer_jax.run.checkpoint import REPLAY, Checkpoints, DamagedCheckpoint
+from dreamer_jax.run.checkpoint import Checkpoints, DamagedCheckpoint
 from dreamer_jax.run.driver import to_env_actions
 from dreamer_jax.run.identity import check_maker, check_spaces
 from dreamer_jax.run.setup import MakeEnv, RunSetup, build
@@ -60,11 +60,11 @@ def read_saved(
     make_env: MakeEnv | None,
     step: int | None = None,
     *,
-    with_replay: bool = False,
+    with_loop: bool = False,
 ) -> Saved:
     """Read the members with these numbers, or all, from a checkpoint; see `load` for the rest.
 
-    A replay in the checkpoint is left out, unless `with_replay`.
+    The state of a loop on the device is left out, unless `with_loop`.
     """
     prepare()  # before `one_device` starts JAX
     work = WorkDir(workdir)
@@ -83,9 +83,7 @@ def read_saved(
         log.warning("%s", note)
     setup = build(selected, make_env, one_device())
     check_spaces(work.environment, setup.identity)
-    shapes = setup.saved_shapes(len(present))
-    if not with_replay:
-        shapes.pop(REPLAY, None)
+    shapes = setup.saved_shapes(len(present), with_loop=with_loop)
     arrays, host = read_checkpoint(work, shapes, step)
     if numbers is None:
         return Saved(work, config, setup, list(range(len(present))), arrays, host)

@@ -75,7 +75,7 @@ def extract(
     finished must have its replay on disk.
     """
     target = _free_target(target, workdir)
-    _assemble([read_saved(workdir, members, make_env, with_replay=True)], target)
+    _assemble([read_saved(workdir, members, make_env, with_loop=True)], target)
 
 
 def join(
@@ -86,7 +86,7 @@ def join(
     Keys in `config.RUN_KEYS` may differ too; the new run takes the values of the first.
     """
     target = _free_target(target, first, second)
-    sources = [read_saved(workdir, None, make_env, with_replay=True) for workdir in (first, second)]
+    sources = [read_saved(workdir, None, make_env, with_loop=True) for workdir in (first, second)]
     _check_fit(*sources)
     _assemble(sources, target)
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 
@@ -17,12 +16,13 @@ def check_memory(setup: RunSetup) -> None:
 
     Networks need more for their temporaries while they are updated, which is not counted.
     """
-    shapes, devices = setup.saved_shapes(), setup.placement.devices
+    devices = setup.placement.devices
     free = free_memory(devices[0])
     if free is None:
         return
-    replay = _nbytes(shapes.pop("replay"))
-    networks = _nbytes(shapes)
+    replay = setup.replay_bytes()
+    shapes = jax.tree.leaves(setup.saved_shapes(with_loop=False))
+    networks = sum(x.size * x.dtype.itemsize for x in shapes)
     if devices[0].platform == "cpu":
         replay *= 2  # the copy that is saved is in the same memory
     else:
@@ -48,7 +48,3 @@ def free_memory(device: jax.Device) -> int | None:
         return None
     lines = dict(line.split(":", 1) for line in MEMINFO.read_text().splitlines())
     return int(lines["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in lines else None
-
-
-def _nbytes(shapes: Any) -> int:
-    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes))

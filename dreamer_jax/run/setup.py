@@ -34,6 +34,7 @@ from dreamer_jax.envs.vector import FaultTolerantVector, OnFault, Probed, probe
 from dreamer_jax.errors import UsageError, lookup
 from dreamer_jax.replay.layout import make_layout
 from dreamer_jax.replay.replay import Replay
+from dreamer_jax.run.checkpoint import LOOP
 from dreamer_jax.run.device_loop import DeviceLoop
 from dreamer_jax.run.driver import replay_spec
 from dreamer_jax.run.identity import EnvIdentity, maker_of
@@ -150,22 +151,27 @@ class RunSetup:
         keys = member_keys(self.seeds, POLICY_KEY)
         return self.placement.put(self.fns.init_policy(keys, self.config.env.num_envs))
 
-    def init_arrays(self) -> dict:
-        """Return the arrays of a checkpoint as they are before the first step."""
+    def init_arrays(self, *, with_loop: bool = True) -> dict:
+        """Return the arrays of a checkpoint as they are before the first step.
+
+        Args:
+            with_loop: include the state of a loop on the device.
+        """
         arrays = {"state": self.init_state(), "carry": self.init_policy()}
-        if self.device_loop is not None:
+        if self.device_loop is not None and with_loop:
             loop, replay = self.device_loop.init(self.seeds)
-            arrays |= self.placement.put({"loop": loop, "replay": replay})
+            arrays[LOOP] = self.placement.put({"state": loop, "replay": replay})
         return arrays
 
-    def saved_shapes(self, num_members: int | None = None) -> dict:
+    def saved_shapes(self, num_members: int | None = None, *, with_loop: bool = True) -> dict:
         """Return the shapes and placement of a checkpoint's arrays, without allocating any.
 
         Args:
             num_members: members in the checkpoint; this setup's by default.
+            with_loop: see `init_arrays`.
         """
         count, sharding = num_members or len(self.seeds), self.placement.by_member
-        shapes = jax.eval_shape(self.init_arrays)
+        shapes = jax.eval_shape(partial(self.init_arrays, with_loop=with_loop))
 
         def saved(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
             return jax.ShapeDtypeStruct((count, *x.shape[1:]), x.dtype, sharding=sharding)

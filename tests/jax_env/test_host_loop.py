@@ -20,6 +20,7 @@ def config_of(seeds, **changes):
     return config
 
 
+@pytest.mark.slow
 def test_a_run_is_resumed_exactly_and_evaluated(tmp_path):
     config = config_of((7, 3))
     whole = train(config, tmp_path / "whole", PLACES)

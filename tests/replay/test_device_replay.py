@@ -13,6 +13,12 @@ from test_replay import EXACT
 from dreamer_jax.replay import device
 from dreamer_jax.replay.layout import make_layout
 
+# One of them in every test run.
+SAMPLINGS = [
+    "episodes",
+    *(pytest.param(x, marks=pytest.mark.slow) for x in EXACT if x != "episodes"),
+]
+
 
 def make_replay(members, envs, capacity, length):
     """An empty replay, and compiled functions to add to it and to draw and gather from it."""
@@ -33,7 +39,7 @@ def keys_of(seed, members):
     return jax.random.split(jax.random.key(seed), members)
 
 
-@pytest.mark.parametrize("sampling", EXACT)
+@pytest.mark.parametrize("sampling", SAMPLINGS)
 def test_wrapped_contents_and_support_match_lists(sampling):
     members, envs, length, capacity = 2, 3, 4, 30
     streams = Streams(members, envs, 0)
@@ -66,7 +72,7 @@ def test_wrapped_contents_and_support_match_lists(sampling):
     assert compared > 500 and min(len(past) for past in streams.records[0]) > 5 * capacity
 
 
-@pytest.mark.parametrize("sampling", EXACT)
+@pytest.mark.parametrize("sampling", SAMPLINGS)
 def test_draws_have_the_exact_distribution(sampling):
     capacity, length = 25, 3
     streams = Streams(1, 2, 4, end=0.2)

@@ -15,7 +15,6 @@ from dreamer_jax.agent.placement import place_whole_members
 from dreamer_jax.envs.jax_env import JaxVector
 from dreamer_jax.errors import UsageError
 from dreamer_jax.replay import device as device_replay
-from dreamer_jax.replay.layout import make_layout
 from dreamer_jax.replay.prefetch import to_batch
 from dreamer_jax.replay.replay import Replay
 from dreamer_jax.replay.samplers import Indices
@@ -67,7 +66,7 @@ def assert_same_arrays(found, expected):
 def assert_same_run(workdir, reference, make_env=PLACES):
     assert rows(workdir) == rows(reference)
     (arrays, host), (expected, expected_host) = (newest(x, make_env) for x in (workdir, reference))
-    assert {"state", "carry", "loop", "replay"} == arrays.keys()
+    assert {"state", "carry", "loop"} == arrays.keys()
     assert_same_arrays(arrays, expected)
     assert host | {"log": None} == expected_host | {"log": None}
 
@@ -78,7 +77,7 @@ def assert_same_run(workdir, reference, make_env=PLACES):
 def test_records_and_statistics_are_those_of_the_hosts_driver(finished):
     """The host steps the same environments with the recorded actions into its own replay."""
     setup = build(config_of(), PLACES)
-    replay = newest(finished, PLACES)[0]["replay"]
+    replay = newest(finished, PLACES)[0]["loop"]["replay"]
     layout = replay_sizes(setup.config, setup.agent, setup.action)
     host = Replay(seeds=setup.seeds, batch=1, sampling="time", directory=None, **layout)
     vector = JaxVector(setup.jax_env, setup.row_maker(ENV_STREAM, 2), 4)
@@ -112,7 +111,9 @@ def test_records_and_statistics_are_those_of_the_hosts_driver(finished):
 def carried_of(setup, turns):
     arrays = setup.init_arrays()
     progress = device_loop.Progress(*(jnp.int32(n) for n in (0, 0, turns)))
-    return device_loop.Carried(progress, *(arrays[x] for x in ("state", "carry", "loop", "replay")))
+    loop = arrays["loop"]
+    parts = arrays["state"], arrays["carry"], loop["state"], loop["replay"]
+    return device_loop.Carried(progress, *parts)
 
 
 def with_turns(carried, turns):
@@ -183,6 +184,7 @@ def test_work_is_next_due_where_it_is_due():
 # Runs.
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_is_resumed_exactly(finished, tmp_path):
     stopped_after(9, config_of(), tmp_path / "run", PLACES)
     steps = [int(path.name) for path in WorkDir(tmp_path / "run").checkpoints.iterdir()]
@@ -199,7 +201,7 @@ def test_a_member_is_as_alone(finished, tmp_path):
     second = [row | {"member": 0} for row in rows(finished) if row["member"] == 1]
     for row, alone in zip(second, rows(tmp_path / "one"), strict=True):
         assert row == pytest.approx(alone, rel=1e-5, abs=1e-7)
-    two, one = (newest(path, PLACES)[0]["replay"] for path in (finished, tmp_path / "one"))
+    two, one = (newest(path, PLACES)[0]["loop"]["replay"] for path in (finished, tmp_path / "one"))
     assert_same_arrays(jax.tree.map(lambda x: x[1:], two), one)
 
 
@@ -313,7 +315,5 @@ def test_devices_hold_whole_members(monkeypatch):
 
 def test_a_stream_needs_no_slack_on_the_device():
     setup = build(config_of(), PLACES)
-    layout = make_layout(**replay_sizes(setup.config, setup.agent, setup.action))
-    assert layout.capacity == 500
-    records = setup.saved_shapes()["replay"].records
-    assert records["obs/vector"].shape == (2, 2, 500, 3)
+    # 500 records of 3 + 2 numbers and 3 flags for each of two members' two environments.
+    assert setup.replay_bytes() == 2 * 2 * 500 * (5 * 4 + 3)
