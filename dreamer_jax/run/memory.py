@@ -1,6 +1,5 @@
 """The memory that a run with its replay on the device needs, compared with what there is."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import jax
@@ -41,7 +40,7 @@ def check_memory(setup: RunSetup) -> None:
 
 def free_memory(device: jax.Device) -> int | None:
     """Return the number of bytes that a device has free; None if it does not say."""
-    stats: Mapping[str, Any] = device.memory_stats() or {}
+    stats = device.memory_stats() or {}
     if "bytes_limit" in stats:
         return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
     if device.platform != "cpu" or not MEMINFO.exists():
