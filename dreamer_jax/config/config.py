@@ -19,6 +19,9 @@ from dreamer_jax.errors import UsageError, suggest
 from dreamer_jax.schema import KEYS, Key
 
 
+LARGEST_COUNT = 2**30  # steps of which the records, fewer than two for each, have numbers in int32
+
+
 def default_config() -> ConfigDict:
     """Return a config with the default of every key; it takes no other keys."""
     config = ConfigDict()
@@ -145,6 +148,11 @@ def _combination_errors(config: ConfigDict) -> Iterator[str]:
             f"config.replay.capacity is {config.replay.capacity}, {per_env} per environment; "
             f"allowed: at least config.length = {config.length} for each of "
             f"config.env.num_envs = {config.env.num_envs}."
+        )
+    if config.loop == "device" and config.steps > LARGEST_COUNT:
+        yield (
+            f"config.steps is {config.steps}; allowed: at most {LARGEST_COUNT} with config.loop = "
+            "'device', which counts in 32 bits."
         )
     if config.planet.elites > config.planet.candidates:
         yield (

@@ -28,7 +28,7 @@ class DeviceTrainer(Trainer):
         return CheckpointedReplay()
 
     def _open_envs(self, closing: contextlib.ExitStack) -> None:
-        self._turns = 1  # of a call; what they are has no effect on the results
+        self._turns = 1  # of the next call; their number has no effect on the results
 
     def _step(self) -> None:
         """Take steps, and make updates, until work is due or for about a second."""
@@ -57,8 +57,8 @@ class DeviceTrainer(Trainer):
             if not had_updates and empty.all():
                 raise self._nothing_to_learn()
             self._report_empty(empty)
-        seconds = time.monotonic() - began
-        self._turns = int(max(1, min(2 * self._turns, self._turns * CALL_SECONDS / seconds)))
+        per_second = (self._turns - int(progress.turns)) / (time.monotonic() - began)
+        self._turns = int(min(max(1, CALL_SECONDS * per_second), 2 * self._turns))
 
     def _pop_episodes(self) -> list[dict]:
         episodes = jax.device_get(self._loop.episodes)
