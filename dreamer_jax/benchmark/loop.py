@@ -121,8 +121,8 @@ def measure_loop(
     """
     if config.loop != "host":
         raise UsageError(
-            f"config.loop is {config.loop!r}; allowed here: 'host', whose calls are measured, while "
-            "the loop on the device is one program"
+            f"config.loop is {config.loop!r}; allowed here: 'host', whose calls are measured; the "
+            "loop on the device is one program"
         )
     clock, stop = DeviceClock(), StopSignals()
     setup = build(_shorten(config, updates), make_env)

@@ -18,8 +18,7 @@ from dreamer_jax.config.sweep import (
 from dreamer_jax.errors import UsageError, suggest
 from dreamer_jax.schema import KEYS, Key
 
-
-LARGEST_COUNT = 2**30  # steps of which the records, fewer than two for each, have numbers in int32
+LARGEST_COUNT = 10**9  # steps, of which the records, at most two for each, have numbers in int32
 
 
 def default_config() -> ConfigDict:

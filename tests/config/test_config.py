@@ -69,10 +69,10 @@ def test_epsilon_is_a_probability(name):
 
 def test_steps_on_the_device_are_counted_in_32_bits():
     config = config_lib.default_config()
-    config.update({"loop": "device", "steps": 2**30})
+    config.update({"loop": "device", "steps": 10**9})
     config_lib.validate(config)
     config.steps += 1
-    with pytest.raises(UsageError, match="config.steps is 1073741825; allowed: at most 1073741824"):
+    with pytest.raises(UsageError, match="config.steps is 1000000001; allowed: at most 1000000000"):
         config_lib.validate(config)
 
 
