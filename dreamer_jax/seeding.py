@@ -12,8 +12,11 @@ training envs      env_seed(seed, ENV_STREAM, env, generation)  run.driver
 evaluation envs    env_seed(seed, EVAL_STREAM, episode, ...)    run.evaluation, run.load
 prefill actions    action_generator(seed, env_step)             run.driver
 replay draws       replay_generator(seed)                       replay.replay
-the last two with  member_keys(seeds, ACTION_KEY, or DRAW_KEY)  run.device_loop
-config.loop=device
+
+With `config.loop = "device"` the last two are drawn from other streams:
+
+prefill actions    member_keys(seeds, ACTION_KEY)               run.device_loop
+replay draws       member_keys(seeds, DRAW_KEY)                 run.device_loop
 """
 
 from collections.abc import Sequence

@@ -196,6 +196,20 @@ def test_an_interrupted_run_is_resumed_exactly(finished, tmp_path):
 
 
 @pytest.mark.slow
+def test_open_episodes_of_changed_code_are_truncated(tmp_path, monkeypatch, capsys):
+    stopped_after(9, config_of(), tmp_path / "run", PLACES)
+    monkeypatch.setattr("dreamer_jax.run.trainer.changed_code", lambda *_: "the code has changed")
+    assert train(config_of(), tmp_path / "run", PLACES)["finished"]
+    printed = capsys.readouterr().out
+    assert "the code has changed" in printed and "4 of 4 environments could not" in printed
+    records = newest(tmp_path / "run", PLACES)[0]["loop"]["replay"].records
+    truncated = records["is_last"] & ~records["is_terminal"]
+    assert truncated.sum(2).tolist() == [[1, 1], [1, 1]]
+    after = np.roll(truncated, 1, 2)
+    assert records["is_first"][after].all() and set(records["action"][after]) == {-1}
+
+
+@pytest.mark.slow
 def test_a_member_is_as_alone(finished, tmp_path):
     train(config_of((3,)), tmp_path / "one", PLACES)
     second = [row | {"member": 0} for row in rows(finished) if row["member"] == 1]
