@@ -89,6 +89,7 @@ def test_draws_have_the_exact_distribution(sampling):
     assert scipy.stats.chisquare(observed, expected).pvalue > 1e-4
 
 
+@pytest.mark.slow
 def test_a_member_is_as_alone():
     streams = Streams(3, 2, 0)
     (three, add), (alone, _) = (make_replay(members, 2, 60, 3) for members in (3, 1))

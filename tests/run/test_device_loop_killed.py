@@ -16,9 +16,13 @@ def saved(workdir):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_catch_killed_repeatedly(tmp_path, kills=3):
-    """The first and every third kill is during a save, the others at random."""
-    config = catch_config(loop="device", steps=1_000, task="catch")
+def test_catch_killed_three_times(tmp_path):
+    kill_and_resume(tmp_path, kills=3, steps=500)
+
+
+def kill_and_resume(tmp_path, *, kills, steps):
+    """Kill a run repeatedly, the first and every third time during a save, and compare it."""
+    config = catch_config(loop="device", steps=steps)
     reference, run = tmp_path / "reference", tmp_path / "run"
     train(config, reference)
     rng = np.random.default_rng(0)
