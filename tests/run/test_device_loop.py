@@ -1,5 +1,6 @@
 """The loop on the device: its bookkeeping, resumed runs, members, and what it refuses."""
 
+import dataclasses
 import itertools
 
 import jax
@@ -15,6 +16,7 @@ from dreamer_jax.agent.placement import place_whole_members
 from dreamer_jax.envs.jax_env import JaxVector
 from dreamer_jax.errors import UsageError
 from dreamer_jax.replay import device as device_replay
+from dreamer_jax.replay.layout import make_layout
 from dreamer_jax.replay.prefetch import to_batch
 from dreamer_jax.replay.replay import Replay
 from dreamer_jax.replay.samplers import Indices
@@ -169,6 +171,22 @@ def test_a_turn_is_the_update_or_the_step_that_the_hosts_functions_make():
         short = run(with_turns(short, 1), 60, catch_up=True)
     assert int(long.progress.update) == updates_due(setup.config, 60) == 3
     assert_same_arrays(*(with_turns(x, 0) for x in (long, short)))
+
+
+@pytest.mark.slow
+def test_members_are_mapped_together_as_on_accelerators():
+    setup = build(config_of(), PLACES)
+    backend = dataclasses.replace(setup.agent.backend, map_members_together=True)
+    agent = dataclasses.replace(setup.agent, backend=backend)
+    layout = make_layout(**replay_sizes(setup.config, agent, setup.action))
+    parts = setup.config, agent, setup.jax_env, layout, setup.placement
+    found, expected = (
+        loop.run(carried_of(setup, 10_000), 60, catch_up=True)
+        for loop in (device_loop.DeviceLoop(*parts), setup.device_loop)
+    )
+    assert_same_arrays(found.replay, expected.replay)
+    for name, value in expected.loop.sums.items():
+        np.testing.assert_allclose(found.loop.sums[name], value, rtol=1e-3, atol=1e-4)
 
 
 def test_work_is_next_due_where_it_is_due():
