@@ -12,6 +12,11 @@ training envs      env_seed(seed, ENV_STREAM, env, generation)  run.driver
 evaluation envs    env_seed(seed, EVAL_STREAM, episode, ...)    run.evaluation, run.load
 prefill actions    action_generator(seed, env_step)             run.driver
 replay draws       replay_generator(seed)                       replay.replay
+
+With `config.loop = "device"` the last two are drawn from other streams:
+
+prefill actions    member_keys(seeds, ACTION_KEY)               run.device_loop
+replay draws       member_keys(seeds, DRAW_KEY)                 run.device_loop
 """
 
 from collections.abc import Sequence
@@ -19,7 +24,7 @@ from collections.abc import Sequence
 import numpy as np
 
 # JAX keys and NumPy streams are different functions of the seed, so their numbers may coincide.
-INIT_KEY, POLICY_KEY, EVAL_KEY, REPORT_KEY = 1, 2, 3, 4
+INIT_KEY, POLICY_KEY, EVAL_KEY, REPORT_KEY, ACTION_KEY, DRAW_KEY = 1, 2, 3, 4, 5, 6
 ENV_STREAM, EVAL_STREAM, RANDOM_STREAM = 1, 2, 3
 REPLAY_STREAM = int.from_bytes(b"replay", "big")
 
@@ -32,7 +37,7 @@ def member_keys(seeds: Sequence[int], use: int):
 
     Args:
         seeds: seeds of the members, [M].
-        use: INIT_KEY, POLICY_KEY, EVAL_KEY or REPORT_KEY.
+        use: one of the keys above.
     """
     import jax  # not at the top: environment workers import this module and must not load JAX
     import jax.numpy as jnp

@@ -17,7 +17,7 @@ CODE = re.findall(r"```python\n(.*?)```", (ROOT / "docs/extending.md").read_text
 EXAMPLES = {re.match(r'"""(\w+)\.py: ', code).group(1): code for code in CODE}
 MAX_LINES = 40  # of code
 # Examples that are trained together, on the environment of one of them.
-RUNS = (("line", "shooting", "uniform"), ("line", "unimix", "embedding", "weights"))
+RUNS = (("line", "shooting", "uniform"), ("drift", "unimix", "embedding", "weights"))
 METRICS = {"embedding_loss", "actor_weights"}  # of the second run
 TINY = {
     "seeds": 1,

@@ -7,8 +7,8 @@ import dreamer_jax
 
 PACKAGE = Path(__file__).parents[1] / "dreamer_jax"
 ROOMS = """__version__ types metrics errors schema files streams seeding optimizer runtime model.ops
-    model envs envs.vector replay report behavior config agent run configs benchmark launch commands
-    __main__""".split()
+    model envs envs.vector envs.jax_env replay report behavior config agent run configs benchmark
+    launch commands __main__""".split()
 PURE = "types metrics schema optimizer model.ops model behavior config agent".split()
 HOST_PACKAGES = {"gymnasium", "ale_py", "cv2", "matplotlib", "PIL", "rich", "orbax", "wandb"}
 

@@ -15,7 +15,7 @@ from dreamer_jax.agent.guard import keep_finite
 from dreamer_jax.agent.placement import MEMBER, Placement
 from dreamer_jax.agent.report import report as report_one
 from dreamer_jax.runtime import Backend
-from dreamer_jax.types import Hypers, PolicyCarry, TrainState
+from dreamer_jax.types import Batch, Hypers, MetricVector, PolicyCarry, TrainState
 
 
 class MemberFns(NamedTuple):
@@ -41,10 +41,6 @@ def make_members(agent: Agent, placement: Placement | None = None) -> MemberFns:
         placement: where arguments lie and results stay; None leaves that to JAX.
     """
 
-    def step(state, batch):
-        new, updates = agent_lib.train_step(agent, state, batch)
-        return keep_finite(state, new, updates, agent.max_nonfinite)
-
     def init_policy(keys, envs):
         carry = jax.vmap(lambda key: agent_lib.init_policy(agent, key, envs))(keys)
         return carry if placement is None else placement.put(carry)
@@ -64,10 +60,23 @@ def make_members(agent: Agent, placement: Placement | None = None) -> MemberFns:
         policy_step=compile_(policy),
         greedy_step=compile_(greedy),
         explore_step=compile_(partial(agent_lib.explore_step, agent)),
-        train_step=compile_(step, takes_batch=True, donate_argnums=0, compiler_options=options),
+        train_step=compile_(
+            partial(guarded_train_step, agent),
+            takes_batch=True,
+            donate_argnums=0,
+            compiler_options=options,
+        ),
         value=compile_(partial(agent_lib.value, agent)),
         report=report,
     )
+
+
+def guarded_train_step(
+    agent: Agent, state: TrainState, batch: Batch
+) -> tuple[TrainState, MetricVector]:
+    """Make one member's update, unless it is not finite; see `keep_finite`."""
+    new, updates = agent_lib.train_step(agent, state, batch)
+    return keep_finite(state, new, updates, agent.max_nonfinite)
 
 
 def _compile(

@@ -97,6 +97,25 @@ def place(
     )
 
 
+def place_whole_members(num_members: int, devices: int) -> Placement:
+    """Spread members over the local devices so that no devices share one.
+
+    Args:
+        devices: number of devices to use; 0 for as many as divide the members.
+
+    Raises:
+        UsageError: members do not divide over the devices.
+    """
+    available = jax.local_devices()
+    allowed = [n for n in range(1, len(available) + 1) if num_members % n == 0]
+    if devices and devices not in allowed:
+        raise UsageError(
+            f"config.devices is {devices}; allowed with config.loop = 'device', where no devices "
+            f"share a member: 0, or one of {', '.join(map(str, allowed))}"
+        )
+    return Placement(tuple(available[: devices or allowed[-1]]))
+
+
 def _all_of(available: Sequence[jax.Device], num_members: int) -> int:
     """Return the number of devices that `devices=0` stands for."""
     if available[0].platform != "cpu":

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from dreamer_jax.agent.members import MemberFns
+from dreamer_jax.errors import UsageError
 from dreamer_jax.report.progress import Progress
 from dreamer_jax.run.setup import MakeEnv, RunSetup, build
 from dreamer_jax.run.signals import StopSignals
@@ -116,7 +117,13 @@ def measure_loop(
 
     Raises:
         TooManyFaults: environments failed.
+        UsageError: the config's loop is that of the device.
     """
+    if config.loop != "host":
+        raise UsageError(
+            f"config.loop is {config.loop!r}; allowed here: 'host', whose calls are measured; the "
+            "loop on the device is one program"
+        )
     clock, stop = DeviceClock(), StopSignals()
     setup = build(_shorten(config, updates), make_env)
     setup = dataclasses.replace(setup, fns=_watch(setup.fns, clock, stop, WARMUP + updates))

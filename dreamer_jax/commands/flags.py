@@ -20,8 +20,8 @@ CONFIG_HELP = (
 )
 
 MAKE_ENV_HELP = (
-    "a function of yours from a seed to an environment, as module:function; it replaces "
-    "config.task, and is needed again to open its run"
+    "a function of yours from a seed to an environment, as module:function, or a JAX environment, "
+    "as module:object; it replaces config.task, and is needed again to open its run"
 )
 
 
@@ -72,7 +72,10 @@ def whole_numbers(minimum: int) -> Callable[[str], list[int]]:
 
 
 def find_function(given: str) -> Callable:
-    """Import the function that 'module:function' names, also from the current directory."""
+    """Import the function or JAX environment that 'module:name' names.
+
+    It may be in the current directory.
+    """
     module_name, _, name = given.partition(":")
     if not name or not all(part.isidentifier() for part in module_name.split(".")):
         raise argparse.ArgumentTypeError(f"{given!r} was given; allowed: module:function")
@@ -89,7 +92,7 @@ def find_function(given: str) -> Callable:
     function = functools.reduce(
         lambda node, part: getattr(node, part, None), name.split("."), module
     )
-    if not callable(function):
+    if not (callable(function) or hasattr(function, "step")):
         nearest = suggest(name, vars(module))
         raise argparse.ArgumentTypeError(f"{module_name} has no function {name}.{nearest}")
     return function

@@ -18,6 +18,8 @@ from dreamer_jax.config.sweep import (
 from dreamer_jax.errors import UsageError, suggest
 from dreamer_jax.schema import KEYS, Key
 
+LARGEST_COUNT = 10**9  # steps, of which the records, at most two for each, have numbers in int32
+
 
 def default_config() -> ConfigDict:
     """Return a config with the default of every key; it takes no other keys."""
@@ -150,6 +152,16 @@ def _combination_errors(config: ConfigDict) -> Iterator[str]:
         yield (
             f"config.replay.scratch is {config.replay.scratch!r}; allowed: None, since "
             "config.replay.storage is 'memory'."
+        )
+    if config.replay.scratch is not None and config.loop == "device":
+        yield (
+            f"config.replay.scratch is {config.replay.scratch!r}; allowed: None, since the replay "
+            "of config.loop = 'device' is in device memory."
+        )
+    if config.loop == "device" and config.steps > LARGEST_COUNT:
+        yield (
+            f"config.steps is {config.steps}; allowed: at most {LARGEST_COUNT} with config.loop = "
+            "'device', which counts in 32 bits."
         )
     if config.planet.elites > config.planet.candidates:
         yield (

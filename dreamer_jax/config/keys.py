@@ -39,7 +39,17 @@ from dreamer_jax.schema import (
 from dreamer_jax.types import Hypers
 
 RUN = {
-    "task": Key("catch", text(), "environment, such as catch, atari:<game>, dmc:<task>, gym:<id>"),
+    "task": Key(
+        "catch",
+        text(),
+        "environment, such as catch, atari:<game>, dmc:<task>, gym:<id>, gymnax:<id>",
+    ),
+    "loop": Key(
+        "host",
+        choice(("host", "device")),
+        "host: environments are stepped and recorded by this process; device: environments that "
+        "are JAX programs, their replay and the updates run in one compiled program",
+    ),
     "seeds": Key(1, seeds(), "number of seeds (0, 1, ...), or a list of seeds"),
     "devices": Key(
         0, integer(0), "number of devices; 0: all, on a CPU as many cores as divide the members"

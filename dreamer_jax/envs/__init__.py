@@ -10,6 +10,7 @@ Files:
         itself. A new file in this folder is found without being listed anywhere.
     rendering.py: the choice of MuJoCo's headless renderer.
     film.py: frames for videos of environments whose observations hold no image.
+    jax_env/: environments that are JAX programs, a room of its own.
 
 The room imports `errors`, `schema` and `streams` alone, and never JAX: its environments run in
 worker processes.

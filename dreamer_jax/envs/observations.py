@@ -47,6 +47,7 @@ class Reader:
 
     Attributes:
         space: of what it returns, a Dict of Box.
+        leaves: the entries that are read.
         readings: by entry, one line that says how it is read and why.
 
     Raises:
@@ -59,8 +60,8 @@ class Reader:
         self._source, self._size = space, size
         found = list(_leaves(space, (), {"images": images, "vectors": vectors}))
         self._parents = {leaf.path[:i] for leaf in found for i in range(len(leaf.path))}
-        self._leaves = tuple(leaf for leaf in found if not isinstance(leaf.space, spaces.Text))
-        keys = [leaf.key for leaf in self._leaves]
+        self.leaves = tuple(leaf for leaf in found if not isinstance(leaf.space, spaces.Text))
+        keys = [leaf.key for leaf in self.leaves]
         if not len(set(keys)) == len(keys) > 0:
             raise UsageError(f"the observation needs one or more distinct entries, not {keys}")
         for name, pattern in (("images", images), ("vectors", vectors)):
@@ -69,13 +70,13 @@ class Reader:
                     f"config.env.{name} is {pattern!r}, which matches no entry of the observation "
                     f"in full; they are {', '.join(keys)}."
                 )
-        self.space = spaces.Dict({leaf.key: self._target(leaf) for leaf in self._leaves})
+        self.space = spaces.Dict({leaf.key: self._target(leaf) for leaf in self.leaves})
         self.readings = {leaf.key: self._describe(leaf) for leaf in found}
 
     def __call__(self, obs: Any) -> Observation:
         self._check_parts(self._source, obs, ())
         result = {}
-        for leaf in self._leaves:
+        for leaf in self.leaves:
             value = functools.reduce(lambda node, name: node[name], leaf.path, obs)
             if isinstance(leaf.space, spaces.Box):
                 value = _check_box(leaf, value)
@@ -104,11 +105,11 @@ class Reader:
     def _target(self, leaf: Leaf) -> spaces.Box:
         if leaf.image is None:
             return spaces.Box(-np.inf, np.inf, (spaces.flatdim(leaf.space),), np.float32)
-        channels = _picture(leaf.image, np.empty(leaf.space.shape, bool)).shape[2]
+        channels = to_picture(leaf.image, np.empty(leaf.space.shape, bool)).shape[2]
         return spaces.Box(0, 255, (self._size, self._size, channels), np.uint8)
 
     def _resized(self, leaf: Leaf, value: np.ndarray) -> np.ndarray:
-        picture = _picture(leaf.image, _to_bytes(leaf, value))
+        picture = to_picture(leaf.image, _to_bytes(leaf, value))
         size = (self._size, self._size)
         if picture.shape[:2] == size:
             return picture
@@ -256,8 +257,8 @@ def _how(space: spaces.Box, image: _Image) -> str:
     return f"{axes}, values from {image.low:g} to {image.high:g} scaled to 0 to 255"
 
 
-def _picture(image: _Image, value: np.ndarray) -> np.ndarray:
-    """Return a view or copy of an image with the axes height, width, channels."""
+def to_picture(image: _Image, value: np.ndarray) -> np.ndarray:
+    """Return an array with the axes height, width, channels, of NumPy or JAX like `value`."""
     value = value if value.ndim > 2 else value[..., None]
     if image.channels_first:
         value = np.moveaxis(value, -3, -1)

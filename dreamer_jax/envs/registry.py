@@ -42,7 +42,7 @@ class EnvSettings:
 
 MakeTask = Callable[[str, int, EnvSettings], gymnasium.Env]  # variant, seed, settings
 
-_TASKS: Registry[MakeTask] = Registry()
+TASKS: Registry[MakeTask] = Registry()
 
 
 def register_task(name: str) -> Callable[[MakeTask], MakeTask]:
@@ -59,7 +59,7 @@ def register_task(name: str) -> Callable[[MakeTask], MakeTask]:
         name: the part of the task's name before the first colon. The part after it, '' if there
             is none, is the maker's `variant`.
     """
-    return _TASKS.register(name)
+    return TASKS.register(name)
 
 
 def make_env(task: str | MakeEnv, seed: int, **settings) -> gymnasium.Env:
@@ -98,7 +98,7 @@ def env_maker(task: str | MakeEnv, **settings) -> MakeEnv:
         )
     else:
         name, _, variant = task.partition(":")
-        make = functools.partial(lookup(_TASKS, name, "task"), variant)
+        make = functools.partial(lookup(TASKS, name, "task"), variant)
     return functools.partial(_make, make, EnvSettings(**settings))
 
 

@@ -5,6 +5,9 @@
     identity     which environment a run is of, compared whenever the run is opened
     schedule     the steps at which updates, logs, evaluations and checkpoints are due
     driver       the environment side of the loop
+    device_loop  the program of a run whose environments are JAX programs (`config.loop`)
+    device_trainer  the trainer that calls it
+    memory       whether the arrays of such a run fit
     evaluation   greedy episodes, and `evaluate` for a saved run
     reporter     output for people: metrics.jsonl, terminal, curves, faults.log, W&B
     checkpoint   saving and restoring, exact and safe against kills at any time

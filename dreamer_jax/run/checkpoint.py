@@ -3,7 +3,8 @@
 Orbax saves a checkpoint while training continues. It holds device arrays, and host data:
 `env_step`, `update`, `due`, `log`, and `members`, one record per member with its state in every
 component. Of the replay it holds only cursors: the replay's own files keep every record that the
-two newest checkpoints refer to.
+two newest checkpoints refer to. Only the state of a loop on the device is part of the arrays, with
+its replay, under the name `loop`. It is an item of its own, so that agents are read without it.
 """
 
 import contextlib
@@ -21,6 +22,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, EveryNStepsClosest, LatestN
@@ -29,6 +31,8 @@ from dreamer_jax.errors import UsageError
 from dreamer_jax.files import DISK_FULL, damage, digest, replacing
 from dreamer_jax.replay.replay import Replay
 from dreamer_jax.run.processes import ALONE, Processes
+
+LOOP = "loop"  # name, among the arrays, of the state of a loop on the device with its replay
 
 
 class DamagedCheckpoint(Exception):
@@ -102,9 +106,15 @@ class Checkpoints:
         Raises:
             OSError: the checkpoint could not be written; the earlier ones are intact.
         """
-        # A copy: the state's own buffers are donated to the next update while orbax still reads.
-        arrays = jax.tree.map(jnp.copy, arrays)
-        shapes = [leaf.shape for leaf in jax.tree.leaves(jax.eval_shape(_key_data, arrays))]
+        # Copies: the state's own buffers are donated to the next update while orbax still reads.
+        items = {
+            name: jax.tree.map(_host_copy if name == LOOP else jnp.copy, item)
+            for name, item in _items(arrays).items()
+        }
+        shapes = {
+            name: [leaf.shape for leaf in jax.tree.leaves(jax.eval_shape(_key_data, item))]
+            for name, item in items.items()
+        }
         if step in self._manager.all_steps():
             if self._processes.first:
                 self._replaced.mkdir(exist_ok=True)
@@ -115,7 +125,8 @@ class Checkpoints:
             self._processes.exchange(None)
             self._manager.reload()
         with self._writing(step):
-            data = {"arrays": ocp.args.StandardSave(arrays), "host": ocp.args.JsonSave(host)}
+            data = {name: ocp.args.StandardSave(item) for name, item in items.items()}
+            data["host"] = ocp.args.JsonSave(host)
             self._manager.save(step, args=ocp.args.Composite(**data))
         self._saving = self._pool.submit(self._complete, step, shapes, host, before), host
 
@@ -136,7 +147,8 @@ class Checkpoints:
 
         Args:
             step: the env step.
-            shapes: a tree of `jax.ShapeDtypeStruct` like the saved arrays.
+            shapes: a tree of `jax.ShapeDtypeStruct` like the saved arrays; the `loop` may be left
+                out, and is then not read.
 
         Raises:
             DamagedCheckpoint: the files are not as they were written.
@@ -179,7 +191,7 @@ class Checkpoints:
                 self._manager.close()
 
     def _complete(
-        self, step: int, shapes: list[tuple], host: dict, before: Callable[[], None]
+        self, step: int, shapes: dict[str, list], host: dict, before: Callable[[], None]
     ) -> None:
         with self._writing(step):
             before()
@@ -266,12 +278,28 @@ def _is_plain(path: Path) -> bool:
     return bool(ordinary) and os.fspath(epath.Path(path)) == str(path)
 
 
+def _items(arrays: Any) -> dict[str, Any]:
+    """Return the items of a checkpoint that hold arrays, by name."""
+    if not isinstance(arrays, Mapping) or LOOP not in arrays:
+        return {"arrays": arrays}
+    others = {name: tree for name, tree in arrays.items() if name != LOOP}
+    return {"arrays": others, LOOP: arrays[LOOP]}
+
+
+def _host_copy(x: jax.Array) -> np.ndarray | jax.Array:
+    """Return a copy in the host's memory, since the device may not have room for two replays."""
+    return jnp.copy(x) if _is_key(x) else np.array(x)
+
+
+def _is_key(x: Any) -> bool:
+    return jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+
+
 def _key_data(arrays: Any) -> Any:
     """Return a tree of arrays with random keys as the integers that are saved for them."""
 
     def data(x: jax.Array) -> jax.Array:
-        is_key = jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
-        return jax.random.key_data(x) if is_key else x
+        return jax.random.key_data(x) if _is_key(x) else x
 
     return jax.tree.map(data, arrays)
 
@@ -284,24 +312,30 @@ def _check_shapes(directory: Path, shapes: Any) -> None:
         names = (jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves)
         return dict(zip(names, (tuple(leaf.shape) for _, leaf in leaves), strict=True))
 
-    found = by_name(ocp.StandardCheckpointHandler().metadata(epath.Path(directory / "arrays")).tree)
-    for name, shape in by_name(jax.eval_shape(_key_data, shapes)).items():
-        if found.get(name) != shape:
-            raise UsageError(
-                f"the checkpoint of env step {directory.name} fits another environment: {name} is "
-                f"{found.get(name, 'missing')} in it, and {shape} here"
-            )
+    for item, expected in _items(shapes).items():
+        found = by_name(_metadata(directory / item))
+        for name, shape in by_name(jax.eval_shape(_key_data, expected)).items():
+            if found.get(name) != shape:
+                raise UsageError(
+                    f"the checkpoint of env step {directory.name} fits another environment: {name} "
+                    f"is {found.get(name, 'missing')} in it, and {shape} here"
+                )
 
 
-def _check_readable(directory: Path, shapes: list[tuple], host: dict) -> None:
+def _metadata(directory: Path) -> Any:
+    """Return the tree of metadata of an item's arrays."""
+    return ocp.StandardCheckpointHandler().metadata(epath.Path(directory)).tree
+
+
+def _check_readable(directory: Path, shapes: Mapping[str, list], host: dict) -> None:
     """Raise ValueError unless a checkpoint's arrays can be opened, and its host data be read.
 
     Opening an array reads its entry in the index, not its contents, whose checksums are taken next.
     """
-    metadata = ocp.StandardCheckpointHandler().metadata(epath.Path(directory / "arrays"))
-    found = [tuple(array.shape) for array in jax.tree.leaves(metadata.tree)]
-    if sorted(found) != sorted(shapes):
-        raise ValueError("what was saved holds arrays of other shapes")
+    for item, expected in shapes.items():
+        found = [tuple(array.shape) for array in jax.tree.leaves(_metadata(directory / item))]
+        if sorted(found) != sorted(expected):
+            raise ValueError("what was saved holds arrays of other shapes")
     read = ocp.JsonCheckpointHandler().restore(epath.Path(directory / "host"))
     if read != json.loads(json.dumps(host)):
         raise ValueError("what was saved holds other host data")
@@ -310,14 +344,17 @@ def _check_readable(directory: Path, shapes: list[tuple], host: dict) -> None:
 def _read(
     manager: ocp.CheckpointManager, step: int, shapes: Any, *, verified: bool
 ) -> tuple[Any, dict]:
-    data = {"arrays": ocp.args.StandardRestore(shapes), "host": ocp.args.JsonRestore()}
+    items = _items(shapes)
+    data = {name: ocp.args.StandardRestore(item) for name, item in items.items()}
+    data["host"] = ocp.args.JsonRestore()
     try:
         restored = manager.restore(step, args=ocp.args.Composite(**data))
     except Exception as error:
         if verified:
             raise  # the files are intact, so the fault lies elsewhere
         raise DamagedCheckpoint(f"{type(error).__name__}: {error}") from error
-    return restored["arrays"], restored["host"]
+    arrays, host = restored["arrays"], restored["host"]
+    return ({**arrays, LOOP: restored[LOOP]} if LOOP in items else arrays), host
 
 
 class Saver:

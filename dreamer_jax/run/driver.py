@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from dreamer_jax.envs.jax_env import JaxVector
 from dreamer_jax.envs.vector import FaultTolerantVector
 from dreamer_jax.replay.replay import Replay
 from dreamer_jax.seeding import action_generator
@@ -27,7 +28,7 @@ class Driver:
 
     def __init__(
         self,
-        vector: FaultTolerantVector,
+        vector: FaultTolerantVector | JaxVector,
         replay: Replay,
         seeds: Sequence[int],
         obs_keys: Sequence[str],

@@ -5,20 +5,19 @@ import dataclasses
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import gymnasium
 import numpy as np
 
 from dreamer_jax.config import sweep
 from dreamer_jax.envs.film import filmed
-from dreamer_jax.envs.vector import FaultLimit, FaultTolerantVector, OnFault
+from dreamer_jax.envs.vector import FaultLimit, OnFault
 from dreamer_jax.errors import UsageError
 from dreamer_jax.report.video import episode_gif
 from dreamer_jax.run.driver import to_env_actions
 from dreamer_jax.run.identity import describe_maker
 from dreamer_jax.run.load import read_saved
-from dreamer_jax.run.setup import MakeEnv, RunSetup, about_wrappers
+from dreamer_jax.run.setup import AnyVector, MakeEnv, RunSetup, about_wrappers
 from dreamer_jax.seeding import EVAL_KEY, EVAL_STREAM, env_seed, member_keys
 from dreamer_jax.types import Params, PolicyCarry
 
@@ -74,16 +73,15 @@ def play_episodes(
     )
     make_row = setup.row_maker(EVAL_STREAM, episodes)
 
-    def maker(first: int) -> Callable[[int, int], gymnasium.Env]:
+    def maker(first: int) -> Callable[[int, int], Any]:
         return lambda slot, generation: make_row(first + slot, generation)
 
     first = 0
-    vector = FaultTolerantVector(
+    vector = setup.open_vector(
         maker(first),
         count,
+        lambda slot, text: on_fault(first + slot, text),
         workers=min(workers, count),
-        timeout=setup.config.env.timeout,
-        on_fault=lambda slot, text: on_fault(first + slot, text),
     )
     with contextlib.closing(vector):
         for begin in range(0, rows, count):
@@ -99,7 +97,7 @@ def play_episodes(
 def _play(
     setup: RunSetup,
     params: Mapping[str, Params],
-    vector: FaultTolerantVector,
+    vector: AnyVector,
     first: int,
     running: np.ndarray,
     played: Episodes,
@@ -239,7 +237,13 @@ def evaluate(
         raise UsageError(f"episodes is {episodes}; allowed: at least 1")
     saved = read_saved(workdir, None if member is None else [member], make_env, step)
     setup = saved.setup
-    if video:
+    if video and setup.jax_env is not None:
+        if not any(len(shape) == 3 for shape, _ in setup.agent.obs_shapes.values()):
+            raise UsageError(
+                "no video can be made: the observations hold no image, and an environment that is "
+                "a JAX program draws none"
+            )
+    elif video:
         first, *others = (
             {env_seed(seed, EVAL_STREAM, episode) for seed in setup.seeds}
             for episode in range(episodes)

@@ -14,7 +14,7 @@ from dreamer_jax.report.progress import Progress
 from dreamer_jax.run.load import MemberAgent, load
 from dreamer_jax.run.setup import MakeEnv, RunSetup, build
 from dreamer_jax.run.signals import StopSignals
-from dreamer_jax.run.trainer import Trainer
+from dreamer_jax.run.trainer import make_trainer
 from dreamer_jax.run.workdir import WorkDir
 
 GROUPS = {"model", "actor", "critic"}  # the parameter groups that the original has
@@ -53,7 +53,7 @@ def start_from_reference(
         closing.enter_context(work.claim(config))
         stop = closing.enter_context(StopSignals())
         progress = closing.enter_context(Progress(config.steps, setup.seeds))
-        Trainer(setup, work, progress, stop, closing).begin_with(*weights)
+        make_trainer(setup, work, progress, stop, closing).begin_with(*weights)
     return load(workdir, make_env=make_env)
 
 
@@ -80,7 +80,7 @@ def _read_weights(
         weights = import_reference(arrays, vectors if vectors else None, order)
     except ValueError as error:
         raise UsageError(str(error)) from error
-    saved = setup.saved_shapes()["state"]
+    saved = setup.saved_shapes(with_loop=False)["state"]
     needed = {name: saved.params[name] for name in GROUPS & set(saved.params)}
     misfits = _misfits(weights.params, needed)
     if weights.slow_critic:

@@ -59,8 +59,13 @@ def read_saved(
     numbers: Sequence[int] | None,
     make_env: MakeEnv | None,
     step: int | None = None,
+    *,
+    with_loop: bool = False,
 ) -> Saved:
-    """Read the members with these numbers, or all, from a checkpoint; see `load` for the rest."""
+    """Read the members with these numbers, or all, from a checkpoint; see `load` for the rest.
+
+    The state of a loop on the device is left out, unless `with_loop`.
+    """
     prepare()  # before `one_device` starts JAX
     work = WorkDir(workdir)
     config = selected = work.read_config()
@@ -78,7 +83,8 @@ def read_saved(
         log.warning("%s", note)
     setup = build(selected, make_env, one_device())
     check_spaces(work.environment, setup.identity)
-    arrays, host = read_checkpoint(work, setup.saved_shapes(len(present)), step)
+    shapes = setup.saved_shapes(len(present), with_loop=with_loop)
+    arrays, host = read_checkpoint(work, shapes, step)
     if numbers is None:
         return Saved(work, config, setup, list(range(len(present))), arrays, host)
     arrays = jax.tree.map(lambda x: x[np.array(numbers)], arrays)

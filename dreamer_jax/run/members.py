@@ -75,7 +75,7 @@ def extract(
     finished must have its replay on disk.
     """
     target = _free_target(target, workdir)
-    _assemble([read_saved(workdir, members, make_env)], target)
+    _assemble([read_saved(workdir, members, make_env, with_loop=True)], target)
 
 
 def join(
@@ -86,7 +86,7 @@ def join(
     Keys in `config.RUN_KEYS` may differ too; the new run takes the values of the first.
     """
     target = _free_target(target, first, second)
-    sources = [read_saved(workdir, None, make_env) for workdir in (first, second)]
+    sources = [read_saved(workdir, None, make_env, with_loop=True) for workdir in (first, second)]
     _check_fit(*sources)
     _assemble(sources, target)
 
@@ -277,7 +277,14 @@ def join_rows(sources: Sequence[tuple[Sequence[dict], Sequence[int]]]) -> list[d
 
 
 def _open_replays(sources: Sequence[Saved]) -> list[MemberReplay]:
-    """Open every selected member's replay; none if all runs are finished and none has a replay."""
+    """Open every selected member's replay on disk.
+
+    Returns:
+        None of them, if the replays are among the arrays, or if all runs are finished and none has
+        a replay.
+    """
+    if all(source.setup.device_loop is not None for source in sources):
+        return []
     memory = [source.config.replay.storage == "memory" for source in sources]
     lost = all(m or not s.work.replay.is_dir() for m, s in zip(memory, sources, strict=True))
     if lost and all(_summary(source) is not None for source in sources):

@@ -1,14 +1,15 @@
-"""The schedule of a run: functions of the config and of agent steps per member, nothing else."""
+"""The schedule of a run: functions of the config and of agent steps per member, nothing else.
+
+`updates_due` and `explores` also take a traced `env_step`.
+"""
 
 from ml_collections import ConfigDict
 
 
 def updates_due(config: ConfigDict, env_step: int) -> int:
     """Return how many updates should have been made after `env_step` steps."""
-    if env_step < config.prefill:
-        return 0
     times = (env_step - config.prefill) // config.train_every
-    return config.pretrain + times * config.train_updates
+    return (env_step >= config.prefill) * (config.pretrain + times * config.train_updates)
 
 
 def explores(config: ConfigDict, env_step: int) -> bool:
@@ -24,16 +25,26 @@ def work_due(config: ConfigDict, env_step: int) -> list[str]:
     """
     if env_step >= config.steps:
         return ["log", "updates", "evaluation", "pictures", "checkpoint"]
-    intervals = {
+    before = env_step - config.env.num_envs
+    intervals = _intervals(config)
+    return [
+        name for name, every in intervals.items() if every and env_step // every > before // every
+    ]
+
+
+def next_due(config: ConfigDict, env_step: int) -> int:
+    """Return the first number of steps after `env_step` at which work is due."""
+    next_ones = ((env_step // every + 1) * every for every in _intervals(config).values() if every)
+    return min(config.steps, *next_ones)
+
+
+def _intervals(config: ConfigDict) -> dict[str, int]:
+    return {
         "log": config.log_every,
         "evaluation": config.eval_every,
         "pictures": config.video_every,
         "checkpoint": config.checkpoint_every,
     }
-    before = env_step - config.env.num_envs
-    return [
-        name for name, every in intervals.items() if every and env_step // every > before // every
-    ]
 
 
 def replay_slack(config: ConfigDict) -> int:

@@ -1,9 +1,11 @@
 """Build the parts of a run from its config; nothing here steps or trains."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import gymnasium
 import jax
@@ -14,14 +16,26 @@ from dreamer_jax.agent import agent as agent_lib
 from dreamer_jax.agent.agent import Agent
 from dreamer_jax.agent.build import make_agent
 from dreamer_jax.agent.members import MemberFns, make_members, stack_hypers
-from dreamer_jax.agent.placement import Placement, place
+from dreamer_jax.agent.placement import Placement, place, place_whole_members
 from dreamer_jax.config import sweep
-from dreamer_jax.envs import env_maker
+from dreamer_jax.envs import EnvSettings, env_maker
 from dreamer_jax.envs.code import code_digests
-from dreamer_jax.envs.vector import FaultTolerantVector, OnFault, probe
-from dreamer_jax.errors import UsageError
+from dreamer_jax.envs.jax_env import (
+    JAX_TASKS,
+    AdaptedEnv,
+    JaxEnv,
+    JaxVector,
+    SingleEnv,
+    is_jax_env,
+    make_jax_env,
+)
+from dreamer_jax.envs.registry import TASKS
+from dreamer_jax.envs.vector import FaultTolerantVector, OnFault, Probed, probe
+from dreamer_jax.errors import UsageError, lookup
 from dreamer_jax.replay.layout import Layout, make_layout
 from dreamer_jax.replay.replay import Replay
+from dreamer_jax.run.checkpoint import LOOP
+from dreamer_jax.run.device_loop import DeviceLoop
 from dreamer_jax.run.driver import replay_spec
 from dreamer_jax.run.identity import EnvIdentity, maker_of
 from dreamer_jax.run.processes import ALONE, Processes, all_members
@@ -32,7 +46,8 @@ from dreamer_jax.runtime import be_deterministic, make_backend, prepare
 from dreamer_jax.seeding import EVAL_STREAM, INIT_KEY, POLICY_KEY, env_seed, member_keys
 from dreamer_jax.types import ActionSpec, Params, PolicyCarry, TrainState
 
-MakeEnv = Callable[[int], gymnasium.Env]
+MakeEnv = Callable[[int], gymnasium.Env] | JaxEnv
+AnyVector = FaultTolerantVector | JaxVector
 
 
 @dataclass(frozen=True)
@@ -46,12 +61,14 @@ class RunSetup:
     agent: Agent
     fns: MemberFns
     action_space: gymnasium.Space
-    make_env: MakeEnv  # from a seed to an adapted environment
+    make_env: Callable[[int], gymnasium.Env]  # from a seed to an adapted environment
+    jax_env: AdaptedEnv | None  # the environment, if it is a JAX program
     identity: EnvIdentity  # of the environments
     env_code: dict[str, str]  # digests of the code that makes them
     statistics: list[str]  # their wrappers with running statistics
     placement: Placement
     readings: list[str]  # for people, how each entry of the observation was read and why
+    device_loop: DeviceLoop | None  # if `config.loop` is 'device'
 
     @property
     def obs_keys(self) -> tuple[str, ...]:
@@ -65,30 +82,44 @@ class RunSetup:
 
     def make_vector(
         self, use: int, num_envs: int, on_fault: OnFault, *, workers: int = 0
-    ) -> FaultTolerantVector:
+    ) -> AnyVector:
         """Make N = M * num_envs environments; see `row_maker` for their order.
 
         Args:
             use, num_envs: see `row_maker`.
             on_fault: called with the row and the text of each failure of an environment.
-            workers: number of worker processes; 0 steps the environments in this process.
+            workers: number of worker processes; 0 steps the environments in this process, as
+                always if they are JAX programs.
         """
+        make_row, count = self.row_maker(use, num_envs), len(self.seeds) * num_envs
+        return self.open_vector(make_row, count, on_fault, workers=workers)
+
+    def open_vector(
+        self,
+        make_row: Callable[[int, int], Any],
+        count: int,
+        on_fault: OnFault,
+        *,
+        workers: int = 0,
+    ) -> AnyVector:
+        """Make `count` environments by a function like those of `row_maker`."""
+        if self.jax_env is not None:
+            return JaxVector(self.jax_env, make_row, count)
+        timeout = self.config.env.timeout
         return FaultTolerantVector(
-            self.row_maker(use, num_envs),
-            len(self.seeds) * num_envs,
-            workers=min(workers, len(self.seeds) * num_envs),
-            timeout=self.config.env.timeout,
-            on_fault=on_fault,
+            make_row, count, workers=min(workers, count), timeout=timeout, on_fault=on_fault
         )
 
-    def row_maker(self, use: int, num_envs: int) -> Callable[[int, int], gymnasium.Env]:
+    def row_maker(self, use: int, num_envs: int) -> Callable[[int, int], Any]:
         """Return a function (row, generation) -> environment; row m*E + e is member m's number e.
+
+        If the environment is a JAX program, it returns the environment's seed.
 
         Args:
             use: ENV_STREAM or EVAL_STREAM, from which the environments' seeds are drawn.
             num_envs: E, environments per member.
         """
-        make_env, seeds = self.make_env, self.seeds
+        make_env, seeds = self.make_env if self.jax_env is None else int, self.seeds
 
         # Workers receive a local function by value. For a global one they would import its module,
         # and JAX with it.
@@ -119,16 +150,13 @@ class RunSetup:
 
     def replay_layout(self) -> Layout:
         """Return the layout of each member's replay."""
-        return make_layout(**self._replay_sizes())
+        layout = make_layout(**self._replay_sizes())
+        if self.device_loop is not None:  # which needs no slack
+            layout = dataclasses.replace(layout, slots=layout.capacity)
+        return layout
 
     def _replay_sizes(self) -> dict:
-        return {
-            "spec": replay_spec(self.agent.obs_shapes, self.action),
-            "num_envs": self.config.env.num_envs,
-            "capacity": self.config.replay.capacity,
-            "slack": replay_slack(self.config),
-            "length": self.config.length,
-        }
+        return replay_sizes(self.config, self.agent, self.action)
 
     def init_state(self) -> TrainState:
         """Return the initial learning state of all members."""
@@ -141,20 +169,44 @@ class RunSetup:
         keys = member_keys(self.seeds, POLICY_KEY)
         return self.placement.put(self.fns.init_policy(keys, self.config.env.num_envs))
 
-    def saved_shapes(self, num_members: int | None = None) -> dict:
+    def init_arrays(self, *, with_loop: bool = True) -> dict:
+        """Return the arrays of a checkpoint as they are before the first step.
+
+        Args:
+            with_loop: include the state of a loop on the device.
+        """
+        arrays = {"state": self.init_state(), "carry": self.init_policy()}
+        if self.device_loop is not None and with_loop:
+            loop, replay = self.device_loop.init(self.seeds)
+            arrays[LOOP] = self.placement.put({"state": loop, "replay": replay})
+        return arrays
+
+    def saved_shapes(self, num_members: int | None = None, *, with_loop: bool = True) -> dict:
         """Return the shapes and placement of a checkpoint's arrays, without allocating any.
 
         Args:
             num_members: members in the checkpoint; those of the run by default.
+            with_loop: see `init_arrays`.
         """
         count = num_members or len(self.seeds) * self.processes.count
         sharding = all_members(self.placement, self.processes)
-        shapes = jax.eval_shape(lambda: {"state": self.init_state(), "carry": self.init_policy()})
+        shapes = jax.eval_shape(partial(self.init_arrays, with_loop=with_loop))
 
         def saved(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
             return jax.ShapeDtypeStruct((count, *x.shape[1:]), x.dtype, sharding=sharding)
 
         return jax.tree.map(saved, shapes)
+
+
+def replay_sizes(config: ConfigDict, agent: Agent, action: ActionSpec) -> dict:
+    """Return the arguments of `make_layout`."""
+    return {
+        "spec": replay_spec(agent.obs_shapes, action),
+        "num_envs": config.env.num_envs,
+        "capacity": config.replay.capacity,
+        "slack": replay_slack(config),
+        "length": config.length,
+    }
 
 
 def count_parameters(params: Params) -> int:
@@ -172,7 +224,7 @@ def build(
 
     Args:
         config: see `config/keys.py`; a dict of some keys is completed by the defaults.
-        make_env_fn: `seed -> gymnasium.Env`, used instead of `config.task`.
+        make_env_fn: `seed -> gymnasium.Env` or a `JaxEnv`, used instead of `config.task`.
         placement: where arrays live; None follows the config.
         processes: those that train the run, each some of its members.
 
@@ -190,22 +242,31 @@ def build(
         )
     names = ("size", "images", "vectors", "action_repeat", "time_limit", "sticky", "noops")
     settings = {name: config.env[name] for name in names} | {"kwargs": _env_kwargs(config)}
-    task = config.task if make_env_fn is None else make_env_fn
-    make_env = env_maker(task, **settings)
+    jax_env = _find_jax_env(config, make_env_fn, EnvSettings(**settings))
     seeds = sweep.member_seeds(config)
+    on_device = config.loop == "device"
     numbers = processes.share(len(seeds))
     seeds = [seeds[number] for number in numbers]
+    if on_device and processes.count > 1:
+        raise UsageError("config.loop is 'device'; allowed with several processes: 'host'")
+    if placement is None and on_device:
+        placement = place_whole_members(len(seeds), config.devices)
     placement = placement or place(len(seeds), config.batch, config.devices)
-    make_one = partial(make_env, env_seed(seeds[0], EVAL_STREAM, 0))
-    probed = probe(make_one, workers=config.env.workers, timeout=config.env.timeout)
+    if jax_env is None:
+        make_env = env_maker(config.task if make_env_fn is None else make_env_fn, **settings)
+        make_one = partial(make_env, env_seed(seeds[0], EVAL_STREAM, 0))
+        probed = probe(make_one, workers=config.env.workers, timeout=config.env.timeout)
+    else:
+        make_env, probed = partial(SingleEnv, jax_env), _describe_jax_env(jax_env)
     observation_space, action_space = probed.observation_space, probed.action_space
     spaces = str(observation_space), str(action_space)
     identity = EnvIdentity(*maker_of(config.task, make_env_fn), *spaces)
-    code = probed.code | code_digests([] if make_env_fn is None else [make_env_fn])
+    code = probed.code | code_digests([make_env_fn] if callable(make_env_fn) else [])
     shapes = {key: (box.shape, box.dtype.name) for key, box in observation_space.items()}
     backend = make_backend(placement.devices[0])
     agent = make_agent(config, shapes, ActionSpec.of(action_space), backend)
     fns = make_members(agent, placement)
+    layout = make_layout(**replay_sizes(config, agent, ActionSpec.of(action_space)))
     readings = dict(probed.readings)
     for key in set(observation_space) - set(agent.obs_shapes):
         readings[key] = (
@@ -221,11 +282,13 @@ def build(
         fns=fns,
         action_space=action_space,
         make_env=make_env,
+        jax_env=jax_env,
         identity=identity,
         env_code=code,
         statistics=probed.statistics,
         placement=placement,
         readings=list(readings.values()),
+        device_loop=(DeviceLoop(config, agent, jax_env, layout, placement) if on_device else None),
     )
 
 
@@ -241,6 +304,38 @@ def prepared(config: ConfigDict) -> ConfigDict:
         be_deterministic()
     prepare()
     return config
+
+
+def _find_jax_env(
+    config: ConfigDict, make_env_fn: MakeEnv | None, settings: EnvSettings
+) -> AdaptedEnv | None:
+    """Make the environment if it is a JAX program; None if it is one of gymnasium."""
+    name, on_device = config.task.partition(":")[0], config.loop == "device"
+    if make_env_fn is None:
+        lookup(TASKS | JAX_TASKS, name, "task")
+        is_jax = name in JAX_TASKS and (on_device or name not in TASKS)
+    else:
+        is_jax = is_jax_env(make_env_fn)
+    if on_device and not is_jax:
+        given = "make_env" if make_env_fn is not None else f"config.task = {config.task!r}"
+        raise UsageError(
+            f"config.loop is 'device', but the environment of {given} is no JAX program; allowed: "
+            f"the tasks {', '.join(sorted(JAX_TASKS))}, or a JaxEnv as make_env"
+        )
+    if not is_jax:
+        return None
+    env = make_jax_env(config.task, settings) if make_env_fn is None else make_env_fn
+    if config.env.workers:
+        raise UsageError(
+            f"config.env.workers is {config.env.workers}; allowed: 0, since the environment is a "
+            "JAX program, and all are stepped by one call in this process"
+        )
+    return AdaptedEnv(env, settings)
+
+
+def _describe_jax_env(env: AdaptedEnv) -> Probed:
+    code = code_digests([type(env.unwrapped)])
+    return Probed(env.observation_space, env.action_space, code, [], env.readings)
 
 
 def _env_kwargs(config: ConfigDict) -> dict | None:
@@ -281,13 +376,17 @@ def describe(setup: RunSetup, work: WorkDir) -> str:
     """Return a summary of a run's size, and a line for every entry of the observation."""
     on_disk = setup.config.replay.storage == "disk"
     where = replay_directory(setup.config, work) if on_disk else "memory"
+    if setup.device_loop is not None:
+        where = "device memory and in every checkpoint"
     devices = len(setup.placement.devices)
     on = f" on {devices} devices" if devices > 1 else ""
     processes = setup.processes
     of = f" of {len(setup.seeds) * processes.count}" if processes.count > 1 else ""
     on += f" in process {processes.index} of {processes.count}" if processes.count > 1 else ""
     size = describe_bytes(setup.replay_bytes())
-    summary = f"{len(setup.seeds)}{of} members{on}; replay grows to {size} in {where}"
+    grows = "grows to" if setup.device_loop is None else "takes"
+    members = f"{len(setup.seeds)}{of} member{'s' if of or len(setup.seeds) > 1 else ''}"
+    summary = f"{members}{on}; replay {grows} {size} in {where}"
     return "\n".join([summary, *setup.readings])
 
 

@@ -7,7 +7,7 @@ import pickle
 import shutil
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from dreamer_jax.envs.vector import FaultLimit, OnFault
 from dreamer_jax.errors import UsageError
 from dreamer_jax.files import DISK_FULL
 from dreamer_jax.replay.prefetch import Prefetcher
+from dreamer_jax.replay.replay import Replay
 from dreamer_jax.report.progress import Progress
 from dreamer_jax.report.video import open_loop_gif, open_loop_path, write_errors
 from dreamer_jax.run import schedule
@@ -40,7 +41,7 @@ from dreamer_jax.run.setup import MakeEnv, RunSetup, about_wrappers, build, desc
 from dreamer_jax.run.signals import Stopped, StopSignals
 from dreamer_jax.run.workdir import WorkDir
 from dreamer_jax.seeding import ENV_STREAM, REPORT_KEY, member_keys
-from dreamer_jax.types import Params, PolicyCarry, TrainState
+from dreamer_jax.types import Batch, Params, PolicyCarry, TrainState
 
 USAGE_ERROR = f"{UsageError.__module__}.{UsageError.__qualname__}: "  # in a traceback
 
@@ -93,7 +94,7 @@ def train(config: ConfigDict, workdir: str | Path, make_env: MakeEnv | None = No
             programs = Programs(kept, setup.placement.devices, progress.print)
             setup = dataclasses.replace(setup, fns=programs.keep(setup.fns))
             with contextlib.ExitStack() as closing:
-                return Trainer(setup, work, progress, stop, closing, programs).run()
+                return make_trainer(setup, work, progress, stop, closing, programs).run()
 
 
 def _agreed_summary(setup: RunSetup, work: WorkDir) -> dict | None:
@@ -115,8 +116,19 @@ def _agreed_summary(setup: RunSetup, work: WorkDir) -> dict | None:
     return said[0][1]
 
 
+def make_trainer(setup: RunSetup, *args) -> "Trainer":
+    """Return the trainer of the loop that the config names."""
+    if setup.device_loop is None:
+        return Trainer(setup, *args)
+    from dreamer_jax.run.device_trainer import DeviceTrainer  # which extends the class below
+
+    return DeviceTrainer(setup, *args)
+
+
 class Trainer:
-    """A run in progress.
+    """A run in progress, whose environments are stepped by this process.
+
+    `DeviceTrainer` replaces the methods about environments, replay and updates.
 
     Args:
         setup: the parts of the run that have no state.
@@ -145,14 +157,7 @@ class Trainer:
         closing.callback(checkpoints.close)
         self._scratch: Scratch | None = None
         self._refill = False  # the replay, whose records are lost
-        if self._config.replay.scratch is not None:
-            self._open_scratch(resumed=bool(checkpoints.steps()))
-        else:
-            shutil.rmtree(work.scratch, ignore_errors=True)  # what it names will be out of date
-            if checkpoints.steps():
-                work.check_replay(self._config)
-        self._replay = setup.make_replay(work)
-        closing.callback(self._replay.close)
+        self._replay = self._open_replay(bool(checkpoints.steps()), closing)
         self._saver = Saver(
             checkpoints,
             self._replay,
@@ -167,19 +172,35 @@ class Trainer:
         )
         closing.callback(self._reporter.close)
         self._limit = FaultLimit(self._config.env.max_faults, log=lambda row, text: None)
-        num_envs, workers = self._config.env.num_envs, self._config.env.workers
-        on_fault = self._on_fault("environment", num_envs)
-        vector = setup.make_vector(ENV_STREAM, num_envs, on_fault, workers=workers)
-        closing.callback(vector.close)
-        self._driver = Driver(vector, self._replay, setup.seeds, setup.obs_keys)
-        self._prefetch = Prefetcher(self._replay, setup.placement.by_sequence)
-        closing.callback(self._prefetch.close)
+        self._open_envs(closing)
         self._state: TrainState | None = None
         self._carry: PolicyCarry | None = None
         self._env_step = self._update = 0
         self._due: list[str] = []  # work still to do at this env step, in order
         self._empty = np.zeros(len(setup.seeds), bool)  # members with nothing to learn from
         self._summary: list[dict] | None = None  # of the final evaluation
+
+    def _open_replay(self, is_resumed: bool, closing: contextlib.ExitStack) -> Replay:
+        """Open the replay, for a run that has checkpoints or for a new one."""
+        if self._config.replay.scratch is not None:
+            self._open_scratch(resumed=is_resumed)
+        else:
+            shutil.rmtree(self._work.scratch, ignore_errors=True)  # it will be out of date
+            if is_resumed:
+                self._work.check_replay(self._config)
+        replay = self._setup.make_replay(self._work)
+        closing.callback(replay.close)
+        return replay
+
+    def _open_envs(self, closing: contextlib.ExitStack) -> None:
+        """Make the environments, and what moves data between them, the replay and the device."""
+        setup, workers = self._setup, self._config.env.workers
+        on_fault = self._on_fault("environment", self._config.env.num_envs)
+        vector = setup.make_vector(ENV_STREAM, self._config.env.num_envs, on_fault, workers=workers)
+        closing.callback(vector.close)
+        self._driver = Driver(vector, self._replay, setup.seeds, setup.obs_keys)
+        self._prefetch = Prefetcher(self._replay, setup.placement.by_sequence)
+        closing.callback(self._prefetch.close)
 
     def run(self) -> dict:
         """Train until the run ends or a signal stops it; return the result of `train`."""
@@ -291,12 +312,7 @@ class Trainer:
     def _update_members(self) -> None:
         """Update all members from the next batch."""
         if not self._update and not self._processes.any(self._replay.sampleable.any()):
-            raise UsageError(
-                f"after a prefill of {self._config.prefill} steps the replay has no sequence of "
-                f"config.length = {self._config.length} steps for any member; if episodes are "
-                "shorter than that use config.replay.sampling = 'time', else a longer "
-                "config.prefill"
-            )
+            raise self._nothing_to_learn()
         batch = self._prefetch.next()
         empty = self._prefetch.empty
         # The update skips these members, since their rewards are not a number. That must not
@@ -309,6 +325,13 @@ class Trainer:
         self._report_empty(empty)
         self._reporter.add(metrics)
         self._update += 1
+
+    def _nothing_to_learn(self) -> UsageError:
+        return UsageError(
+            f"after a prefill of {self._config.prefill} steps the replay has no sequence of "
+            f"config.length = {self._config.length} steps for any member; if episodes are "
+            "shorter than that use config.replay.sampling = 'time', else a longer config.prefill"
+        )
 
     def _report_empty(self, empty: np.ndarray) -> None:
         """Say which members begin to have nothing to learn from."""
@@ -341,7 +364,7 @@ class Trainer:
     def _log(self) -> None:
         frozen = is_frozen(self._state, self._config.max_nonfinite)
         skipped, frozen = jax.device_get((self._state.skipped, frozen))
-        episodes = self._driver.stats.pop()
+        episodes = self._pop_episodes()
         self._reporter.write(
             self._env_step, self._update, episodes, skipped, frozen, self._diagnose()
         )
@@ -363,7 +386,11 @@ class Trainer:
         the updates that follow.
         """
         keys = member_keys(self._setup.seeds, REPORT_KEY)
-        return self._setup.fns.report(self._state, self._prefetch.peek(), keys)
+        return self._setup.fns.report(self._state, self._peek_batch(), keys)
+
+    def _pop_episodes(self) -> list[dict]:
+        """Return statistics of each member's episodes since the last call."""
+        return self._driver.stats.pop()
 
     def _evaluate(self) -> None:
         episodes, records = self._config.eval_episodes, [{} for _ in self._setup.seeds]
@@ -437,6 +464,10 @@ class Trainer:
                     is_first=one.is_first,
                 )
 
+    def _peek_batch(self) -> Batch:
+        """Return the batch of the next update, which is in flight."""
+        return self._prefetch.peek()
+
     def _on_fault(self, name: str, num_envs: int) -> OnFault:
         """Return the handler of faults in M * num_envs environments called `name`."""
         # A strong reference would be a cycle that keeps device arrays until a garbage collection.
@@ -460,10 +491,8 @@ class Trainer:
     def _save(self, *, wait: bool) -> None:
         """Start saving the state of the run; `checkpoint` describes it."""
         states = {
-            "driver": self._driver.state(),  # first: environments may fail while they are saved
-            "replay": self._replay.state(),
+            **self._loop_records(),  # first: environments may fail while they are saved
             "env_code": [self._setup.env_code for _ in self._setup.seeds],
-            "prefetch": self._prefetch.state(),
             "report": self._reporter.state(),
             "summary": self._summary or [None] * len(self._setup.seeds),
         }
@@ -477,12 +506,24 @@ class Trainer:
             "programs": self._processes.exchange(self._programs.state() if self._programs else {}),
             "members": joined(self._processes.exchange(own)),
         }
-        arrays = {"state": self._state, "carry": self._carry}
-        arrays = gathered(arrays, self._setup.placement, self._processes)
+        arrays = gathered(self._arrays(), self._setup.placement, self._processes)
         self._saver.save(arrays, host)
         self._saver.collect(wait=wait)
         if self._scratch is not None and wait:
             self._scratch.keep()
+
+    def _arrays(self) -> dict:
+        """Return the device arrays of a checkpoint."""
+        return {"state": self._state, "carry": self._carry}
+
+    def _loop_records(self) -> dict[str, list]:
+        """Return M records each of the environments, the replay and the batch in flight."""
+        driver = self._driver.state()
+        return {
+            "driver": driver,
+            "replay": self._replay.state(),
+            "prefetch": self._prefetch.state(),
+        }
 
     def _restore(self) -> None:
         """Resume from the newest intact checkpoint, or start afresh."""
@@ -490,27 +531,20 @@ class Trainer:
         saved = self._saver.restore(self._setup.saved_shapes())
         if saved is None:
             self._reporter.restore(None, None, 0, 0)
-            self._state, self._carry = self._setup.init_state(), self._setup.init_policy()
+            self._set_arrays(self._setup.init_arrays())
             return
         arrays, host = saved
         arrays = own_members(arrays, self._setup.placement, self._processes)
         members = [host["members"][number] for number in self._setup.numbers]
         states = {name: [member[name] for member in members] for name in members[0]}
         changes = [changed_code(member.get("env_code"), self._setup.env_code) for member in members]
-        drivers = [
-            without_env_states(state) if change or self._refill else state
-            for state, change in zip(states["driver"], changes, strict=True)
-        ]
-        self._state, self._carry = arrays["state"], arrays["carry"]
+        self._set_arrays(arrays)
         self._env_step, self._update, self._due = host["env_step"], host["update"], host["due"]
         self._summary = None if None in states["summary"] else states["summary"]
         if self._programs is not None:
             notes = host.get("programs", [{}])  # those of each process
             self._programs.restore(notes[self._processes.index % len(notes)])
-        if not self._refill:
-            self._prefetch.restore(states["prefetch"])
-        restored = self._driver.restore(drivers)
-        self._close_episodes(~restored)
+        restored = self._restore_loop(states, [bool(change) for change in changes])
         self._reporter.restore(states["report"], host["log"], self._env_step, self._update)
         self._progress.print(
             f"resuming at env step {self._env_step}, update {self._update}, restored in "
@@ -523,3 +557,28 @@ class Trainer:
                 f"{int((~restored).sum())} of {restored.size} environments could not be restored; "
                 "their open episodes are closed as truncated, and new ones begin"
             )
+
+    def _set_arrays(self, arrays: dict) -> None:
+        """Take over the device arrays of a checkpoint."""
+        self._state, self._carry = arrays["state"], arrays["carry"]
+
+    def _restore_loop(self, states: Mapping[str, list], changed: Sequence[bool]) -> np.ndarray:
+        """Return environments and replay to their `_loop_records`.
+
+        Args:
+            states: the records by name.
+            changed: [M], whether the code of a member's environments has changed since.
+
+        Returns:
+            [M, E] bool, the environments that were restored. The open episodes of the others are
+            closed.
+        """
+        drivers = [
+            without_env_states(state) if change or self._refill else state
+            for state, change in zip(states["driver"], changed, strict=True)
+        ]
+        if not self._refill:
+            self._prefetch.restore(states["prefetch"])
+        restored = self._driver.restore(drivers)
+        self._close_episodes(~restored)
+        return restored

@@ -67,6 +67,15 @@ def test_epsilon_is_a_probability(name):
     config_lib.validate(config)
 
 
+def test_steps_on_the_device_are_counted_in_32_bits():
+    config = config_lib.default_config()
+    config.update({"loop": "device", "steps": 10**9})
+    config_lib.validate(config)
+    config.steps += 1
+    with pytest.raises(UsageError, match="config.steps is 1000000001; allowed: at most 1000000000"):
+        config_lib.validate(config)
+
+
 def test_lists_of_what_no_member_uses_are_refused():
     config = config_lib.default_config()
     config.behavior = "planet"
