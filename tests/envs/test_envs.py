@@ -115,7 +115,7 @@ def test_make_env_seeds_only_the_first_reset():
 @pytest.mark.parametrize(
     ("task", "message"),
     [
-        ("cach", "atari, catch, crafter, dmc, .*gym.*Did you mean 'catch'"),
+        ("cach", "atari, catch, crafter, cue, dmc, .*gym.*Did you mean 'catch'"),
         ("catch:hard", "'catch' has no variants; catch:hard was given"),
         ("reach:hard", "'reach' has no variants; reach:hard was given"),
         ("gym:CartPol-v1", "Did you mean 'CartPole-v1'"),
