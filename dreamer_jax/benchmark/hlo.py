@@ -48,7 +48,7 @@ class Counts:
         self.loops += other.loops
 
 
-class _Instruction(NamedTuple):
+class Instruction(NamedTuple):
     name: str
     type: str
     opcode: str
@@ -60,7 +60,7 @@ class _Instruction(NamedTuple):
         return re.findall(r"%([\w.\-]+)", self.arguments)
 
 
-_Computation = dict[str, _Instruction]
+Computation = dict[str, Instruction]
 _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*)$")
 _OPCODE = re.compile(r"\s*([\w\-]+)\(")
@@ -76,7 +76,7 @@ def count_program(text: str) -> Counts:
     Raises:
         ValueError: the text is of another form, or a loop's number of steps is unknown.
     """
-    entry, computations = _parse(text)
+    entry, computations = parse_program(text)
 
     @functools.cache
     def count(name: str) -> Counts:
@@ -88,8 +88,8 @@ def count_program(text: str) -> Counts:
     return count(entry)
 
 
-def _parse(text: str) -> tuple[str, dict[str, _Computation]]:
-    """Return the entry's name and all computations, by name."""
+def parse_program(text: str) -> tuple[str, dict[str, Computation]]:
+    """Return the entry's name, and the instructions of all computations by their names."""
     entry, computations, current = "", {}, None
     for line in text.splitlines():
         if header := _HEADER.match(line):
@@ -102,7 +102,7 @@ def _parse(text: str) -> tuple[str, dict[str, _Computation]]:
     return entry, computations
 
 
-def _parse_instruction(name: str, rest: str) -> _Instruction:
+def _parse_instruction(name: str, rest: str) -> Instruction:
     rest = re.sub(r"/\*.*?\*/", "", rest)
     if rest.startswith("("):
         end = _closing(rest, 0) + 1
@@ -111,7 +111,7 @@ def _parse_instruction(name: str, rest: str) -> _Instruction:
     opcode = _OPCODE.match(rest, end)
     close = _closing(rest, opcode.end() - 1)
     arguments = rest[opcode.end() : close]
-    return _Instruction(name, rest[:end], opcode[1], arguments, rest[close + 1 :])
+    return Instruction(name, rest[:end], opcode[1], arguments, rest[close + 1 :])
 
 
 def _closing(text: str, start: int) -> int:
@@ -127,10 +127,10 @@ def _closing(text: str, start: int) -> int:
 def _count_instruction(total, instruction, computation, computations, count) -> None:
     opcode, attributes = instruction.opcode, instruction.attributes
     if opcode == "while":
-        body, steps = count(_called(attributes, "body")), _steps(instruction, computations)
+        body, steps = count(called(attributes, "body")), _steps(instruction, computations)
         total.add(body, steps)
         total.loops.append((instruction.name, steps, sum(body.launches.values())))
-    elif opcode in ("call", "async-start") and (name := _called(attributes, "to_apply|calls")):
+    elif opcode in ("call", "async-start") and (name := called(attributes, "to_apply|calls")):
         total.add(count(name))
     elif opcode == "conditional":
         branches = re.search(r"branch_computations=\{([^}]*)\}", attributes)
@@ -151,11 +151,11 @@ def _count_instruction(total, instruction, computation, computations, count) -> 
         total.bytes += _bytes(instruction, computation, computations)
 
 
-def _steps(loop: _Instruction, computations: dict[str, _Computation]) -> int:
+def _steps(loop: Instruction, computations: dict[str, Computation]) -> int:
     """Return how often a loop's body is executed, by the compiler's note or else its condition."""
     if noted := re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop.attributes):
         return int(noted[1])
-    condition = computations[_called(loop.attributes, "condition")]
+    condition = computations[called(loop.attributes, "condition")]
     constants = [i for i in condition.values() if i.opcode == "constant"]
     compared = list(condition.values())[-1]
     if len(constants) == 1 and "direction=LT" in compared.attributes:
@@ -163,31 +163,31 @@ def _steps(loop: _Instruction, computations: dict[str, _Computation]) -> int:
     raise ValueError(f"the number of steps of the loop {loop.name} is unknown")
 
 
-def _kind(instruction: _Instruction) -> str:
+def _kind(instruction: Instruction) -> str:
     if COLLECTIVE.match(instruction.opcode):
         return "collective"
     opcode = instruction.opcode.removesuffix("-start")
     return opcode if opcode in ("fusion", "custom-call") else "other"
 
 
-def _called(attributes: str, key: str) -> str | None:
+def called(attributes: str, key: str) -> str | None:
     found = re.search(rf"\b(?:{key})=%?([\w.\-]+)", attributes)
     return found and found[1]
 
 
 def _products(
-    instruction: _Instruction, computation: _Computation, computations: dict[str, _Computation]
-) -> Iterator[tuple[_Instruction, list[str]]]:
+    instruction: Instruction, computation: Computation, computations: dict[str, Computation]
+) -> Iterator[tuple[Instruction, list[str]]]:
     """Yield the matmuls and convolutions in an instruction, each with the types of its operands."""
     if instruction.opcode in ("fusion", "fusion-start"):
-        inside = computations[_called(instruction.attributes, "calls")]
+        inside = computations[called(instruction.attributes, "calls")]
         for inner in inside.values():
             yield from _products(inner, inside, computations)
     elif instruction.opcode in ("dot", "convolution") or "__cu" in instruction.attributes:
         yield instruction, [computation[name].type for name in instruction.operands]
 
 
-def _flops(instruction: _Instruction, operands: list[str]) -> int:
+def _flops(instruction: Instruction, operands: list[str]) -> int:
     attributes = instruction.attributes
     output, left, right = (_dims(t)[0] for t in (instruction.type, *operands[:2]))
     if instruction.opcode == "dot" or "gemm" in attributes or "cublas" in attributes:
@@ -255,7 +255,7 @@ def _size(type_: str) -> int:
 
 
 def _bytes(
-    instruction: _Instruction, computation: _Computation, computations: dict[str, _Computation]
+    instruction: Instruction, computation: Computation, computations: dict[str, Computation]
 ) -> int:
     """Return the bytes that an instruction reads and writes; of slices only what they touch."""
     if instruction.opcode not in ("fusion", "fusion-start"):
@@ -265,8 +265,8 @@ def _bytes(
             return 2 * _size(computation[instruction.operands[1]].type)
         read = sum(_size(computation[name].type) for name in instruction.operands)
         return read + _size(instruction.type)
-    inside = computations[_called(instruction.attributes, "calls")]
-    users: dict[str, list[_Instruction]] = {}
+    inside = computations[called(instruction.attributes, "calls")]
+    users: dict[str, list[Instruction]] = {}
     for inner in inside.values():
         for name in inner.operands:
             users.setdefault(name, []).append(inner)
@@ -281,7 +281,7 @@ def _bytes(
     return total + max(0, _size(root.type) - updated)
 
 
-def _share_read(read: _Instruction, users: dict[str, list[_Instruction]]) -> float:
+def _share_read(read: Instruction, users: dict[str, list[Instruction]]) -> float:
     """Return the share, at most 1, of a value's entries that a fusion's instructions need."""
     size, total = _elements(read.type), 0.0
     for user in users.get(read.name, []):
