@@ -38,7 +38,7 @@ def main(directory: Path) -> None:
                 "final": result["members"],
                 "evaluated": evaluate(directory / "many", episodes=2, member=1)["members"],
                 "loaded": load(directory / "many", member=1).seed,
-                "videos": len(list((directory / "many" / "videos").iterdir())),
+                "videos": len(list((directory / "many" / "videos").glob("*.gif"))),
             }
         )
     )

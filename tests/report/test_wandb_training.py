@@ -40,7 +40,7 @@ def assert_reported(workdir, config):
     written = read_metrics(workdir / "metrics.jsonl")
     for member, run in enumerate(members):
         expected = [row for row in written if row["member"] == member]
-        history = [row for row in run["history"] if not any("open_loop" in key for key in row)]
+        history = [row for row in run["history"] if not any("open_loop/" in key for key in row)]
         assert len(history) == len(expected) > 5
         for found, row in zip(history, expected, strict=True):
             values = {k: v for k, v in row.items() if k not in LEFT_OUT and v is not None}
@@ -68,7 +68,7 @@ def test_a_run_of_three_members_leaves_four_runs(tmp_path):
     directories = [path for path in (tmp_path / "run" / "wandb").glob("offline-run-*")]
     assert len(directories) == 4
     members, _ = assert_reported(tmp_path / "run", config)
-    assert all(any("open_loop" in key for key in run["summary"]) for run in members)
+    assert all(any("open_loop/" in key for key in run["summary"]) for run in members)
 
 
 @pytest.mark.slow
