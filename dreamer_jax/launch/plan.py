@@ -42,8 +42,8 @@ class Planner:
         shapes = repr(values)
         if shapes not in self._known:
             setup = build(_one_member(config), placement=one_device())
-            shapes = setup.saved_shapes(with_loop=False)
-            state = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes))
+            arrays = jax.tree.leaves(setup.saved_shapes(with_loop=False))
+            state = sum(x.size * x.dtype.itemsize for x in arrays)
             self._known[shapes] = Size(state, setup.replay_bytes())
         members = len(sweep.members(config))
         return Size(*(members * count for count in self._known[shapes]))
