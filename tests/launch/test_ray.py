@@ -21,6 +21,8 @@ from sweep_files import (
 from dreamer_jax.launch.local import memory_share
 from dreamer_jax.run.workdir import WorkDir
 
+# Ray forks, and JAX, which other tests of this process have started, warns of forks.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 needs_ray = pytest.mark.usefixtures("ray_installed")
 
 
