@@ -204,7 +204,7 @@ def make_pendulum(variant, seed, settings):
 @pytest.fixture
 def pendulum(monkeypatch):
     """Register a task as code outside of the package does."""
-    monkeypatch.setattr(registry, "_TASKS", Registry(registry._TASKS))
+    monkeypatch.setattr(registry, "TASKS", Registry(registry.TASKS))
     assert register_task("pendulum")(make_pendulum) is make_pendulum
 
 
