@@ -1,4 +1,4 @@
-"""What one member's model predicts of replayed sequences, beside what was seen.
+"""Predictions of one member's model for replayed sequences, beside what was seen.
 
 Nothing here trains. The figures say why a run fails: docs/diagnosing.md tells what they mean.
 """

@@ -53,7 +53,7 @@ def open_loop_videos(directory: Path) -> list[OpenLoopVideo]:
 
 
 class OpenLoopErrors(NamedTuple):
-    """How far a member's open-loop predictions were from the truth."""
+    """Errors of a member's open-loop predictions."""
 
     env_step: int
     context: int  # steps of which the error is that of a reconstruction

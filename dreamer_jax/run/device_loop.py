@@ -94,7 +94,7 @@ class LoopState:
 
 @struct.dataclass
 class Progress:
-    """How far all members are; scalars, int32."""
+    """Counts of steps and updates, the same for all members; scalars, int32."""
 
     env_step: Array
     update: Array
@@ -103,7 +103,7 @@ class Progress:
 
 @struct.dataclass
 class Carried:
-    """What the program changes."""
+    """Arrays that the program takes and returns changed."""
 
     progress: Progress
     state: TrainState

@@ -59,7 +59,7 @@ class Processes:
 
     @property
     def first(self) -> bool:
-        """Whether this process writes the files of the whole run."""
+        """True for the process that writes the files of the whole run."""
         return self.index == 0
 
     def share(self, members: int) -> range:

@@ -121,7 +121,7 @@ def test_the_least_interrupted_sequences_are_shown():
 
 
 def world_model(latent=None, **heads):
-    """What the diagnostics need of a world model; features are the deterministic state."""
+    """The parts of a world model that diagnostics call; features are the deterministic state."""
     return SimpleNamespace(
         rssm=SimpleNamespace(latent=latent), feature=lambda state: state.deter, **heads
     )

@@ -1,4 +1,4 @@
-"""What a program compiled for a GPU computes in bfloat16, and what in float32."""
+"""Dtypes of a program compiled for a GPU: products in bfloat16, the rest in float32."""
 
 import re
 
