@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from dreamer_jax.report.results.runs import Member, Run
-from dreamer_jax.report.results.tables import Table
+from dreamer_jax.report.results.tables import PLACE, Table, place_of
 
 LAST = 4  # the last quarter of a curve counts
 COLLAPSED = 0.9  # share of latent variables
@@ -82,24 +82,12 @@ def signs_of(member: Member) -> list[Sign]:
 def signs_table(runs: Sequence[Run]) -> list[Table]:
     """Return a table of all members' signs, if there are any."""
     rows = [
-        {
-            "run": member.run.name,
-            "member": member.number,
-            "seed": member.seed,
-            "task": member.task,
-            "variant": member.label,
-            **sign._asdict(),
-        }
+        place_of(member) | sign._asdict()
         for run in runs
         for member in run.members
         for sign in signs_of(member)
     ]
-    headings = {
-        "run": "Run",
-        "member": "Member",
-        "seed": "Seed",
-        "task": "Task",
-        "variant": "Variant",
+    headings = PLACE | {
         "cause": "Likely cause",
         "evidence": "What shows it",
     }

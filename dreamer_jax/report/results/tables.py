@@ -297,17 +297,34 @@ def ablations_table(runs: Sequence[Run]) -> Table:
     return Table("ablations", "Ablations and variants", headings, rows)
 
 
+# Headings of the columns that say which member a row is about.
+PLACE = {
+    "run": "Run",
+    "member": "Member",
+    "seed": "Seed",
+    "task": "Task",
+    "variant": "Variant",
+}
+
+
+def place_of(member: Member) -> dict[str, Any]:
+    """Return the entries of a member in the columns of `PLACE`."""
+    return {
+        "run": member.run.name,
+        "member": member.number,
+        "seed": member.seed,
+        "task": member.task,
+        "variant": member.label,
+    }
+
+
 def health_table(runs: Sequence[Run]) -> Table:
     rows = []
     for member in (member for run in runs for member in run.members):
         latest = member.latest
         rows.append(
-            {
-                "run": member.run.name,
-                "member": member.number,
-                "seed": member.seed,
-                "task": member.task,
-                "variant": member.label,
+            place_of(member)
+            | {
                 "state": member.state,
                 "progress": member.progress and 100 * member.progress,
                 "frame": latest.get("frame"),
@@ -320,12 +337,7 @@ def health_table(runs: Sequence[Run]) -> Table:
                 "score": member.score and member.score.value,
             }
         )
-    headings = {
-        "run": "Run",
-        "member": "Member",
-        "seed": "Seed",
-        "task": "Task",
-        "variant": "Variant",
+    headings = PLACE | {
         "state": "State",
         "progress": "% done",
         "frame": "Frame",
