@@ -82,8 +82,10 @@ class Run:
 
     def records(self):
         """Return the number of records written to the first stream of the replay."""
-        path = self.work.replay / "0" / HIGH_WATER_FILE
-        return int(np.fromfile(path, np.int64)[0]) if path.exists() else 0
+        ring = self.work.replay / "0"
+        if not (ring / LAYOUT_FILE).exists():  # the other files may still be empty
+            return 0
+        return int(np.fromfile(ring / HIGH_WATER_FILE, np.int64)[0])
 
     def saves(self):
         """Return whether a checkpoint is being written."""
