@@ -264,7 +264,7 @@ def _bytes(
         if instruction.opcode == "dynamic-update-slice":
             return 2 * _size(computation[instruction.operands[1]].type)
         read = sum(_size(computation[name].type) for name in instruction.operands)
-        return read + _size(instruction.type)
+        return read + _size(instruction.type) - _workspace(instruction)
     inside = computations[called(instruction.attributes, "calls")]
     users: dict[str, list[Instruction]] = {}
     for inner in inside.values():
@@ -278,7 +278,15 @@ def _bytes(
             update = _size(inside[inner.operands[1]].type)
             updated += _size(inner.type) - update
     root = list(inside.values())[-1]
-    return total + max(0, _size(root.type) - updated)
+    workspace = max(map(_workspace, inside.values()))  # also in the root's type
+    return total + max(0, _size(root.type) - updated - workspace)
+
+
+def _workspace(instruction: Instruction) -> int:
+    """Return the bytes of a library's workspace, which nobody else reads, in its result's type."""
+    if "__cu" not in instruction.attributes:
+        return 0
+    return sum(map(_size, re.findall(r"\bs8\[[0-9]+\]", instruction.type)))
 
 
 def _share_read(read: Instruction, users: dict[str, list[Instruction]]) -> float:
@@ -286,10 +294,14 @@ def _share_read(read: Instruction, users: dict[str, list[Instruction]]) -> float
     size, total = _elements(read.type), 0.0
     for user in users.get(read.name, []):
         if user.opcode in ("dynamic-slice", "slice", "gather"):
-            total += _elements(user.type) / size
+            needed = _share_read(user, users) if users.get(user.name) else 1.0
+            total += needed * _elements(user.type) / size
         elif user.opcode == "dynamic-update-slice" and user.operands[0] == read.name:
             continue
-        elif _elements(user.type) == size and users.get(user.name):  # entry by entry
+        elif not users.get(user.name):
+            return 1.0
+        # Entry by entry. Of joined values, that of all is taken for the share of each.
+        elif user.opcode == "concatenate" or _elements(user.type) == size:
             total += _share_read(user, users)
         else:
             return 1.0

@@ -60,6 +60,53 @@ def test_counts_worked_by_hand():
     assert counts.bytes == 3 * step + (x + k + conv) + 2 * conv
 
 
+# A fusion that takes one row of two of four, and two of the eight entries of joined vectors; then a
+# matmul by a library, which has a workspace, alone and in a fusion.
+FUSIONS = """HloModule m
+
+%rows (p0: f32[4,8], p1: s32[], p2: f32[6], p3: f32[2]) -> f32[10] {
+  %p0 = f32[4,8]{1,0} parameter(0)
+  %p1 = s32[] parameter(1)
+  %p2 = f32[6]{0} parameter(2)
+  %p3 = f32[2]{0} parameter(3)
+  %zero = s32[] constant(0)
+  %pair = f32[2,8]{1,0} dynamic-slice(%p0, %p1, %zero), dynamic_slice_sizes={2,8}
+  %row = f32[1,8]{1,0} slice(%pair), slice={[0:1], [0:8]}
+  %flat = f32[8]{0} bitcast(%row)
+  %joined = f32[8]{0} concatenate(%p2, %p3), dimensions={0}
+  %part = f32[2]{0} slice(%joined), slice={[3:5]}
+  ROOT %result = f32[10]{0} concatenate(%flat, %part), dimensions={0}
+}
+
+%gemm (p0: f32[4,8], p1: f32[8,16]) -> (f32[4,16], s8[1024]) {
+  %p0 = f32[4,8]{1,0} parameter(0)
+  %p1 = f32[8,16]{1,0} parameter(1)
+  ROOT %y = (f32[4,16]{1,0}, s8[1024]{0}) custom-call(%p0, %p1), CUBLAS
+}
+
+ENTRY %main (a: f32[4,8], i: s32[], b: f32[6], c: f32[2], k: f32[8,16]) -> f32[10] {
+  %a = f32[4,8]{1,0} parameter(0)
+  %i = s32[] parameter(1)
+  %b = f32[6]{0} parameter(2)
+  %c = f32[2]{0} parameter(3)
+  %k = f32[8,16]{1,0} parameter(4)
+  %x = (f32[4,16]{1,0}, s8[1024]{0}) custom-call(%a, %k), CUBLAS
+  %y = (f32[4,16]{1,0}, s8[1024]{0}) fusion(%a, %k), kind=kCustom, calls=%gemm
+  ROOT %z = f32[10]{0} fusion(%a, %i, %b, %c), kind=kLoop, calls=%rows
+}
+""".replace(
+    "CUBLAS",
+    'custom_call_target="__cublas$gemm", backend_config={"dot_dimension_numbers":'
+    '{"lhs_contracting_dimensions":["1"],"rhs_contracting_dimensions":["0"]}}',
+)
+
+
+def test_bytes_are_those_that_are_needed():
+    matmul = 4 * (4 * 8 + 8 * 16 + 4 * 16)  # without the workspace
+    fusion = 4 * (8 + 1 + 2 + 10)  # a row, the index, two entries, the result
+    assert count_program(FUSIONS).bytes == 2 * matmul + fusion
+
+
 def test_products_with_padding_and_with_the_zeros_of_dilation_do_not_count():
     """As in a transposed convolution: along each axis, both entries meet all four taps."""
     text = """HloModule m
