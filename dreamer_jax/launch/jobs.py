@@ -81,16 +81,25 @@ def make_jobs(given: str, base: ConfigDict, flags: Sequence[str], workdir: str |
 
 
 def choose(jobs: Sequence[Job], chosen: Sequence[str]) -> list[Job]:
-    """Return the jobs with these names or numbers, counted from 0; all jobs if there are none."""
+    """Return the jobs with these names or numbers, counted from 0; all jobs if there are none.
+
+    Args:
+        chosen: the parts between the commas of `--jobs`. Names may themselves contain commas.
+    """
     by_name = {job.name: job for job in jobs}
     by_name |= {str(number): job for number, job in enumerate(jobs)}
-    for name in chosen:
-        if name not in by_name:
+    found, rest = [], list(chosen)
+    while rest:
+        joined = (",".join(rest[:count]) for count in range(len(rest), 0, -1))
+        name = next((name for name in joined if name in by_name), None)
+        if name is None:
             raise UsageError(
-                f"--jobs has {name!r}; allowed: numbers from 0 to {len(jobs) - 1}, or names of "
-                f"jobs.{suggest(name, by_name)}"
+                f"--jobs has {rest[0]!r}; allowed: numbers from 0 to {len(jobs) - 1}, or names of "
+                f"jobs.{suggest(','.join(rest), by_name)}"
             )
-    return [by_name[name] for name in dict.fromkeys(chosen)] or list(jobs)
+        found.append(by_name[name])
+        rest = rest[1 + name.count(",") :]
+    return list({job.name: job for job in found}.values()) or list(jobs)
 
 
 def _make_job(

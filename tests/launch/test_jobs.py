@@ -9,7 +9,7 @@ from commands import forked_command
 from sweep_files import small_config, write_sweep
 
 from dreamer_jax.commands import train
-from dreamer_jax.commands.flags import load_config, parse
+from dreamer_jax.commands.flags import load_config, parse, words
 from dreamer_jax.commands.sweep import list_jobs
 from dreamer_jax.configs import atari55, dmc20
 from dreamer_jax.errors import UsageError
@@ -122,10 +122,11 @@ def test_an_invalid_job_fails_alone(tmp_path):
 def test_jobs_are_chosen_by_number_or_name():
     jobs = jobs_of("catch_sweep")
     assert choose(jobs, []) == jobs
-    assert choose(jobs, ["3", jobs[0].name, "3"]) == [jobs[3], jobs[0]]
-    for wrong in ("8", "-1", "horizon=5"):
+    assert "," in jobs[0].name
+    assert choose(jobs, words(f"3,{jobs[0].name},{jobs[7].name},3")) == [jobs[3], jobs[0], jobs[7]]
+    for wrong in ("8", "-1", "horizon=5", f"{jobs[0].name},9"):
         with pytest.raises(UsageError, match="allowed: numbers from 0 to 7, or names"):
-            choose(jobs, [wrong])
+            choose(jobs, words(wrong))
 
 
 def make_job(tmp_path, *arguments, name="job", **changes):

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from dreamer_jax.model.ops.slices import Operation, Shape, depth_to_space, space_to_depth
 from dreamer_jax.types import Array
 
-NARROW = 64  # input channels of a tap below which all taps share one matmul
+# All taps share one matmul if a tap has fewer input channels, or the result at most so many rows.
+NARROW, SHORT = 64, 6
 
 
 class _Tap(NamedTuple):
@@ -41,16 +42,16 @@ def correlate(kernel: Array, stride: int, shape: Shape) -> Operation:
         return Operation(lambda x: (x.reshape(-1, flat.shape[0]) @ flat)[:, None, None], 0)
     out, taps = (size - k) // stride + 1, _taps(k, stride)
     weights = [_piece(kernel, tap, stride).reshape(-1, outputs) for tap in taps]
-    narrow = _is_narrow(channels, stride)
-    if narrow:
+    together = _is_together(channels, stride, out)
+    if together:
         weights = [jnp.concatenate(weights)]
 
     def compute(images: Array) -> Array:
-        parts = _windows(images, out, taps, stride, narrow)
+        parts = _windows(images, out, taps, stride, together)
         products = (x.reshape(-1, x.shape[-1]) @ w for x, w in zip(parts, weights, strict=True))
         return sum(products).reshape(-1, out, out, outputs)
 
-    width = (k if narrow else stride) ** 2 * channels  # columns of one matmul's windows
+    width = (k if together else stride) ** 2 * channels  # columns of one matmul's windows
     return Operation(compute, out**2 * width)
 
 
@@ -102,10 +103,10 @@ def kernel_grad(images: Array, grad: Array, k: int, stride: int) -> Array:
     if size == k:
         flat = images.reshape(images.shape[0], -1).T @ grad.reshape(-1, outputs)
         return flat.reshape(k, k, channels, outputs)
-    taps, narrow = _taps(k, stride), _is_narrow(channels, stride)
+    taps, together = _taps(k, stride), _is_together(channels, stride, out)
     # In this order only the gradient is transposed, and once, instead of every part.
     grad = grad.reshape(-1, outputs).T
-    parts = _windows(images, out, taps, stride, narrow)
+    parts = _windows(images, out, taps, stride, together)
     weights = jnp.concatenate([grad @ part.reshape(-1, part.shape[-1]) for part in parts], -1)
     return _join(weights.T, taps, k, channels)
 
@@ -133,15 +134,15 @@ def _join(weights: Array, taps: list[_Tap], k: int, channels: int) -> Array:
     return jnp.concatenate([jnp.concatenate(row, 1) for row in rows])
 
 
-def _windows(images: Array, out: int, taps: list[_Tap], stride: int, narrow: bool) -> list[Array]:
-    """Return the window of each tap, [n, out, out, channels], or their concatenation if narrow."""
+def _windows(images: Array, out: int, taps: list[_Tap], stride: int, together: bool) -> list[Array]:
+    """Return the window of each tap, [n, out, out, channels], or their concatenation."""
     blocks = space_to_depth(images, out + taps[-1].u, stride)
     windows = []
     for u, v, rows, columns in taps:
         window = blocks[:, u : u + out, v : v + out, :rows, :columns]
         windows.append(window.reshape(-1, out, out, rows * columns * images.shape[3]))
-    return [jnp.concatenate(windows, -1)] if narrow else windows
+    return [jnp.concatenate(windows, -1)] if together else windows
 
 
-def _is_narrow(channels: int, stride: int) -> bool:
-    return stride**2 * channels < NARROW
+def _is_together(channels: int, stride: int, out: int) -> bool:
+    return stride**2 * channels < NARROW or out <= SHORT
