@@ -13,6 +13,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 from jax._src import xla_bridge  # JAX has no public way to ask whether it has started
@@ -45,6 +46,9 @@ class Backend:
     slice_bytes: int  # memory that a convolution may unfold at a time (`model.ops.slices`)
     unroll: int  # most steps in one iteration of a loop over time
     compiler_options: Mapping[str, str]  # for `jax.jit` of an update
+    # For programs that run once. LLVM optimizes the drawing of all weights in 40 s of CPU time, and
+    # at level 0 compiles it in 3; the weights are the same.
+    init_options: Mapping[str, Any]
     # Keep compiled programs with a run, since compiling again may give others. On a CPU it gives
     # the same, and XLA cannot serialize a program that came from JAX's compilation cache.
     keep_programs: bool
@@ -61,13 +65,14 @@ def make_backend(target: str | jax.Device | None = None) -> Backend:
     platform = target if isinstance(target, str) else target.platform
     if platform == "cpu":
         # A slice that stays in the cache is 2 to 3 times as fast as all images at once.
-        return Backend("cpu", False, "winograd", 8 * 2**20, 1, _known_options(), False)
+        quick = {"xla_backend_optimization_level": 0}
+        return Backend("cpu", False, "winograd", 8 * 2**20, 1, _known_options(), quick, False)
     platform = "gpu" if platform in ("cuda", "rocm") else platform
     # `vmap` makes grouped convolutions of the members', whose gradients XLA computes on a GPU with
     # the zeros of their dilation: 10 times the products for five members.
     convolutions = "lax" if platform == "tpu" else "matmul"
     # Large multiplications are fast here; slices only bound the memory.
-    return Backend(platform, True, convolutions, 2**29, 25, {}, True)
+    return Backend(platform, True, convolutions, 2**29, 25, {}, {}, True)
 
 
 @functools.cache

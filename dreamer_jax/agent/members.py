@@ -55,7 +55,9 @@ def make_members(agent: Agent, placement: Placement | None = None) -> MemberFns:
     compiled_report = compile_(partial(report_one, agent))
     options = dict(agent.backend.compiler_options)
     return MemberFns(
-        init=compile_(partial(agent_lib.init, agent)),
+        init=compile_(
+            partial(agent_lib.init, agent), compiler_options=dict(agent.backend.init_options)
+        ),
         init_policy=init_policy,
         policy_step=compile_(policy),
         greedy_step=compile_(greedy),

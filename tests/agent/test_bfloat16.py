@@ -38,8 +38,7 @@ def losses():
 def test_losses_in_bfloat16_are_those_in_float32_up_to_rounding(losses, name):
     exact, rounded = (losses[dtype][name] for dtype in ("float32", "bfloat16"))
     error = np.abs(rounded / exact - 1)
-    assert (error > 0).all()
-    # A number with 8 bits is off by up to 2^-9. A sample that rounding moves to another class
-    # changes the rest of its sequence.
-    assert np.median(error) < 2**-8
+    # A number with 8 bits is off by up to 2^-9, and a loss of one batch may happen to be the same.
+    # A sample that rounding moves to another class changes the rest of its sequence.
+    assert 0 < np.median(error) < 2**-8
     assert error.max() < 2**-4

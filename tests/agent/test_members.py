@@ -132,7 +132,7 @@ def test_members_differ_as_their_seeds_and_hyperparameters_do(sweep):
 
 
 def test_init_is_that_of_one_agent_with_each_members_key(sweep, fns):
-    together = jax.jit(fns.init)(member_keys(SEEDS, use=0), stack_hypers(sweep.hypers))
+    together = fns.init(member_keys(SEEDS, use=0), stack_hypers(sweep.hypers))
     init = jax.jit(functools.partial(agent_lib.init, sweep.agent))
     for k, seed in enumerate(SEEDS):
         key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), 0)
