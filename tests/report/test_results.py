@@ -22,7 +22,7 @@ from dreamer_jax.report.results.figures import all_pictures, learning_curves
 from dreamer_jax.report.results.report import write_report
 from dreamer_jax.report.results.runs import by_variant, read_runs
 from dreamer_jax.report.results.watch import watch
-from dreamer_jax.report.video import write_errors
+from dreamer_jax.report.video import open_loop_path, write_errors
 
 KEYS = ["eval_return", "model_loss", "train_return"]
 
@@ -120,14 +120,30 @@ def broken_runs(folder):
     (started / "config.json").write_text('{"task": "catch"}')
     summary = write_run(folder / "summary", kl_loss="e")
     (summary / "summary.json").write_text("[")
+    # Names that cannot be encoded, are too long for a file, or look like mathematics to matplotlib.
+    write_run(folder / os.fsdecode(b"strange\xff"), task="\ud800" + "x" * 300)
+    write_run(folder / "dollars", kl_loss="$x_{$")
+    large = write_run(folder / "large", returns=[[1e308, -1e308]], kl_loss="f")
+    with open(large / "metrics.jsonl", "a") as file:
+        file.write("[" * 100_000 + "\n")
+        counts = {"member": 0, "seed": 0, "env_step": 10**400, "frame": 1, "update": 1}
+        file.write(json.dumps(counts) + "\n")
+    videos = large / "videos"
+    videos.mkdir()
+    open_loop_path(videos, "image", 100, 0).write_text("no picture")
+    (videos / "open_loop_000000100_member0.json").write_text(
+        '{"context": 1, "error": {"image": ["x"]}}'
+    )
     return {
+        large / "metrics.jsonl": "nested too deeply.*; left out .and 1 more",
+        videos / "open_loop_000000100_member0.json": "a list of numbers and nulls",
         folder / "empty": "no run in it",
         half / "metrics.jsonl": "line 5: incomplete",
         middle / "metrics.jsonl": "line 2: not JSON",
         other / "config.json": r"another version; unknown: \['future_key'\]",
         no_config / "config.json": "No such file",
         torn / "config.json": "not JSON",
-        foreign / "metrics.jsonl": "a row without member, seed",
+        foreign / "metrics.jsonl": "a row without whole numbers for member, seed",
         started / "metrics.jsonl": "No such file",
         summary / "summary.json": "not JSON",
     }
@@ -146,8 +162,10 @@ def test_broken_runs_are_named_and_the_others_reported(tmp_path):
     assert results["problems"] == problems
     good = [m for m in results["members"] if m["run"] == "good"]
     assert [(m["score"], m["score_frame"]) for m in good] == [(0.9, 300), (0.3, 100)]
-    assert {m["run"] for m in results["members"]} >= {"half", "middle", "other", "summary"}
-    assert str(tmp_path / "runs" / "empty") in (out / "index.html").read_text()
+    named = {"half", "middle", "other", "summary", "dollars", r"strange\udcff", "large"}
+    assert {m["run"] for m in results["members"]} >= named
+    page = (out / "index.html").read_text()
+    assert str(tmp_path / "runs" / "empty") in page and "member0.gif: no GIF" in page
 
 
 def test_a_report_of_nothing_is_made(tmp_path):

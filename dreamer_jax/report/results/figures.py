@@ -4,6 +4,7 @@ import io
 import itertools
 import math
 import statistics
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -19,9 +20,11 @@ from dreamer_jax.report.curves import (
     MAX_LEGEND,
     SPARSE,
     Line,
+    legend_text,
     mean_line,
     panel_figure,
     pick_colours,
+    shorten,
     style_axes,
 )
 from dreamer_jax.report.results.runs import Member, Run, by_variant
@@ -226,7 +229,8 @@ def differences(runs: Sequence[Run], suite: str) -> Picture | None:
     above, below = FEW_COLOURS[0], FEW_COLOURS[1]
     colours = [above if value >= 0 else below for value, *_ in bars]
     axes.barh(range(len(bars)), [bar[0] for bar in bars], color=colours)
-    axes.set_yticks(range(len(bars)), [f"{name} (n = {n})" for _, name, n, _ in bars], fontsize=8)
+    names = [legend_text(f"{name} (n = {n})") for _, name, n, _ in bars]
+    axes.set_yticks(range(len(bars)), names, fontsize=8)
     axes.axvline(0, color=INK, linewidth=0.8)
     if max(abs(bar[0]) for bar in bars) > 3:  # a few games are far from all others
         axes.set_xscale("symlog", linthresh=1)
@@ -258,13 +262,14 @@ def heatmap(grid: Grid) -> Picture:
                 axes.text(
                     column, row, f"{value:.3g}\nn = {count}", ha="center", va="center", **style
                 )
-        axes.set_title(f"{grid.task}: {name}", fontsize=10, loc="left", color=INK)
+        title = shorten(f"{grid.task}: {name}")
+        axes.set_title(title, fontsize=10, loc="left", color=INK, parse_math=False)
         axes.set_xticks(range(len(grid.xs)), [f"{x:g}" for x in grid.xs], fontsize=8)
-        axes.set_xlabel(grid.x, fontsize=9)
+        axes.set_xlabel(grid.x, fontsize=9, parse_math=False)
         axes.set_yticks(
             range(len(grid.ys)), [f"{y:g}" if grid.y else "" for y in grid.ys], fontsize=8
         )
-        axes.set_ylabel(grid.y or "", fontsize=9)
+        axes.set_ylabel(grid.y or "", fontsize=9, parse_math=False)
     said = [
         f"{grid.x} {x:g}{f', {grid.y} {y:g}' if grid.y else ''}: mean {statistics.fmean(s):.3g}, "
         f"worst {min(s):.3g}, {len(s)} seeds"
@@ -305,7 +310,13 @@ def diagnostics(task: str, variants: Mapping[str, Sequence[Member]]) -> Picture 
 def horizon_errors(task: str, variants: Mapping[str, Sequence[Member]]) -> Picture | None:
     """Draw open-loop errors against the horizon, a panel per entry and a line per member."""
     groups = {label: [m.errors for m in group if m.errors] for label, group in variants.items()}
-    names = dict.fromkeys(name for group in groups.values() for e in group for name in e.error)
+    names = dict.fromkeys(
+        name
+        for group in groups.values()
+        for errors in group
+        for name, values in errors.error.items()
+        if any(value is not None for value in values)
+    )
     if not names:
         return None
     figure, axes = _new_figure()
@@ -474,6 +485,7 @@ def _score_axis(axes: "Axes") -> None:
 
 def _legend(axes: "Axes") -> None:
     handles, labels = axes.get_legend_handles_labels()
+    labels = [legend_text(label) for label in labels]
     if len(handles) > MAX_LEGEND:
         half = MAX_LEGEND // 2
         handles = handles[:half] + handles[-half:]
@@ -496,4 +508,5 @@ def _picture(figure: "Figure", name: str, title: str, text: str) -> Picture:
 
 def _file(text: str) -> str:
     """Return a text as a part of a file name."""
-    return "".join(c if c.isalnum() or c in "-." else "_" for c in text)
+    name = "".join(c if c.isalnum() or c in "-." else "_" for c in text)
+    return name if len(name) <= 60 else f"{name[:50]}_{zlib.crc32(text.encode()):08x}"

@@ -71,7 +71,7 @@ def write_page(
         version=__version__,
     )
     with replacing(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+        temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
 
 
 def _resource(name: str) -> str:
@@ -145,6 +145,10 @@ def _videos(runs: Sequence[Run]) -> list[Section]:
         try:
             content = newest.path.read_bytes()
         except OSError:
+            content = b""
+        if not content.startswith(b"GIF8"):
+            bad = html.escape(f"{newest.path}: no GIF, or it cannot be read")
+            blocks.append(f"<p{BAD}>{bad}</p>")
             continue
         if len(blocks) == MAX_VIDEOS or size + len(content) > MAX_VIDEO_BYTES:
             left_out += 1
