@@ -248,6 +248,17 @@ def test_a_grid_over_runs_knows_the_value_of_the_base(tmp_path):
     assert grid.cells[None, 16] == [16, 16]
 
 
+def test_a_grid_beside_a_run_with_another_value_is_drawn(tmp_path):
+    """The base has no setting, so its value is that of its config."""
+    hypers = [{"kl_scale": k} for k in (0.1, 1.0)]
+    write_run(tmp_path / "base", returns=[[5.0]], length=12, kl_scale=0.1)
+    write_run(tmp_path / "grid", returns=[[1.0], [2.0]], hypers=hypers, length=8)
+    (grid,) = tables.grids(read(tmp_path)[0])
+    assert {grid.x, grid.y} == {"kl_scale", "length"}
+    scores = {(place[grid.x == "kl_scale"], *found) for place, found in grid.cells.items()}
+    assert sorted(scores) == [(0.1, 1.0), (0.1, 5.0), (1.0, 2.0)]
+
+
 @pytest.mark.parametrize(
     ("text", "met"),
     [

@@ -28,6 +28,7 @@ from dreamer_jax.report.curves import (
     style_axes,
 )
 from dreamer_jax.report.results.runs import Member, Run, by_variant
+from dreamer_jax.report.results.signs import signs_of
 from dreamer_jax.report.results.tables import Grid, grids, normalized_scores, published_table
 from dreamer_jax.report.scores.published import (
     SUITES,
@@ -55,6 +56,7 @@ NEAR = 0.5  # heights of our curves; published scores further off are named and 
 DASHES = ("--", ":", "-.", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1, 1, 1)))
 INTERVAL_POINTS = 40  # places of a curve where its interval is computed
 MAX_TASKS = 60  # with curves of their own
+MAX_DIAGNOSED = 8  # tasks with figures of diagnostics, each of which takes seconds to draw
 
 DIAGNOSTICS = (
     "train_return", "model_loss", "skipped_updates",
@@ -104,8 +106,10 @@ def all_pictures(runs: Sequence[Run]) -> list[Picture]:
         pictures += [aggregate_curves(runs, suite), profiles(runs, suite)]
         pictures += [differences(runs, suite)]
     pictures += [heatmap(grid) for grid in grids(runs)[:MAX_TASKS]]
-    for task, variants in [*tasks.items()][:MAX_TASKS]:
-        pictures += [diagnostics(task, variants), horizon_errors(task, variants)]
+    failing = {m.task for run in runs for m in run.members if signs_of(m)}
+    diagnosed = sorted(tasks, key=lambda task: task not in failing)[:MAX_DIAGNOSED]
+    for task in diagnosed:
+        pictures += [diagnostics(task, tasks[task]), horizon_errors(task, tasks[task])]
     return [picture for picture in pictures if picture is not None]
 
 
@@ -225,7 +229,7 @@ def differences(runs: Sequence[Run], suite: str) -> Picture | None:
     bars.sort(key=lambda bar: bar[0])
     figure, axes = _new_figure(height=1.2 + 0.28 * len(bars))
     title = f"{SUITES[suite].title}: our score minus {bars[0][3]}, final"
-    style_axes(axes, title, f"difference of the {SUITES[suite].unit}", "")
+    style_axes(axes, title.replace(": ", ":\n"), f"difference of the {SUITES[suite].unit}", "")
     above, below = FEW_COLOURS[0], FEW_COLOURS[1]
     colours = [above if value >= 0 else below for value, *_ in bars]
     axes.barh(range(len(bars)), [bar[0] for bar in bars], color=colours)

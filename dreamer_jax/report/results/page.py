@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from dreamer_jax import __version__
 from dreamer_jax.files import replacing
 from dreamer_jax.report.results.accept import Verdict
-from dreamer_jax.report.results.figures import Picture
+from dreamer_jax.report.results.figures import MAX_DIAGNOSED, Picture
 from dreamer_jax.report.results.runs import Problems, Run
 from dreamer_jax.report.results.tables import Table
 from dreamer_jax.report.video import open_loop_videos
@@ -42,12 +42,16 @@ def write_page(
         f"{len(runs)} runs, {finished} finished, with {len(members)} members of "
         f"{len({run.task for run in runs})} tasks."
     )
+    notes = {"Diagnostics": _about_diagnosed(len({member.task for member in members}))}
     sections = [
         *([_verdicts(verdicts)] if verdicts else []),
         *([_problems(problems)] if problems else []),
         *(Section(table.title, _table(table)) for table in tables if table.name != "health"),
         *(
-            Section(title, _figures([p for p in pictures if p.section == title]))
+            Section(
+                title,
+                notes.get(title, "") + _figures([p for p in pictures if p.section == title]),
+            )
             for title in dict.fromkeys(p.section for p in pictures)
         ),
         *_videos(runs),
@@ -121,6 +125,16 @@ def _format(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:,.0f}" if value.is_integer() or abs(value) >= 1000 else f"{value:,.3g}"
     return f"{value:,}" if type(value) is int else str(value)
+
+
+def _about_diagnosed(tasks: int) -> str:
+    """Return a note about the tasks without figures of diagnostics, or ''."""
+    if tasks <= MAX_DIAGNOSED:
+        return ""
+    return (
+        f'<p class="note">Of {MAX_DIAGNOSED} of {tasks} tasks, first those of members that show '
+        "signs of failure. A report of fewer tasks has all of theirs.</p>"
+    )
 
 
 def _figures(pictures: Sequence[Picture]) -> str:
