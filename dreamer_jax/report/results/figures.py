@@ -54,9 +54,10 @@ if TYPE_CHECKING:
 PUBLISHED = "#777777"
 NEAR = 0.5  # heights of our curves; published scores further off are named and not drawn
 DASHES = ("--", ":", "-.", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1, 1, 1)))
-INTERVAL_POINTS = 40  # places of a curve where its interval is computed
+INTERVAL_POINTS = 20  # places of a curve where its interval is computed
 MAX_TASKS = 60  # with curves of their own
-MAX_DIAGNOSED = 8  # tasks with figures of diagnostics, each of which takes seconds to draw
+PANELS = "Diagnostics"  # the section of figures of many panels
+MAX_DIAGNOSED = 6  # tasks with figures of diagnostics, each of which takes seconds to draw
 
 DIAGNOSTICS = (
     "train_return", "model_loss", "skipped_updates",
@@ -182,6 +183,7 @@ def aggregate_curves(runs: Sequence[Run], suite: str) -> Picture | None:
         if fewest >= MIN_SEEDS:
             _band(axes, xs, {str(i): s for i, s in enumerate(samples)}, iqm, colour)
         said.append(f"{name}, finally {float(iqm(*(s[-1] for s in samples))):.3g}")
+    axes.set_xlim(left=0)
     _legend(axes)
     text = f"Interquartile mean of {SUITES[suite].unit} over tasks against frames. "
     return _picture(
@@ -306,9 +308,7 @@ def diagnostics(task: str, variants: Mapping[str, Sequence[Member]]) -> Picture 
     figure = panel_figure(panels, seeds, labels, title, PLOTTED | UNITS)
     for axes in figure.axes:
         _tame(axes)
-    return _picture(figure, f"{_file(task)}_diagnostics", title, text)._replace(
-        section="Diagnostics"
-    )
+    return _picture(figure, f"{_file(task)}_diagnostics", title, text)._replace(section=PANELS)
 
 
 def horizon_errors(task: str, variants: Mapping[str, Sequence[Member]]) -> Picture | None:
@@ -353,7 +353,7 @@ def horizon_errors(task: str, variants: Mapping[str, Sequence[Member]]) -> Pictu
         f"Mean squared error of {task} against the steps that the model predicts alone, a line per "
         f"member, of its newest video. {'; '.join(said)}."
     )
-    return _picture(figure, f"{_file(task)}_horizon", title, text)._replace(section="Diagnostics")
+    return _picture(figure, f"{_file(task)}_horizon", title, text)._replace(section=PANELS)
 
 
 def _tame(axes: "Axes") -> None:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from dreamer_jax import __version__
 from dreamer_jax.files import replacing
 from dreamer_jax.report.results.accept import Verdict
-from dreamer_jax.report.results.figures import MAX_DIAGNOSED, Picture
+from dreamer_jax.report.results.figures import MAX_DIAGNOSED, PANELS, Picture
 from dreamer_jax.report.results.runs import Problems, Run
 from dreamer_jax.report.results.tables import Table
 from dreamer_jax.report.video import open_loop_videos
@@ -42,7 +42,7 @@ def write_page(
         f"{len(runs)} runs, {finished} finished, with {len(members)} members of "
         f"{len({run.task for run in runs})} tasks."
     )
-    notes = {"Diagnostics": _about_diagnosed(len({member.task for member in members}))}
+    notes = {PANELS: _about_diagnosed(len({member.task for member in members}))}
     sections = [
         *([_verdicts(verdicts)] if verdicts else []),
         *([_problems(problems)] if problems else []),
@@ -50,7 +50,7 @@ def write_page(
         *(
             Section(
                 title,
-                notes.get(title, "") + _figures([p for p in pictures if p.section == title]),
+                notes.get(title, "") + _figures(title, pictures),
             )
             for title in dict.fromkeys(p.section for p in pictures)
         ),
@@ -137,14 +137,19 @@ def _about_diagnosed(tasks: int) -> str:
     )
 
 
-def _figures(pictures: Sequence[Picture]) -> str:
+def _figures(section: str, pictures: Sequence[Picture]) -> str:
+    """Return the figures of a section; those of many panels are not shrunk to a phone's width."""
     blocks = (
-        f'<figure><img loading="lazy" alt="{html.escape(p.text, quote=True)}" '
-        f'src="{_data("image/png", p.png)}">'
+        f'<figure><div class="picture" role="region" tabindex="0" '
+        f'aria-label="{html.escape(p.title, quote=True)}, figure">'
+        f'<img loading="lazy" alt="{html.escape(p.text, quote=True)}" '
+        f'src="{_data("image/png", p.png)}"></div>'
         f"<figcaption>{html.escape(p.title)}</figcaption></figure>"
         for p in pictures
+        if p.section == section
     )
-    return f'<div class="figures">{"".join(blocks)}</div>'
+    large = " large" if section == PANELS else ""
+    return f'<div class="figures{large}">{"".join(blocks)}</div>'
 
 
 def _videos(runs: Sequence[Run]) -> list[Section]:

@@ -22,8 +22,10 @@ def add_points(
     points: dict[str, dict[float, float]], row: Mapping[str, Any], keys: Iterable[str], x: str
 ) -> None:
     """Add a member's row to points by key and x; the last row of an x counts."""
+    if not is_number(row.get(x)):
+        return
     for key in keys:
-        if is_number(row.get(key)) and is_number(row.get(x)):
+        if key in row and is_number(row[key]):
             points.setdefault(key, {})[row[x]] = row[key]
 
 
