@@ -7,16 +7,18 @@ initial weights    member_keys(seeds, INIT_KEY)                 agent.init
 updates            derived from INIT_KEY, in the TrainState     agent.train_step
 training policy    member_keys(seeds, POLICY_KEY)               agent.explore_step, policy_step
 evaluation policy  member_keys(seeds, EVAL_KEY)                 run.evaluation, run.load
-open-loop videos   member_keys(seeds, REPORT_KEY)               run.trainer
+model's reports    member_keys(seeds, REPORT_KEY)               agent.report
 training envs      env_seed(seed, ENV_STREAM, env, generation)  run.driver
 evaluation envs    env_seed(seed, EVAL_STREAM, episode, ...)    run.evaluation, run.load
 prefill actions    action_generator(seed, env_step)             run.driver
 replay draws       replay_generator(seed)                       replay.replay
+videos' sequences  video_generator(seed, env_step)              run.trainer
 
-With `config.loop = "device"` the last two are drawn from other streams:
+With `config.loop = "device"` the last three are drawn from other streams:
 
 prefill actions    member_keys(seeds, ACTION_KEY)               run.device_loop
 replay draws       member_keys(seeds, DRAW_KEY)                 run.device_loop
+videos' sequences  member_keys(seeds, VIDEO_KEY)                run.device_trainer
 """
 
 from collections.abc import Sequence
@@ -24,8 +26,8 @@ from collections.abc import Sequence
 import numpy as np
 
 # JAX keys and NumPy streams are different functions of the seed, so their numbers may coincide.
-INIT_KEY, POLICY_KEY, EVAL_KEY, REPORT_KEY, ACTION_KEY, DRAW_KEY = 1, 2, 3, 4, 5, 6
-ENV_STREAM, EVAL_STREAM, RANDOM_STREAM = 1, 2, 3
+INIT_KEY, POLICY_KEY, EVAL_KEY, REPORT_KEY, ACTION_KEY, DRAW_KEY, VIDEO_KEY = 1, 2, 3, 4, 5, 6, 7
+ENV_STREAM, EVAL_STREAM, RANDOM_STREAM, VIDEO_STREAM = 1, 2, 3, 4
 REPLAY_STREAM = int.from_bytes(b"replay", "big")
 
 
@@ -62,6 +64,11 @@ def env_seed(seed: int, use: int, index: int, generation: int = 0) -> int:
 def action_generator(seed: int, env_step: int) -> np.random.Generator:
     """Return the generator of a member's random actions at one step of the prefill."""
     return np.random.default_rng([seed, RANDOM_STREAM, env_step])
+
+
+def video_generator(seed: int, env_step: int) -> np.random.Generator:
+    """Return the generator that draws the sequences of a member's videos at one step."""
+    return np.random.default_rng([seed, VIDEO_STREAM, env_step])
 
 
 def replay_generator(seed: int) -> np.random.Generator:

@@ -100,6 +100,7 @@ def make_tiny_config(**changes):
         "log_every": 40,
         "eval_every": 0,
         "eval_episodes": 2,
+        "video_length": 8,  # a picture takes a second to write at full length
         "checkpoint_every": 50,
         "horizon": 4,
         "cnn_depth": 2,

@@ -4,7 +4,15 @@ import json
 
 
 def write_run(
-    path, *, task="catch", returns=((0.0, 1.0),), every=100, finished=True, hypers=None, **config
+    path,
+    *,
+    task="catch",
+    returns=((0.0, 1.0),),
+    every=100,
+    finished=True,
+    hypers=None,
+    logged=(),
+    **config,
 ):
     """Write the config, metrics and summary of a run.
 
@@ -15,6 +23,7 @@ def write_run(
         every: steps between rows.
         finished: write a summary.
         hypers: the hyperparameters of each member.
+        logged: names of further metrics in every log line.
         config: further keys; a dotted name is written with "__" for ".".
     """
     path.mkdir(parents=True)
@@ -36,6 +45,7 @@ def write_run(
                 head |= {f"hyper/{k}": v for k, v in (hypers[member] if hypers else {}).items()}
                 log = {"train_return": values[index] - 1, "model_loss": 5.0 - index}
                 log |= {"skipped_updates": 0, "frozen": False, "frames_per_s": 50.0}
+                log = {name: 0.1 * step for name in logged} | log
                 for record in (log, {"eval_return": values[index]}):
                     file.write(json.dumps(head | record) + "\n")
     if finished:

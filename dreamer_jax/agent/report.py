@@ -16,6 +16,7 @@ from dreamer_jax.model.world_model import WorldModel, prepare_action, prepare_ob
 from dreamer_jax.types import Array, Batch, LatentStats, Metrics, Params, RSSMState, TrainState
 
 SHOWN = 6  # sequences in each video
+CANDIDATES = 64  # sequences of which those of a run's videos are chosen
 COLLAPSED = 0.01  # nats; a latent variable whose KL is never above it carries no information
 
 
@@ -60,7 +61,7 @@ def report(agent: Agent, state: TrainState, batch: Batch, key: Array) -> Report:
     if t <= context:
         return Report(metrics, {}, batch.is_first[:0], {})
 
-    shown = _least_interrupted(batch.is_first)
+    shown = least_interrupted(batch.is_first)
     states, obs, batch, action = jax.tree.map(lambda x: x[shown], (states, obs, batch, action))
     begun = jax.tree.map(lambda x: x[:, :context], states)
     last = jax.tree.map(lambda x: x[:, -1], begun)
@@ -143,11 +144,14 @@ def calibration(
     }
 
 
-def _least_interrupted(is_first: Array) -> Array:
-    """Return the indices [N] of the sequences that a new episode interrupts latest or never."""
-    later = is_first[:, 1:]
-    undisturbed = jnp.where(later.any(-1), later.argmax(-1), later.shape[-1])
-    return jnp.argsort(-undisturbed, stable=True)[:SHOWN]
+def least_interrupted(is_first: Array) -> Array:
+    """Return the indices [..., N] of the sequences that a new episode interrupts latest or never.
+
+    Args:
+        is_first: [..., B, T] bool, of JAX or NumPy.
+    """
+    undisturbed = (is_first[..., 1:].cumsum(-1) == 0).sum(-1)
+    return (-undisturbed).argsort(-1, stable=True)[..., :SHOWN]
 
 
 def _open_loop_error(

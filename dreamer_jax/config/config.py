@@ -148,6 +148,11 @@ def _combination_errors(config: ConfigDict) -> Iterator[str]:
             f"allowed: at least config.length = {config.length} for each of "
             f"config.env.num_envs = {config.env.num_envs}."
         )
+    if config.video_context >= config.video_length:
+        yield (
+            f"config.video_context is {config.video_context}; allowed: less than "
+            f"config.video_length = {config.video_length}, so that there are steps to predict."
+        )
     if config.replay.scratch is not None and config.replay.storage == "memory":
         yield (
             f"config.replay.scratch is {config.replay.scratch!r}; allowed: None, since "

@@ -70,9 +70,10 @@ RUN = {
     "video_every": Key(
         250_000, integer(0), "agent steps between open-loop videos; 0: only at the end"
     ),
-    "video_context": Key(
-        5, integer(1), "steps observed before a video predicts the rest of config.length"
+    "video_length": Key(
+        50, integer(2), "steps of a video, also where config.length is shorter; see video_context"
     ),
+    "video_context": Key(5, integer(1), "steps observed before a video predicts the others"),
     "checkpoint_every": Key(0, integer(0), "agent steps between checkpoints; 0: by time only"),
     "checkpoint_minutes": Key(10.0, number(), "minutes between checkpoints; 0: by steps only"),
     "checkpoint_keep": Key(2, integer(1), "number of recent checkpoints kept"),
@@ -289,6 +290,7 @@ RUN_KEYS = frozenset(
         "steps",
         "log_every",
         "video_every",
+        "video_length",
         "video_context",
         "env.workers",
         "env.timeout",

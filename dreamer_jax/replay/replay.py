@@ -14,6 +14,7 @@ now: a checkpoint can be restored, and a batch copied in the background, while w
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from dreamer_jax.replay.samplers import (
     Episodes,
     Indices,
     Streams,
+    WindowSampler,
     draw_indices,
     find_episodes,
 )
@@ -170,14 +172,31 @@ class Replay:
         """Draw B sequences for each of the `sampleable` members from its own random stream."""
         return draw_indices(self._sampler, self._streams(), self._generators, self._batch)
 
-    def gather(self, indices: Indices) -> dict[str, np.ndarray]:
+    def draw_windows(
+        self, generators: Sequence[np.random.Generator], batch: int, length: int
+    ) -> Indices:
+        """Draw B windows of `length` live records for each member, from a generator of its own.
+
+        They are not for training, and change no draw that is: all windows are equally likely,
+        across episode boundaries, whatever the replay's sampling.
+        """
+        streams = replace(self._streams(), length=length)
+        return draw_indices(WindowSampler(), streams, generators, batch)
+
+    def gather(
+        self, indices: Indices, length: int | None = None, keys: Sequence[str] | None = None
+    ) -> dict[str, np.ndarray]:
         """Return the drawn sequences, each with `is_first` set at its beginning.
 
         May run in another thread while `add` is called: up to `slack` records per stream added
         since the draw go to slots that were not live then.
 
+        Args:
+            length: T, of the sequences; None for the replay's own L.
+            keys: some of the spec's, with `reward` and `is_first`; None for all.
+
         Returns:
-            A new array [M, B, L, *shape] per key. Members without a sequence get zeros, and
+            A new array [M, B, T, *shape] per key. Members without a sequence get zeros, and
             rewards that are not a number, so that no update is made of them.
 
         Raises:
@@ -185,8 +204,9 @@ class Replay:
         """
         self._check_open()
         batch = {
-            key: np.empty((*indices.start.shape, self._length, *shape), dtype)
+            key: np.empty((*indices.start.shape, length or self._length, *shape), dtype)
             for key, (shape, dtype) in self._layout.entries.items()
+            if keys is None or key in keys
         }
         for m, ring in enumerate(self._rings):
             if indices.empty[m]:

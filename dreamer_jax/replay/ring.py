@@ -92,13 +92,13 @@ class Ring:
         Another thread may call `write` meanwhile.
 
         Args:
-            out: an array [B, L, *record] per key to copy to.
+            out: an array [B, L, *record] to copy to for each key that is wanted.
         """
         length = next(iter(out.values())).shape[1]
         row = self._row(env[:, None], start[:, None] + np.arange(length))
-        for key, rows in self._rows.items():
+        for key, array in out.items():
             # The default mode, "raise", copies twice.
-            rows.take(row, axis=0, out=out[key], mode="clip")
+            self._rows[key].take(row, axis=0, out=array, mode="clip")
         # After the copy, to notice records that were overwritten meanwhile.
         if not intact(self._layout, self.high_water, env, start):
             raise RuntimeError("replay indices are too old: their records have been overwritten")

@@ -110,7 +110,7 @@ def panel_figure(
     figure = Figure(figsize=(width, height), dpi=120, layout="constrained", facecolor="white")
     figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)
     if title:
-        figure.suptitle(title, fontsize=13, fontweight="bold", color=INK, parse_math=False)
+        figure.suptitle(shorten(title), fontsize=13, fontweight="bold", color=INK, parse_math=False)
     if not panels:
         figure.text(0.5, 0.5, "no data yet", ha="center", va="center", fontsize=16, color="#777777")
         return figure
@@ -139,9 +139,9 @@ def style_axes(axes: "Axes", title: str, x_label: str, y_label: str) -> None:
     """Give axes the look of all figures: a title on the left, a faint grid, engineering ticks."""
     from matplotlib.ticker import EngFormatter, MaxNLocator
 
-    axes.set_title(title, fontsize=11, loc="left", color=INK, parse_math=False)
-    axes.set_xlabel(x_label, fontsize=10, color=INK)
-    axes.set_ylabel(y_label, fontsize=10, color=INK)
+    axes.set_title(shorten(title), fontsize=11, loc="left", color=INK, parse_math=False)
+    axes.set_xlabel(x_label, fontsize=10, color=INK, parse_math=False)
+    axes.set_ylabel(y_label, fontsize=10, color=INK, parse_math=False)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10], integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(5))
@@ -180,7 +180,9 @@ def _draw(
 def _legend(figure: "Figure", colours: Mapping[str, Any], mean: bool) -> None:
     from matplotlib.lines import Line2D
 
-    handles = [Line2D([], [], color=colour, label=name) for name, colour in colours.items()]
+    handles = [
+        Line2D([], [], color=colour, label=legend_text(name)) for name, colour in colours.items()
+    ]
     if len(handles) > MAX_LEGEND:
         handles[3:-3] = [Line2D([], [], color="none", label="...")]
     if mean:
@@ -189,6 +191,16 @@ def _legend(figure: "Figure", colours: Mapping[str, Any], mean: bool) -> None:
     columns = min(len(handles), max(1, int(figure.get_figwidth() / inches)))
     style = {"frameon": False, "fontsize": 9, "handlelength": 1.4}
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, **style)
+
+
+def shorten(text: str) -> str:
+    """Return a text of at most the width of a figure; of a longer one its beginning and its end."""
+    return text if len(text) <= 80 else f"{text[:52]}…{text[-27:]}"
+
+
+def legend_text(name: str) -> str:
+    """Return a name as a legend takes it, short and without mathematics."""
+    return shorten(name).replace("$", r"\$")
 
 
 def pick_colours(names: Sequence[str]) -> dict[str, Any]:

@@ -26,6 +26,22 @@ def encode_row(row: Mapping[str, Any]) -> bytes:
     return (json.dumps(scalars, allow_nan=False) + "\n").encode()
 
 
+# NaN and Infinity, which JSON does not have, are read as null, as `encode_row` writes them.
+_DECODER = json.JSONDecoder(parse_constant=lambda name: None)
+
+
+def parse_json(content: bytes) -> Any:
+    """Parse JSON of unknown origin.
+
+    Raises:
+        ValueError: it is not JSON, or too deep.
+    """
+    try:
+        return _DECODER.decode(content.decode("utf-8-sig"))
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     """Return all rows of a metrics.jsonl, except a torn last line.
 
@@ -58,7 +74,7 @@ def iter_rows(
                 on_torn(f"{path}, line {number}: incomplete")
                 return
             try:
-                row = json.loads(line)
+                row = parse_json(line)
             except ValueError as error:
                 on_bad(f"{path}, line {number}: not JSON ({error})")
                 continue

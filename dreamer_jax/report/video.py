@@ -1,7 +1,9 @@
 """Write GIFs: open-loop predictions beside the truth, and episodes."""
 
+import contextlib
 import json
 import math
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -10,6 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from dreamer_jax.files import replacing
+from dreamer_jax.report.metrics_log import parse_json
+from dreamer_jax.report.scores.score import is_number
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -44,12 +48,18 @@ def open_loop_path(directory: Path, key: str, env_step: int, member: int) -> Pat
 
 def open_loop_videos(directory: Path) -> list[OpenLoopVideo]:
     """Return the open-loop videos in a directory, which need not exist, oldest first."""
-    found = []
-    for path in directory.glob("open_loop_*.gif"):
-        match = re.fullmatch(r"open_loop_(.+)_(\d{9,})_member(\d+)\.gif", path.name)
-        if match:
-            found.append(OpenLoopVideo(int(match[2]), int(match[3]), match[1], path))
-    return sorted(found)
+    with contextlib.suppress(OSError):
+        return sorted(
+            OpenLoopVideo(int(match[2]), int(match[3]), match[1], directory / match[0])
+            for match in _matches(directory, r"open_loop_(.+)_(\d{9,})_member(\d+)\.gif")
+        )
+    return []
+
+
+def _matches(directory: Path, pattern: str) -> list[re.Match]:
+    """Return the names in a directory that match in full; OSError if it cannot be listed."""
+    names = os.listdir(directory) if os.path.lexists(directory) else []
+    return [match for name in names if (match := re.fullmatch(pattern, name))]
 
 
 class OpenLoopErrors(NamedTuple):
@@ -79,18 +89,33 @@ def newest_errors(directory: Path, on_bad: Callable[[str], None]) -> dict[int, O
         on_bad: called with a message for each file that cannot be read and is left out.
     """
     newest: dict[int, tuple[int, Path]] = {}
-    for path in directory.glob("open_loop_*.json"):
-        if match := re.fullmatch(r"open_loop_(\d{9,})_member(\d+)\.json", path.name):
-            member, place = int(match[2]), (int(match[1]), path)
-            newest[member] = max(newest.get(member, place), place)
-    found = {}
+    found: dict[int, OpenLoopErrors] = {}
+    try:
+        matches = _matches(directory, r"open_loop_(\d{9,})_member(\d+)\.json")
+    except OSError as error:
+        on_bad(f"{directory}: {error.strerror}")
+        return found
+    for match in matches:
+        member, place = int(match[2]), (int(match[1]), directory / match[0])
+        newest[member] = max(newest.get(member, place), place)
     for member, (env_step, path) in sorted(newest.items()):
         try:
-            content = json.loads(path.read_bytes())
-            found[member] = OpenLoopErrors(env_step, content["context"], dict(content["error"]))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            on_bad(f"{path}: no open-loop errors ({type(error).__name__}: {error})")
+            found[member] = _read_errors(path, env_step)
+        except (OSError, ValueError) as error:
+            on_bad(f"{path}: no open-loop errors ({error})")
     return found
+
+
+def _read_errors(path: Path, env_step: int) -> OpenLoopErrors:
+    """Read what `write_errors` wrote; ValueError if a file has something else."""
+    content = parse_json(path.read_bytes())
+    context, error = (dict(content).get(name) for name in ("context", "error"))
+    if type(context) is not int or context < 0 or not isinstance(error, dict):
+        raise ValueError("context must be a number of steps, and error an object")
+    for name, values in error.items():
+        if not isinstance(values, list) or not all(x is None or is_number(x) for x in values):
+            raise ValueError(f"error of {name!r} must be a list of numbers and nulls")
+    return OpenLoopErrors(env_step, context, error)
 
 
 def open_loop_gif(

@@ -30,13 +30,14 @@ from dreamer_jax.agent import agent as agent_lib
 from dreamer_jax.agent.agent import Agent
 from dreamer_jax.agent.members import guarded_train_step, over_members
 from dreamer_jax.agent.placement import MEMBER, Placement
+from dreamer_jax.agent.report import CANDIDATES, least_interrupted
 from dreamer_jax.envs.jax_env import AdaptedEnv
 from dreamer_jax.envs.jax_env.rows import EnvRows, init_rows, reset_rows, step_rows
 from dreamer_jax.replay import device as replay_lib
 from dreamer_jax.replay.device import DeviceReplay
 from dreamer_jax.replay.layout import Layout
 from dreamer_jax.replay.prefetch import to_batch
-from dreamer_jax.run.schedule import explores, updates_due
+from dreamer_jax.run.schedule import explores, updates_due, video_length
 from dreamer_jax.seeding import ACTION_KEY, DRAW_KEY, ENV_STREAM, env_seed, member_keys
 from dreamer_jax.types import (
     ActionSpec,
@@ -179,12 +180,27 @@ class DeviceLoop:
         return self._compiled.lower(limits, carried)
 
     def batch(self, loop: LoopState, replay: DeviceReplay) -> Batch:
-        """Return a batch for pictures, which changes nothing."""
+        """Return a batch for diagnostics, which changes nothing."""
         return self._peek(jax.vmap(partial(jax.random.fold_in, data=0))(loop.draw_key), replay)
 
     @functools.cached_property
     def _peek(self) -> Callable:
         return jax.jit(lambda keys, replay: self._draw(keys, replay)[0])
+
+    @functools.cached_property
+    def video_batch(self) -> Callable:
+        """The function (keys [M], replay) -> sequences for videos; see `Trainer._video_batch`."""
+        length = video_length(self._config)
+
+        def draw(keys: Array, replay: DeviceReplay) -> Batch:
+            options = {"sampling": "time", "batch": CANDIDATES, "length": length}
+            draws = replay_lib.draw(replay, keys, **options)
+            chosen = least_interrupted(replay_lib.gather(replay, draws, length)["is_first"])
+            env, start = (jnp.take_along_axis(x, chosen, 1) for x in (draws.env, draws.start))
+            shown = draws.replace(env=env, start=start)
+            return to_batch(replay_lib.gather(replay, shown, length))
+
+        return jax.jit(draw)
 
     @functools.cached_property
     def _metrics(self) -> tuple[str, ...]:

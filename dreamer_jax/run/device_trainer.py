@@ -3,6 +3,7 @@
 import contextlib
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from dreamer_jax.run.checkpoint import LOOP
 from dreamer_jax.run.device_loop import Carried, EpisodeSums, Progress
 from dreamer_jax.run.memory import check_memory
 from dreamer_jax.run.trainer import Trainer
+from dreamer_jax.seeding import VIDEO_KEY, member_keys
 from dreamer_jax.types import Batch
 
 CALL_SECONDS = 1.0  # wanted duration of a call of the program, after which signals are noticed
@@ -73,6 +75,11 @@ class DeviceTrainer(Trainer):
 
     def _peek_batch(self) -> Batch:
         return self._setup.device_loop.batch(self._loop, self._replay_arrays)
+
+    def _video_batch(self) -> Batch:
+        keys = member_keys(self._setup.seeds, VIDEO_KEY)
+        keys = jax.vmap(partial(jax.random.fold_in, data=self._env_step))(keys)
+        return self._setup.device_loop.video_batch(keys, self._replay_arrays)
 
     def _arrays(self) -> dict:
         return {**super()._arrays(), LOOP: {"state": self._loop, "replay": self._replay_arrays}}

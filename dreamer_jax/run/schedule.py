@@ -47,6 +47,16 @@ def _intervals(config: ConfigDict) -> dict[str, int]:
     }
 
 
+def video_length(config: ConfigDict) -> int:
+    """Return T, the steps of open-loop videos.
+
+    Fewer than `config.video_length` where the replay's streams are not that long when the first
+    video is drawn. The length never changes, since every other one is another compiled program.
+    """
+    first = max(config.prefill, min(config.video_every or config.steps, config.steps))
+    return min(config.video_length, min(first, config.replay.capacity) // config.env.num_envs)
+
+
 def replay_slack(config: ConfigDict) -> int:
     """Return the number of records that a stream's ring has beyond its capacity."""
     slack = config.replay.slack

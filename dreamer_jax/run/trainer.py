@@ -18,13 +18,14 @@ from ml_collections import ConfigDict
 
 from dreamer_jax import config as config_lib
 from dreamer_jax.agent.guard import is_frozen
-from dreamer_jax.agent.report import Report
+from dreamer_jax.agent.report import CANDIDATES, Report, least_interrupted
 from dreamer_jax.config import sweep
 from dreamer_jax.envs.vector import FaultLimit, OnFault
 from dreamer_jax.errors import UsageError
 from dreamer_jax.files import DISK_FULL
-from dreamer_jax.replay.prefetch import Prefetcher
+from dreamer_jax.replay.prefetch import Prefetcher, to_batch
 from dreamer_jax.replay.replay import Replay
+from dreamer_jax.replay.samplers import Indices
 from dreamer_jax.report.progress import Progress
 from dreamer_jax.report.video import open_loop_gif, open_loop_path, write_errors
 from dreamer_jax.run import schedule
@@ -40,7 +41,7 @@ from dreamer_jax.run.scratch import Scratch
 from dreamer_jax.run.setup import MakeEnv, RunSetup, about_wrappers, build, describe, prepared
 from dreamer_jax.run.signals import Stopped, StopSignals
 from dreamer_jax.run.workdir import WorkDir
-from dreamer_jax.seeding import ENV_STREAM, REPORT_KEY, member_keys
+from dreamer_jax.seeding import ENV_STREAM, REPORT_KEY, member_keys, video_generator
 from dreamer_jax.types import Batch, Params, PolicyCarry, TrainState
 
 USAGE_ERROR = f"{UsageError.__module__}.{UsageError.__qualname__}: "  # in a traceback
@@ -373,20 +374,16 @@ class Trainer:
         """Return diagnostics of every member's next batch; none before the first update."""
         if not self._update:
             return [{} for _ in self._setup.seeds]
-        metrics = jax.device_get(self._report().metrics)
+        metrics = jax.device_get(self._report(self._peek_batch()).metrics)
         return [
             {name: float(values[member]) for name, values in metrics.items()}
             for member in range(len(self._setup.seeds))
         ]
 
-    def _report(self) -> Report:
-        """Return what the members predict of their next batches.
-
-        Before the first update no batch is in flight, and drawing one only for this would change
-        the updates that follow.
-        """
+    def _report(self, batch: Batch) -> Report:
+        """Return what the members predict of a batch."""
         keys = member_keys(self._setup.seeds, REPORT_KEY)
-        return self._setup.fns.report(self._state, self._peek_batch(), keys)
+        return self._setup.fns.report(self._state, batch, keys)
 
     def _pop_episodes(self) -> list[dict]:
         """Return statistics of each member's episodes since the last call."""
@@ -438,8 +435,10 @@ class Trainer:
         """Draw the curves so far, and open-loop videos; no failure to do so stops a run."""
         try:
             self._reporter.draw_curves()
-            if self._update and self._config.length > self._config.video_context:
-                self._draw_open_loop(jax.device_get(self._report()))
+            if self._update and schedule.video_length(self._config) > self._config.video_context:
+                batch = self._video_batch()
+                seen = ~np.isnan(jax.device_get(batch.reward)).all((1, 2))
+                self._draw_open_loop(jax.device_get(self._report(batch)), np.flatnonzero(seen))
         except Exception as error:
             reason = (
                 str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
@@ -447,10 +446,11 @@ class Trainer:
             step = self._env_step
             self._progress.print(f"no picture at env step {step}: {reason}; training continues")
 
-    def _draw_open_loop(self, report: Report) -> None:
-        """Write the members' open-loop errors, and a GIF of every image entry."""
+    def _draw_open_loop(self, report: Report, members: np.ndarray) -> None:
+        """Write the open-loop errors of some members, and a GIF of every image entry."""
         folder, context = self._work.videos, self._config.video_context
-        for member, number in enumerate(self._setup.numbers):
+        for member in members:
+            number = self._setup.numbers[member]
             one = jax.tree.map(lambda x, member=member: x[member], report)
             write_errors(folder, self._env_step, number, one.error, context)
             for key, film in one.films.items():
@@ -465,8 +465,26 @@ class Trainer:
                 )
 
     def _peek_batch(self) -> Batch:
-        """Return the batch of the next update, which is in flight."""
+        """Return the batch of the next update, which is in flight.
+
+        Before the first update none is, and drawing one only for this would change the updates that
+        follow.
+        """
         return self._prefetch.peek()
+
+    def _video_batch(self) -> Batch:
+        """Return the sequences of videos, at most SHOWN per member.
+
+        Of CANDIDATES windows of the replay's records they are those that a new episode interrupts
+        latest or never. Members without a window get rewards that are not a number.
+        """
+        length, seeds = schedule.video_length(self._config), self._setup.seeds
+        generators = [video_generator(seed, self._env_step) for seed in seeds]
+        drawn = self._replay.draw_windows(generators, CANDIDATES, length)
+        flags = self._replay.gather(drawn, length, ("is_first", "reward"))
+        chosen = least_interrupted(flags["is_first"])
+        env, start = (np.take_along_axis(x, chosen, 1) for x in (drawn.env, drawn.start))
+        return to_batch(self._replay.gather(Indices(env, start), length))
 
     def _on_fault(self, name: str, num_envs: int) -> OnFault:
         """Return the handler of faults in M * num_envs environments called `name`."""

@@ -117,7 +117,7 @@ def test_the_least_interrupted_sequences_are_shown():
     first[:, 0] = True
     for row, step in ((0, 1), (1, 3), (3, 2), (4, 4)):
         first[row, step] = True
-    assert report_lib._least_interrupted(jnp.asarray(first)).tolist() == [2, 5, 6, 7, 4, 1]
+    assert report_lib.least_interrupted(jnp.asarray(first)).tolist() == [2, 5, 6, 7, 4, 1]
 
 
 def world_model(latent=None, **heads):

@@ -10,7 +10,7 @@ from dreamer_jax import config as config_lib
 from dreamer_jax.config import default_config, from_json, normalize, sweep, to_json, validate
 from dreamer_jax.configs import get_config
 from dreamer_jax.errors import UsageError
-from dreamer_jax.run.schedule import updates_due, work_due
+from dreamer_jax.run.schedule import updates_due, video_length, work_due
 
 
 @pytest.mark.parametrize(
@@ -34,6 +34,7 @@ from dreamer_jax.run.schedule import updates_due, work_due
         ("actor_entropy_final", -1.0, "None or a finite number"),
         ("prefill", 10, "at least config.length = 50"),
         ("steps", 100, "at least config.prefill"),
+        ("video_context", 50, "less than config.video_length = 50"),
         ("replay.capacity", 20, "at least config.length"),
         ("planet.elites", 1001, "at most config.planet.candidates = 1000"),
         ("planet.elites", 1, "config.planet.elites is 1; allowed: a whole number of at least 2"),
@@ -177,6 +178,17 @@ def test_work_due(tiny_config):
         120: ["log", "evaluation"], 152: ["checkpoint"], 160: ["log"], 180: ["evaluation"],
         200: ["log", "updates", "evaluation", "pictures", "checkpoint"],
     }  # fmt: skip
+
+
+def test_videos_are_as_long_as_the_replay_allows_when_the_first_is_drawn(tiny_config):
+    config = tiny_config  # steps 200, prefill 40, a replay of 1000
+    config.update({"video_length": 50, "video_every": 0})
+    lengths = []
+    for every, envs, capacity in ((0, 1, 1000), (0, 8, 1000), (20, 1, 1000), (0, 1, 30)):
+        config.update({"video_every": every, "env": {"num_envs": envs}})
+        config.replay.capacity = capacity
+        lengths.append(video_length(config))
+    assert lengths == [50, 25, 40, 30]
 
 
 def test_hypers_per_member():

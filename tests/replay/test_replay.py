@@ -127,6 +127,25 @@ def test_a_member_without_sequences_takes_nothing_from_the_others(sampling):
     assert_same({key: value[1:] for key, value in batch.items()}, alone.gather(alone.draw()))
 
 
+def test_windows_of_another_length_change_no_draw():
+    replay, same = (make_replay(capacity=9, length=3, sampling="episodes") for _ in range(2))
+    for t in range(12):
+        for each in (replay, same):
+            add_one(each, t, is_first=t % 6 == 0, is_last=t % 6 == 5)
+            each.pin()
+    longer = replay.draw_windows([np.random.default_rng(0)], 40, 8)
+    assert set(longer.start.ravel().tolist()) == {3, 4}  # of the 9 live records, 3 to 11
+    batch = replay.gather(longer, 8, ("reward", "is_first"))
+    assert batch.keys() == {"reward", "is_first"}
+    np.testing.assert_array_equal(batch["reward"], longer.start[..., None] + np.arange(8))
+    borders = [[record == start or record == 6 for record in range(start, start + 8)]
+               for start in longer.start[0]]  # fmt: skip
+    np.testing.assert_array_equal(batch["is_first"][0], borders)
+    too_long = replay.draw_windows([np.random.default_rng(0)], 2, 10)
+    assert too_long.empty.all() and np.isnan(replay.gather(too_long, 10)["reward"]).all()
+    np.testing.assert_array_equal(replay.draw().start, same.draw().start)
+
+
 def test_close_open_completes_the_episode():
     replay = make_replay(sampling="episodes")
     for t in range(2):

@@ -18,11 +18,12 @@ from dreamer_jax.commands.flags import parse
 from dreamer_jax.errors import UsageError
 from dreamer_jax.report.results import tables
 from dreamer_jax.report.results.accept import judge, parse_threshold
-from dreamer_jax.report.results.figures import all_pictures, learning_curves
+from dreamer_jax.report.results.figures import DIAGNOSTICS, all_pictures, learning_curves
 from dreamer_jax.report.results.report import write_report
 from dreamer_jax.report.results.runs import by_variant, read_runs
 from dreamer_jax.report.results.watch import watch
-from dreamer_jax.report.video import write_errors
+from dreamer_jax.report.scores.published import atari_methods
+from dreamer_jax.report.video import open_loop_path, write_errors
 
 KEYS = ["eval_return", "model_loss", "train_return"]
 
@@ -120,14 +121,30 @@ def broken_runs(folder):
     (started / "config.json").write_text('{"task": "catch"}')
     summary = write_run(folder / "summary", kl_loss="e")
     (summary / "summary.json").write_text("[")
+    # Names that cannot be encoded, are too long for a file, or look like mathematics to matplotlib.
+    write_run(folder / os.fsdecode(b"strange\xff"), task="\ud800" + "x" * 300)
+    write_run(folder / "dollars", kl_loss="$x_{$")
+    large = write_run(folder / "large", returns=[[1e308, -1e308]], kl_loss="f")
+    with open(large / "metrics.jsonl", "a") as file:
+        file.write("[" * 100_000 + "\n")
+        counts = {"member": 0, "seed": 0, "env_step": 10**400, "frame": 1, "update": 1}
+        file.write(json.dumps(counts) + "\n")
+    videos = large / "videos"
+    videos.mkdir()
+    open_loop_path(videos, "image", 100, 0).write_text("no picture")
+    (videos / "open_loop_000000100_member0.json").write_text(
+        '{"context": 1, "error": {"image": ["x"]}}'
+    )
     return {
+        large / "metrics.jsonl": "nested too deeply.*; left out .and 1 more",
+        videos / "open_loop_000000100_member0.json": "a list of numbers and nulls",
         folder / "empty": "no run in it",
         half / "metrics.jsonl": "line 5: incomplete",
         middle / "metrics.jsonl": "line 2: not JSON",
         other / "config.json": r"another version; unknown: \['future_key'\]",
         no_config / "config.json": "No such file",
         torn / "config.json": "not JSON",
-        foreign / "metrics.jsonl": "a row without member, seed",
+        foreign / "metrics.jsonl": "a row without whole numbers for member, seed",
         started / "metrics.jsonl": "No such file",
         summary / "summary.json": "not JSON",
     }
@@ -146,8 +163,10 @@ def test_broken_runs_are_named_and_the_others_reported(tmp_path):
     assert results["problems"] == problems
     good = [m for m in results["members"] if m["run"] == "good"]
     assert [(m["score"], m["score_frame"]) for m in good] == [(0.9, 300), (0.3, 100)]
-    assert {m["run"] for m in results["members"]} >= {"half", "middle", "other", "summary"}
-    assert str(tmp_path / "runs" / "empty") in (out / "index.html").read_text()
+    named = {"half", "middle", "other", "summary", "dollars", r"strange\udcff", "large"}
+    assert {m["run"] for m in results["members"]} >= named
+    page = (out / "index.html").read_text()
+    assert str(tmp_path / "runs" / "empty") in page and "member0.gif: no GIF" in page
 
 
 def test_a_report_of_nothing_is_made(tmp_path):
@@ -228,6 +247,17 @@ def test_a_grid_over_runs_knows_the_value_of_the_base(tmp_path):
     (grid,) = tables.grids(read(tmp_path)[0])
     assert (grid.x, grid.y, grid.xs) == ("batch", None, [8, 16, 32])
     assert grid.cells[None, 16] == [16, 16]
+
+
+def test_a_grid_beside_a_run_with_another_value_is_drawn(tmp_path):
+    """The base has no setting, so its value is that of its config."""
+    hypers = [{"kl_scale": k} for k in (0.1, 1.0)]
+    write_run(tmp_path / "base", returns=[[5.0]], length=12, kl_scale=0.1)
+    write_run(tmp_path / "grid", returns=[[1.0], [2.0]], hypers=hypers, length=8)
+    (grid,) = tables.grids(read(tmp_path)[0])
+    assert {grid.x, grid.y} == {"kl_scale", "length"}
+    scores = {(place[grid.x == "kl_scale"], *found) for place, found in grid.cells.items()}
+    assert sorted(scores) == [(0.1, 1.0), (0.1, 5.0), (1.0, 2.0)]
 
 
 @pytest.mark.parametrize(
@@ -400,10 +430,16 @@ def test_all_figures_of_several_tasks_are_drawn(tmp_path):
 
 @pytest.mark.slow
 def test_a_thousand_runs_take_less_than_a_minute_and_two_gibibytes(tmp_path):
-    games = ("alien", "amidar", "assault", "asterix", "boxing", "breakout", "pong", "qbert")
+    """Of all games, with all metrics that are drawn."""
+    games = [*atari_methods()["DreamerV2"]]
     for index in range(1000):
-        game, curve = games[index % len(games)], [float(index + t) for t in range(50)]
-        write_run(tmp_path / "runs" / f"{index:04}", task=f"atari:{game}", returns=[curve, curve])
+        curve = [float(index + t) for t in range(50)]
+        write_run(
+            tmp_path / "runs" / f"{index:04}",
+            task=games[index % len(games)],
+            returns=[curve, curve],
+            logged=DIAGNOSTICS,
+        )
     # The kernel's `VmHWM` is the peak of this program; `ru_maxrss` begins with that of its parent.
     code = (
         "import re, time; from dreamer_jax.commands.main import main; main()\n"
@@ -419,3 +455,5 @@ def test_a_thousand_runs_take_less_than_a_minute_and_two_gibibytes(tmp_path):
     kibibytes, seconds = map(float, done.stdout.split()[-2:])
     assert kibibytes < 2 * 2**20 and seconds < 60
     assert len(json.loads((tmp_path / "out" / "results.json").read_text())["members"]) == 2000
+    assert len(list((tmp_path / "out" / "figures").glob("*_diagnostics.png"))) == 6
+    assert "Of 6 of 55 tasks" in (tmp_path / "out" / "index.html").read_text()

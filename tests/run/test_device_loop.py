@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import json
 
 import jax
 import jax.numpy as jnp
@@ -288,7 +289,12 @@ def test_episodes_shorter_than_a_sequence_are_explained(tmp_path):
     "changes",
     [
         {"task": "reach", "replay": {"sampling": "episodes"}, "steps": 160, "prefill": 80},
-        {"expl": {"until": 80, "noise": "epsilon_greedy"}, "video_every": 60, "task": "catch"},
+        {
+            "expl": {"until": 80, "noise": "epsilon_greedy"},
+            "video_every": 60,
+            "video_length": 12,
+            "task": "catch",
+        },
         {
             "pretrain": 3,
             "train_every": 10,
@@ -303,7 +309,11 @@ def test_other_configs(tmp_path, changes):
     assert result["finished"] and result["update"] == updates_due(config, config.steps)
     assert [row for row in rows(tmp_path / "run") if "model_loss" in row]
     if "video_every" in changes:
-        assert len(list((tmp_path / "run" / "videos").glob("*.gif"))) == 4
+        videos = tmp_path / "run" / "videos"
+        assert len(list(videos.glob("*.gif"))) == len(list(videos.glob("*.json"))) == 4
+        for path in videos.glob("*.json"):  # of catch, whose episodes have 8 records
+            error = json.loads(path.read_text())["error"]["image"]
+            assert [value is not None for value in error] == [True] * 8 + [False] * 4
 
 
 # What does not fit.

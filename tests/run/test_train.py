@@ -31,7 +31,7 @@ def small_config(**changes):
 def finished(tmp_path_factory):
     """A finished run of two members on catch."""
     workdir = tmp_path_factory.mktemp("runs") / "catch"
-    config = small_config(video_every=100, eval_every=100)
+    config = small_config(video_every=100, video_length=12, eval_every=100)
     return config, workdir, train(config, workdir)
 
 
@@ -56,6 +56,17 @@ def test_work_directory(finished):
     assert videos == {
         f"open_loop_{name}" for p in places for name in (f"image_{p}.gif", f"{p}.json")
     }
+
+
+def test_videos_are_longer_than_the_sequences_of_updates_and_end_no_later_than_episodes(finished):
+    """Of windows across the border, those are shown that begin with an episode of 8 records."""
+    config, workdir, _ = finished
+    assert config.length < config.video_length
+    for path in (workdir / "videos").glob("*.json"):
+        content = json.loads(path.read_text())
+        assert content["context"] == 5 and set(content["error"]) == {"image", "reward"}
+        for error in content["error"].values():
+            assert [value is not None for value in error] == [True] * 8 + [False] * 4
 
 
 def test_metrics(finished):

@@ -4,6 +4,7 @@ import io
 import itertools
 import math
 import statistics
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -19,12 +20,15 @@ from dreamer_jax.report.curves import (
     MAX_LEGEND,
     SPARSE,
     Line,
+    legend_text,
     mean_line,
     panel_figure,
     pick_colours,
+    shorten,
     style_axes,
 )
 from dreamer_jax.report.results.runs import Member, Run, by_variant
+from dreamer_jax.report.results.signs import signs_of
 from dreamer_jax.report.results.tables import Grid, grids, normalized_scores, published_table
 from dreamer_jax.report.scores.published import (
     SUITES,
@@ -50,8 +54,10 @@ if TYPE_CHECKING:
 PUBLISHED = "#777777"
 NEAR = 0.5  # heights of our curves; published scores further off are named and not drawn
 DASHES = ("--", ":", "-.", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1, 1, 1)))
-INTERVAL_POINTS = 40  # places of a curve where its interval is computed
+INTERVAL_POINTS = 20  # places of a curve where its interval is computed
 MAX_TASKS = 60  # with curves of their own
+PANELS = "Diagnostics"  # the section of figures of many panels
+MAX_DIAGNOSED = 6  # tasks with figures of diagnostics, each of which takes seconds to draw
 
 DIAGNOSTICS = (
     "train_return", "model_loss", "skipped_updates",
@@ -101,8 +107,10 @@ def all_pictures(runs: Sequence[Run]) -> list[Picture]:
         pictures += [aggregate_curves(runs, suite), profiles(runs, suite)]
         pictures += [differences(runs, suite)]
     pictures += [heatmap(grid) for grid in grids(runs)[:MAX_TASKS]]
-    for task, variants in [*tasks.items()][:MAX_TASKS]:
-        pictures += [diagnostics(task, variants), horizon_errors(task, variants)]
+    failing = {m.task for run in runs for m in run.members if signs_of(m)}
+    diagnosed = sorted(tasks, key=lambda task: task not in failing)[:MAX_DIAGNOSED]
+    for task in diagnosed:
+        pictures += [diagnostics(task, tasks[task]), horizon_errors(task, tasks[task])]
     return [picture for picture in pictures if picture is not None]
 
 
@@ -175,6 +183,7 @@ def aggregate_curves(runs: Sequence[Run], suite: str) -> Picture | None:
         if fewest >= MIN_SEEDS:
             _band(axes, xs, {str(i): s for i, s in enumerate(samples)}, iqm, colour)
         said.append(f"{name}, finally {float(iqm(*(s[-1] for s in samples))):.3g}")
+    axes.set_xlim(left=0)
     _legend(axes)
     text = f"Interquartile mean of {SUITES[suite].unit} over tasks against frames. "
     return _picture(
@@ -222,11 +231,12 @@ def differences(runs: Sequence[Run], suite: str) -> Picture | None:
     bars.sort(key=lambda bar: bar[0])
     figure, axes = _new_figure(height=1.2 + 0.28 * len(bars))
     title = f"{SUITES[suite].title}: our score minus {bars[0][3]}, final"
-    style_axes(axes, title, f"difference of the {SUITES[suite].unit}", "")
+    style_axes(axes, title.replace(": ", ":\n"), f"difference of the {SUITES[suite].unit}", "")
     above, below = FEW_COLOURS[0], FEW_COLOURS[1]
     colours = [above if value >= 0 else below for value, *_ in bars]
     axes.barh(range(len(bars)), [bar[0] for bar in bars], color=colours)
-    axes.set_yticks(range(len(bars)), [f"{name} (n = {n})" for _, name, n, _ in bars], fontsize=8)
+    names = [legend_text(f"{name} (n = {n})") for _, name, n, _ in bars]
+    axes.set_yticks(range(len(bars)), names, fontsize=8)
     axes.axvline(0, color=INK, linewidth=0.8)
     if max(abs(bar[0]) for bar in bars) > 3:  # a few games are far from all others
         axes.set_xscale("symlog", linthresh=1)
@@ -258,13 +268,14 @@ def heatmap(grid: Grid) -> Picture:
                 axes.text(
                     column, row, f"{value:.3g}\nn = {count}", ha="center", va="center", **style
                 )
-        axes.set_title(f"{grid.task}: {name}", fontsize=10, loc="left", color=INK)
+        title = shorten(f"{grid.task}: {name}")
+        axes.set_title(title, fontsize=10, loc="left", color=INK, parse_math=False)
         axes.set_xticks(range(len(grid.xs)), [f"{x:g}" for x in grid.xs], fontsize=8)
-        axes.set_xlabel(grid.x, fontsize=9)
+        axes.set_xlabel(grid.x, fontsize=9, parse_math=False)
         axes.set_yticks(
             range(len(grid.ys)), [f"{y:g}" if grid.y else "" for y in grid.ys], fontsize=8
         )
-        axes.set_ylabel(grid.y or "", fontsize=9)
+        axes.set_ylabel(grid.y or "", fontsize=9, parse_math=False)
     said = [
         f"{grid.x} {x:g}{f', {grid.y} {y:g}' if grid.y else ''}: mean {statistics.fmean(s):.3g}, "
         f"worst {min(s):.3g}, {len(s)} seeds"
@@ -297,15 +308,19 @@ def diagnostics(task: str, variants: Mapping[str, Sequence[Member]]) -> Picture 
     figure = panel_figure(panels, seeds, labels, title, PLOTTED | UNITS)
     for axes in figure.axes:
         _tame(axes)
-    return _picture(figure, f"{_file(task)}_diagnostics", title, text)._replace(
-        section="Diagnostics"
-    )
+    return _picture(figure, f"{_file(task)}_diagnostics", title, text)._replace(section=PANELS)
 
 
 def horizon_errors(task: str, variants: Mapping[str, Sequence[Member]]) -> Picture | None:
     """Draw open-loop errors against the horizon, a panel per entry and a line per member."""
     groups = {label: [m.errors for m in group if m.errors] for label, group in variants.items()}
-    names = dict.fromkeys(name for group in groups.values() for e in group for name in e.error)
+    names = dict.fromkeys(
+        name
+        for group in groups.values()
+        for errors in group
+        for name, values in errors.error.items()
+        if any(value is not None for value in values)
+    )
     if not names:
         return None
     figure, axes = _new_figure()
@@ -338,7 +353,7 @@ def horizon_errors(task: str, variants: Mapping[str, Sequence[Member]]) -> Pictu
         f"Mean squared error of {task} against the steps that the model predicts alone, a line per "
         f"member, of its newest video. {'; '.join(said)}."
     )
-    return _picture(figure, f"{_file(task)}_horizon", title, text)._replace(section="Diagnostics")
+    return _picture(figure, f"{_file(task)}_horizon", title, text)._replace(section=PANELS)
 
 
 def _tame(axes: "Axes") -> None:
@@ -474,6 +489,7 @@ def _score_axis(axes: "Axes") -> None:
 
 def _legend(axes: "Axes") -> None:
     handles, labels = axes.get_legend_handles_labels()
+    labels = [legend_text(label) for label in labels]
     if len(handles) > MAX_LEGEND:
         half = MAX_LEGEND // 2
         handles = handles[:half] + handles[-half:]
@@ -496,4 +512,5 @@ def _picture(figure: "Figure", name: str, title: str, text: str) -> Picture:
 
 def _file(text: str) -> str:
     """Return a text as a part of a file name."""
-    return "".join(c if c.isalnum() or c in "-." else "_" for c in text)
+    name = "".join(c if c.isalnum() or c in "-." else "_" for c in text)
+    return name if len(name) <= 60 else f"{name[:50]}_{zlib.crc32(text.encode()):08x}"

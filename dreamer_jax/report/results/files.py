@@ -130,4 +130,4 @@ def write_marl_eval(runs: Sequence[Run], path: Path) -> None:
 
 def _write(path: Path, content: str) -> None:
     with replacing(path) as temporary:
-        temporary.write_text(content)
+        temporary.write_text(content, encoding="utf-8", errors="backslashreplace")

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from dreamer_jax import __version__
 from dreamer_jax.files import replacing
 from dreamer_jax.report.results.accept import Verdict
-from dreamer_jax.report.results.figures import Picture
+from dreamer_jax.report.results.figures import MAX_DIAGNOSED, PANELS, Picture
 from dreamer_jax.report.results.runs import Problems, Run
 from dreamer_jax.report.results.tables import Table
 from dreamer_jax.report.video import open_loop_videos
@@ -42,12 +42,16 @@ def write_page(
         f"{len(runs)} runs, {finished} finished, with {len(members)} members of "
         f"{len({run.task for run in runs})} tasks."
     )
+    notes = {PANELS: _about_diagnosed(len({member.task for member in members}))}
     sections = [
         *([_verdicts(verdicts)] if verdicts else []),
         *([_problems(problems)] if problems else []),
         *(Section(table.title, _table(table)) for table in tables if table.name != "health"),
         *(
-            Section(title, _figures([p for p in pictures if p.section == title]))
+            Section(
+                title,
+                notes.get(title, "") + _figures(title, pictures),
+            )
             for title in dict.fromkeys(p.section for p in pictures)
         ),
         *_videos(runs),
@@ -71,7 +75,7 @@ def write_page(
         version=__version__,
     )
     with replacing(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+        temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
 
 
 def _resource(name: str) -> str:
@@ -123,14 +127,29 @@ def _format(value: Any) -> str:
     return f"{value:,}" if type(value) is int else str(value)
 
 
-def _figures(pictures: Sequence[Picture]) -> str:
+def _about_diagnosed(tasks: int) -> str:
+    """Return a note about the tasks without figures of diagnostics, or ''."""
+    if tasks <= MAX_DIAGNOSED:
+        return ""
+    return (
+        f'<p class="note">Of {MAX_DIAGNOSED} of {tasks} tasks, first those of members that show '
+        "signs of failure. A report of fewer tasks has all of theirs.</p>"
+    )
+
+
+def _figures(section: str, pictures: Sequence[Picture]) -> str:
+    """Return the figures of a section; those of many panels are not shrunk to a phone's width."""
     blocks = (
-        f'<figure><img loading="lazy" alt="{html.escape(p.text, quote=True)}" '
-        f'src="{_data("image/png", p.png)}">'
+        f'<figure><div class="picture" role="region" tabindex="0" '
+        f'aria-label="{html.escape(p.title, quote=True)}, figure">'
+        f'<img loading="lazy" alt="{html.escape(p.text, quote=True)}" '
+        f'src="{_data("image/png", p.png)}"></div>'
         f"<figcaption>{html.escape(p.title)}</figcaption></figure>"
         for p in pictures
+        if p.section == section
     )
-    return f'<div class="figures">{"".join(blocks)}</div>'
+    large = " large" if section == PANELS else ""
+    return f'<div class="figures{large}">{"".join(blocks)}</div>'
 
 
 def _videos(runs: Sequence[Run]) -> list[Section]:
@@ -145,6 +164,10 @@ def _videos(runs: Sequence[Run]) -> list[Section]:
         try:
             content = newest.path.read_bytes()
         except OSError:
+            content = b""
+        if not content.startswith(b"GIF8"):
+            bad = html.escape(f"{newest.path}: no GIF, or it cannot be read")
+            blocks.append(f"<p{BAD}>{bad}</p>")
             continue
         if len(blocks) == MAX_VIDEOS or size + len(content) > MAX_VIDEO_BYTES:
             left_out += 1

@@ -14,7 +14,7 @@ from typing import Any
 from dreamer_jax.errors import UsageError
 from dreamer_jax.metrics import HYPER
 from dreamer_jax.report.aggregates import FROZEN
-from dreamer_jax.report.metrics_log import ROW_KEYS, iter_rows
+from dreamer_jax.report.metrics_log import ROW_KEYS, iter_rows, parse_json
 from dreamer_jax.report.scores.published import normalize
 from dreamer_jax.report.scores.score import (
     METRIC,
@@ -51,7 +51,7 @@ class Run:
 
     @property
     def task(self) -> str:
-        return str(self.config.get("task", "unknown task"))
+        return _printable(str(self.config.get("task", "unknown task")))
 
     @property
     def steps(self) -> int | None:
@@ -79,7 +79,8 @@ class Member:
     @property
     def label(self) -> str:
         """Return the member's variant in words."""
-        return ", ".join(f"{name} {value}" for name, value in self.setting.items()) or BASE
+        named = (f"{name} {value}" for name, value in self.setting.items())
+        return _printable(", ".join(named)) or BASE
 
     @property
     def returns(self) -> Curve:
@@ -132,13 +133,13 @@ def read_runs(
     """
     paths = [Path(path).expanduser() for path in paths]
     for path in paths:
-        if not path.is_dir():
-            what = "is not a directory" if path.exists() else "does not exist"
+        if not os.path.isdir(path):
+            what = "is not a directory" if os.path.exists(path) else "does not exist"
             raise UsageError(f"{path} {what}; give work directories of runs, or folders of them")
     problems: Problems = []
     found: dict[Path, Path] = {}  # by resolved path, because folders may overlap
     for path in paths:
-        inside = list(find_runs(path))
+        inside = list(find_runs(path, problems))
         if not inside:
             problems.append(f"{path}: no run in it, that is no {CONFIG} or {METRICS}")
         found |= {directory.resolve(): directory for directory in inside}
@@ -152,10 +153,14 @@ def read_runs(
     return runs, problems
 
 
-def find_runs(path: Path) -> Iterator[Path]:
+def find_runs(path: Path, problems: Problems) -> Iterator[Path]:
     """Yield the work directories in a directory, which may be one itself, in order."""
+
+    def unreadable(error: OSError) -> None:
+        problems.append(f"{error.filename}: {error.strerror}")
+
     seen = set()
-    for folder, folders, files in os.walk(path, followlinks=True):
+    for folder, folders, files in os.walk(path, followlinks=True, onerror=unreadable):
         here = os.path.realpath(folder)
         if here in seen or CONFIG in files or METRICS in files:
             folders.clear()  # a run holds no others, and links may form circles
@@ -190,7 +195,7 @@ def _read_run(
     run.members = _read_members(run, keys, x, problems)
     with contextlib.suppress(OSError):
         run.resumes = (path / RESUMES).read_bytes().count(b"\n")
-    summary = _read_json(path / SUMMARY, problems) if (path / SUMMARY).exists() else None
+    summary = _read_json(path / SUMMARY, problems, optional=True)
     if summary and summary.get("finished"):
         run.state = "finished"
     elif now() - _last_write(path) < max(SILENCE, 3 * _log_seconds(run)):
@@ -205,8 +210,9 @@ def _read_members(run: Run, keys: Sequence[str], x: str, problems: Problems) -> 
     bad: Problems = []
     try:
         for row in iter_rows(path, on_bad=bad.append, on_torn=problems.append):
-            if not all(type(row.get(key)) is int for key in ROW_KEYS):
-                bad.append(f"{path}: a row without {', '.join(ROW_KEYS)}: {str(row)[:80]}")
+            if not all(_is_count(row.get(key)) for key in ROW_KEYS):
+                names = ", ".join(ROW_KEYS)
+                bad.append(f"{path}: a row without whole numbers for {names}: {str(row)[:80]}")
                 continue
             number = row["member"]
             if number not in members:
@@ -214,6 +220,8 @@ def _read_members(run: Run, keys: Sequence[str], x: str, problems: Problems) -> 
                 members[number] = Member(run, number, row["seed"], setting)
             members[number].latest |= row
             add_points(points.setdefault(number, {}), row, keys, x)
+        if not members and not bad:
+            problems.append(f"{path}: no rows yet")
     except OSError as error:
         problems.append(f"{path}: {error.strerror}")
     if bad:  # a damaged file may have thousands
@@ -224,15 +232,15 @@ def _read_members(run: Run, keys: Sequence[str], x: str, problems: Problems) -> 
     for number, errors in newest_errors(run.path / "videos", problems.append).items():
         if number in members:
             members[number].errors = errors
-    if not members and not bad and path.exists():
-        problems.append(f"{path}: no rows yet")
     return [members[number] for number in sorted(members)]
 
 
-def _read_json(path: Path, problems: Problems) -> dict[str, Any] | None:
+def _read_json(path: Path, problems: Problems, *, optional: bool = False) -> dict[str, Any] | None:
     try:
-        content = json.loads(path.read_bytes())
+        content = parse_json(path.read_bytes())
     except OSError as error:
+        if optional and isinstance(error, FileNotFoundError):
+            return None
         problems.append(f"{path}: {error.strerror}")
         return None
     except ValueError as error:
@@ -283,8 +291,11 @@ def _repetitions(runs: Sequence[Run]) -> Problems:
 
 
 def _last_write(path: Path) -> float:
-    times = [(path / name).stat().st_mtime for name in (METRICS, LOCK) if (path / name).exists()]
-    return max(times, default=0.0)
+    times = [0.0]
+    for name in (METRICS, LOCK):
+        with contextlib.suppress(OSError):
+            times.append((path / name).stat().st_mtime)
+    return max(times)
 
 
 def _log_seconds(run: Run) -> float:
@@ -299,9 +310,9 @@ def _log_seconds(run: Run) -> float:
 def _names(paths: Sequence[Path]) -> list[str]:
     """Return short names: the paths below the folder that all runs share."""
     if len(paths) < 2:
-        return [path.name for path in paths]
+        return [_printable(path.name) for path in paths]
     common = os.path.commonpath(paths)
-    return [os.path.relpath(path, common) for path in paths]
+    return [_printable(os.path.relpath(path, common)) for path in paths]
 
 
 def _flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -310,6 +321,17 @@ def _flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
             yield from _flatten(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value
+
+
+def _printable(text: str) -> str:
+    """Return a text whose control characters and bytes that are not UTF-8 are escaped."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**63
 
 
 def _plain(value: Any) -> Any:

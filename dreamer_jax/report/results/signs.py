@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from dreamer_jax.report.results.runs import Member, Run
 from dreamer_jax.report.results.tables import PLACE, Table, place_of
+from dreamer_jax.report.scores.score import is_number
 
 LAST = 4  # the last quarter of a curve counts
 COLLAPSED = 0.9  # share of latent variables
@@ -26,14 +27,14 @@ class Sign(NamedTuple):
 
 def updates_are_skipped(member: Member) -> str | None:
     skipped = member.latest.get("skipped_updates")
-    if not skipped:
+    if not is_number(skipped) or not skipped:
         return None
     return f"{skipped} updates were skipped, because a loss or a gradient was not finite"
 
 
 def model_gradient_is_clipped(member: Member) -> str | None:
     norm, clip = _late(member, "model_grad_norm"), member.run.config.get("opt.clip")
-    if norm is None or not clip or norm <= clip:
+    if norm is None or not is_number(clip) or not clip or norm <= clip:
         return None
     return f"the norm of the model's gradient stays at {norm:,.3g}, above opt.clip = {clip:g}"
 

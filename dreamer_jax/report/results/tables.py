@@ -362,19 +362,26 @@ def grids(runs: Sequence[Run]) -> list[Grid]:
     found = []
     for task, variants in by_variant(runs).items():
         members = [m for group in variants.values() for m in group if m.score]
-        axes: dict[str, set[float]] = {}
-        for name, value in itertools.chain.from_iterable(m.setting.items() for m in members):
-            if is_number(value):
-                axes.setdefault(name, set()).add(value)
-        names = [name for name, values in axes.items() if len(values) > 1]
+        settings = dict.fromkeys(itertools.chain.from_iterable(m.setting for m in members))
+        names = [
+            name
+            for name in settings
+            if len({value for m in members if is_number(value := _value(m, name))}) > 1
+        ]
         members = [m for m in members if set(m.setting) <= set(names)]
         pairs = list(itertools.combinations(names, 2)) or [(name, None) for name in names]
         for x, y in pairs:
             cells: dict[tuple[float | None, float], list[float]] = {}
             for m in members:
-                values = [name and m.setting.get(name, m.run.config.get(name)) for name in (y, x)]
+                values = [name and _value(m, name) for name in (y, x)]
                 if all(value is None or is_number(value) for value in values):
                     cells.setdefault(tuple(values), []).append(m.score.value)
             ys, xs = ({place[i] for place in cells} for i in range(2))
-            found.append(Grid(task, x, y, sorted(xs), sorted(ys, key=lambda v: v or 0), cells))
+            if len(cells) > 1:
+                found.append(Grid(task, x, y, sorted(xs), sorted(ys, key=lambda v: v or 0), cells))
     return found
+
+
+def _value(member: Member, name: str) -> Any:
+    """Return a member's value of a hyperparameter or config key."""
+    return member.setting.get(name, member.run.config.get(name))

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 METRIC = "eval_return"  # the metric that scores are made of
+LARGEST = 1e100  # far beyond float32, and small enough to be added, squared and drawn
 
 
 class Point(NamedTuple):
@@ -21,8 +22,10 @@ def add_points(
     points: dict[str, dict[float, float]], row: Mapping[str, Any], keys: Iterable[str], x: str
 ) -> None:
     """Add a member's row to points by key and x; the last row of an x counts."""
+    if not is_number(row.get(x)):
+        return
     for key in keys:
-        if is_number(row.get(key)) and is_number(row.get(x)):
+        if key in row and is_number(row[key]):
             points.setdefault(key, {})[row[x]] = row[key]
 
 
@@ -32,8 +35,8 @@ def make_curve(points: Mapping[float, float]) -> Curve:
 
 
 def is_number(value: Any) -> bool:
-    """Return whether a value is a finite number, and not a truth value."""
-    return type(value) in (int, float) and math.isfinite(value)
+    """Return whether a value is a number of a size that can be computed with, and no bool."""
+    return type(value) in (int, float) and abs(value) <= LARGEST
 
 
 def score(curve: Curve, at: float = math.inf) -> Point | None:
