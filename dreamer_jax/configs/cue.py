@@ -36,7 +36,7 @@ def get_config(arg: str = ""):
         {
             "steps": 20_000,
             "batch": 16,
-            "length": int(delay) + 12,
+            "length": int(delay) + 2,  # a whole episode
             "prefill": 1_000,
             "pretrain": 200,
             "train_every": 4,
@@ -44,14 +44,14 @@ def get_config(arg: str = ""):
             "eval_every": 2_000,
             "video_every": 0,
             "checkpoint_every": 5_000,
-            "rssm": {"stoch": 16, "classes": 16},
+            "rssm": {"stoch": 4, "classes": 4},
             **presets.dense(["vector", "discount_head"], 2, 64),
             "loss_scales": {"reward": 20.0},
             "model_lr": 1e-3,
             "actor_lr": 3e-4,
             "critic_lr": 1e-3,
             "actor_entropy": 0.05,
-            "replay": {"capacity": 100_000},
+            "replay": {"sampling": "episodes", "capacity": 100_000},
         }
     )
     for variant in variants:
