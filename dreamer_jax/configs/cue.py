@@ -8,8 +8,8 @@ What:      two seeds with small networks on vectors. No observation after the fi
            cue, so nothing but the reward's loss asks the world model to keep it. A sequence is a
            whole episode, and the latents are small: variables that carry nothing are sampled all
            the same, and with 16 of 16 classes their noise drowns the cue.
-Expected:  an evaluation return of 1.0 for both seeds, with a delay of 20 after 4,000 steps, and
-           with 10 or 3 after 2,000. The best possible is 1.0; whoever does not remember the cue gets 0.
+Expected:  an evaluation return of 1.0, the best possible, for both seeds: with a delay of 20 after
+           4,000 steps, with 10 or 3 after 2,000. Whoever does not remember the cue gets 0.
 Tried:     weight 1 (delay 20, 20,000 steps) and 16 variables of 16 classes (delay 3, 4,000 steps;
            9,000 with sequences of 15 steps across episodes) stay at chance:
            experiments/results/cue.md.
