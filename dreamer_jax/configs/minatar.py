@@ -22,7 +22,6 @@ GAMES = {
     "seaquest": "Seaquest",
     "space_invaders": "SpaceInvaders",
 }
-NETWORKS = (*presets.HEADS, "vector")
 SETTINGS = {
     "loop": "device",
     "seeds": 2,
@@ -34,7 +33,9 @@ SETTINGS = {
     "video_every": 25_000,
     "horizon": 10,
     "rssm": {"deter": 200, "hidden": 200},
-    **presets.dense(NETWORKS, 3, 200),
+    "env": {"grids": ".*"},
+    "grid": {"layers": 2, "units": 128},
+    **presets.dense(presets.HEADS, 3, 200),
     "discount": 0.99,
     "reward_transform": "none",
     "loss_scales": {"discount": 1.0},
@@ -42,7 +43,8 @@ SETTINGS = {
 }
 DEBUG = {
     **presets.TINY_CATEGORICAL,
-    **presets.dense(NETWORKS, 1, 32),
+    **presets.dense(presets.HEADS, 1, 32),
+    "grid": {"layers": 1, "units": 32},
     "steps": 1_500,
     "prefill": 500,
     "train_every": 50,

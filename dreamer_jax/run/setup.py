@@ -240,7 +240,7 @@ def build(
             "JAX computes in 64 bits (JAX_ENABLE_X64 or jax_enable_x64), and agents are of 32 "
             "bits: unset it, or use another process for what needs 64"
         )
-    names = ("size", "images", "vectors", "action_repeat", "time_limit", "sticky", "noops")
+    names = ("size", "images", "vectors", "grids", "action_repeat", "time_limit", "sticky", "noops")
     settings = {name: config.env[name] for name in names} | {"kwargs": _env_kwargs(config)}
     jax_env = _find_jax_env(config, make_env_fn, EnvSettings(**settings))
     seeds = sweep.member_seeds(config)
