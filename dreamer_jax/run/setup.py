@@ -377,7 +377,7 @@ def describe(setup: RunSetup, work: WorkDir) -> str:
     on_disk = setup.config.replay.storage == "disk"
     where = replay_directory(setup.config, work) if on_disk else "memory"
     if setup.device_loop is not None:
-        where = "device memory and in every checkpoint"
+        where = "device memory, and at most as much in every checkpoint"
     devices = len(setup.placement.devices)
     on = f" on {devices} devices" if devices > 1 else ""
     processes = setup.processes
