@@ -6,7 +6,8 @@ Variants:  :<game>          K. Young's settings (github.com/kenjyoung/dreamerv2_
                             his three convolutions, the decoder's and an entropy bonus of posteriors
            :<game>,small    networks and batches for CPU cores: Z = K = 16, D = 128, layers of 128
                             units, B = 16, L = 25, one update per 25 steps. That makes 2.5 times
-                            fewer updates, for which learning rates are 2.5 times as high
+                            fewer updates, for which learning rates are 2.5 times as high. Chosen
+                            by the time of an update before the first run; nothing else was tried
            :<game>,vector   the board as a vector, for an MLP, in place of a grid; after `small`
            :<game>,debug    tiny networks and a short run, to exercise every part
 What:      the games of gymnax (pip install 'dreamer-jax[gymnax]'), with their minimal actions and
