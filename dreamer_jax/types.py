@@ -101,7 +101,7 @@ class Batch:
     reward   0         r1        r2
     """
 
-    obs: dict[str, Array]  # images [B, T, 64, 64, C] uint8, vectors [B, T, V] float32
+    obs: dict[str, Array]  # images [B, T, 64, 64, C] uint8, grids bool, vectors [B, T, V]
     action: Array  # [B, T] or [B, T, F] integer index (-1: none), or [B, T, A] float32
     reward: Array  # [B, T] float32, raw
     is_first: Array  # [B, T] bool, first step of an episode or of a sequence

@@ -106,6 +106,7 @@ def make_tiny_config(**changes):
         "cnn_depth": 2,
         "rssm": {"stoch": 4, "classes": 5, "deter": 16, "hidden": 16},
         "vector": {"layers": 2, "units": 16},
+        "grid": {"depth": 3, "units": 16, "layers": 1},
         "reward_head": {"layers": 2, "units": 16},
         "discount_head": {"layers": 2, "units": 16},
         "actor": {"layers": 2, "units": 16},

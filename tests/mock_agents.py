@@ -22,9 +22,12 @@ from dreamer_jax.types import ActionSpec, Batch, TrainState
 
 IMAGES = {"image": ((64, 64, 1), "uint8")}
 VECTORS = {"position": ((3,), "float32")}
+GRIDS = {"board": ((5, 4, 2), "bool")}
 OBS = {
     "image": IMAGES,
     "vector": VECTORS,
+    "grid": GRIDS,
+    "grids": {**GRIDS, "other": ((5, 4, 1), "bool"), **VECTORS},
     "mixed": {**IMAGES, **VECTORS, "depth": ((64, 64, 2), "uint8"), "speed": ((2,), "float32")},
 }
 ACTIONS = {"discrete": ActionSpec(True, 3), "continuous": ActionSpec(False, 2)}
@@ -88,8 +91,9 @@ def mock_batch(obs="vector", action="discrete", b=2, t=4, seed=0):
     entries = {}
     for key, (shape, dtype) in OBS[obs].items():
         size = (b, t, *shape)
-        image = dtype == "uint8"
-        entries[key] = rng.integers(0, 256, size) if image else rng.normal(size=size)
+        values = {"uint8": 256, "bool": 2}
+        is_vector = dtype not in values
+        entries[key] = rng.normal(size=size) if is_vector else rng.integers(0, values[dtype], size)
         entries[key] = jnp.asarray(entries[key].astype(dtype))
     discrete, size = ACTIONS[action].discrete, ACTIONS[action].size
     is_first, is_last, is_terminal = np.zeros((3, b, t), bool)

@@ -48,29 +48,34 @@ class ObsKeys(NamedTuple):
 
     images: dict[str, int]  # name -> channels
     vectors: dict[str, int]  # name -> size
+    grids: dict[str, tuple[int, int, int]]  # name -> height, width, channels
 
 
 def select_keys(cnn_keys: str, mlp_keys: str, obs_shapes: ObsShapes, size: int = 64) -> ObsKeys:
-    """Choose the images whose names match `cnn_keys` in full, and the vectors for `mlp_keys`.
+    """Choose the images and grids whose names match `cnn_keys`, and the vectors for `mlp_keys`.
 
     Args:
         size: height and width of images, in pixels.
 
     Raises:
-        UsageError: no entry matches, an entry has the name of a loss, or an image another size.
+        UsageError: no entry matches in full, an entry has the name of a loss, an image another
+            size, or a grid not the size of the others.
     """
     images = {k: s[-1] for k, (s, d) in obs_shapes.items() if d == "uint8" and len(s) == 3}
-    vectors = {k: s[0] for k, (s, d) in obs_shapes.items() if k not in images}
+    grids = {k: s for k, (s, d) in obs_shapes.items() if d == "bool"}
+    vectors = {k: s[0] for k, (s, d) in obs_shapes.items() if k not in {**images, **grids}}
     chosen = ObsKeys(
         {k: n for k, n in images.items() if re.fullmatch(cnn_keys, k)},
         {k: n for k, n in vectors.items() if re.fullmatch(mlp_keys, k)},
+        {k: s for k, s in grids.items() if re.fullmatch(cnn_keys, k)},
     )
-    if not chosen.images and not chosen.vectors:
+    if not any(chosen):
         raise UsageError(
             f"config.cnn_keys = {cnn_keys!r} and config.mlp_keys = {mlp_keys!r} match no name in "
-            f"full; the environment has images {sorted(images)} and vectors {sorted(vectors)}."
+            f"full; the environment has images {sorted(images)}, grids {sorted(grids)} and vectors "
+            f"{sorted(vectors)}."
         )
-    for key in sorted({*chosen.images, *chosen.vectors}.intersection(LOSSES)):
+    for key in sorted({*chosen.images, *chosen.vectors, *chosen.grids}.intersection(LOSSES)):
         raise UsageError(
             f"observation {key!r} has the name of another loss: rename it, or exclude it by "
             f"config.cnn_keys and config.mlp_keys; reserved are {', '.join(LOSSES)}."
@@ -81,6 +86,11 @@ def select_keys(cnn_keys: str, mlp_keys: str, obs_shapes: ObsShapes, size: int =
                 f"observation {key!r} is {obs_shapes[key][0]}; images must be {size}x{size} "
                 "pixels, by config.env.size."
             )
+    if len({shape[:2] for shape in chosen.grids.values()}) > 1:
+        raise UsageError(
+            f"the grids {chosen.grids} must have one height and width: exclude others by "
+            "config.cnn_keys, or read them as vectors by config.env.grids."
+        )
     return chosen
 
 
@@ -93,7 +103,7 @@ def make_agent(
         UsageError: the config does not suit the spaces.
     """
     keys = select_keys(config.cnn_keys, config.mlp_keys, obs_shapes, config.env.size)
-    used = {k: obs_shapes[k] for k in (*keys.images, *keys.vectors)}
+    used = {k: obs_shapes[k] for k in (*keys.images, *keys.vectors, *keys.grids)}
     optimizer = make_optimizer(clip=config.opt.clip, eps=config.opt.eps, decay=config.opt.decay)
     wm = _make_world_model(config, keys, action, backend)
     behaviors = _make_behaviors(config, action, math.prod(wm.rssm.latent.shape))
@@ -135,13 +145,16 @@ def _make_world_model(
         "depth": config.cnn_depth,
         "mlp_layers": config.vector.layers,
         "mlp_units": config.vector.units,
+        "grid_depth": config.grid.depth,
+        "grid_layers": config.grid.layers,
+        "grid_units": config.grid.units,
         "cnn_act": ACTIVATIONS[config.cnn_act],
         "formulation": make_formulation(config.conv, backend),
         **shared,
     }
     latent = LATENTS.bind(config.rssm.latent, config)(config.rssm.stoch)
-    encoder = Encoder(tuple(keys.images), tuple(keys.vectors), **coder)
-    decoder = Decoder(keys.images, keys.vectors, **coder)
+    encoder = Encoder(tuple(keys.images), tuple(keys.vectors), tuple(keys.grids), **coder)
+    decoder = Decoder(keys.images, keys.vectors, keys.grids, **coder)
     parts = ObjectiveParts(encoder, decoder, math.prod(latent.shape) + config.rssm.deter)
     objective = OBJECTIVES.bind(config.objective, config)(parts)
     reward, discount = config.reward_head, config.discount_head

@@ -87,7 +87,7 @@ def report(agent: Agent, state: TrainState, batch: Batch, key: Array) -> Report:
     films = {
         k: Film(obs[k] + 0.5, _picture(means[k]), _picture(imagined[k]) if imagined else None)
         for k in means
-        if means[k].ndim == 5
+        if agent.obs_shapes[k][1] == "uint8"
     }
     return Report(metrics, error, batch.is_first, films)
 

@@ -122,6 +122,12 @@ ENVIRONMENTS = {
         optional(pattern()),
         "observations to read as vectors, by their whole names; None: by their spaces",
     ),
+    "env.grids": Key(
+        None,
+        optional(pattern()),
+        "observations to read as grids, small boards of zeros and ones, by their whole names; "
+        "None: no observation",
+    ),
     "env.sticky": Key(
         0.25, number(0, 1), "Atari: probability that a frame repeats the previous action"
     ),
@@ -158,7 +164,7 @@ REPLAY = {
     ),
 }
 WORLD_MODEL = {
-    "cnn_keys": Key(".*", pattern(), "whole names of the images observed"),
+    "cnn_keys": Key(".*", pattern(), "whole names of the images and grids observed"),
     "mlp_keys": Key(".*", pattern(), "whole names of the vectors observed"),
     "act": Key("elu", choice(ACTIVATIONS), "activation of dense layers"),
     "cnn_act": Key("elu", choice(ACTIVATIONS), "activation of convolutions"),
@@ -181,6 +187,9 @@ WORLD_MODEL = {
     "rssm.hidden": Key(600, integer(1), "units of each hidden layer of the RSSM"),
     "rssm.gru_norm": Key(True, boolean(), "layer normalisation in the GRU"),
     "cnn_depth": Key(48, integer(1), "channels of the first convolution"),
+    "grid.depth": Key(16, integer(1), "channels of the convolution of the grid encoder"),
+    "grid.units": Key(128, integer(1), "units of the dense layer of the grid encoder"),
+    "grid.layers": Key(2, integer(0), "hidden layers of the grid decoder, each of grid.units"),
     "vector.layers": Key(4, integer(1), "hidden layers of the vector encoder, and of its decoder"),
     "vector.units": Key(400, integer(1), "units of each of these hidden layers"),
     "reward_head.layers": Key(4, integer(0), "hidden layers of the reward predictor"),

@@ -28,7 +28,7 @@ def filmed(make_env: MakeEnv, seed: int, unseen: Collection[int]) -> MakeEnv:
     rendering = with_rendering(make_env)
     env = rendering(seed)
     try:
-        if any(len(space.shape) == 3 for space in env.observation_space.values()):
+        if any(space.dtype == np.uint8 for space in env.observation_space.values()):
             return make_env
         env.reset()
         shape = _render(env).shape

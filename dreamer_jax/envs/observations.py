@@ -1,4 +1,4 @@
-"""The reading of observations as images and vectors, and the reasons that users are told."""
+"""The reading of observations as images, grids and vectors, and the reasons given to users."""
 
 import functools
 import re
@@ -14,6 +14,7 @@ from dreamer_jax.errors import UsageError
 Observation = dict[str, np.ndarray]
 MIN_SIDE = 32  # pixels; boards of codes are smaller, and pictures that small are rare
 MAX_CHANNELS = 16  # channels, or stacked frames
+GRID_SIDES = range(3, MIN_SIDE)  # cells; the smallest is the kernel of the encoder
 TOLERANCE = 1e-3  # share of the declared range by which a pixel may leave it
 
 
@@ -32,8 +33,9 @@ class Leaf(NamedTuple):
     key: str  # 'a/b', or 'image' or 'vector' if the observation has no parts
     path: tuple[Any, ...]  # ('a', 'b')
     space: spaces.Space
-    image: _Image | None  # None: a vector
+    image: _Image | None  # None: a grid or a vector
     reason: str  # for people
+    is_grid: bool = False  # of cells that hold zeros and ones
 
 
 class Reader:
@@ -44,6 +46,7 @@ class Reader:
         size: height and width of images.
         images: pattern of the names of entries to read as images; None leaves it to the rules.
         vectors: pattern of the names of entries to read as vectors; None leaves it to the rules.
+        grids: pattern of the names of entries to read as grids; None: no entry.
 
     Attributes:
         space: of what it returns, a Dict of Box.
@@ -55,16 +58,22 @@ class Reader:
     """
 
     def __init__(
-        self, space: spaces.Space, size: int, images: str | None = None, vectors: str | None = None
+        self,
+        space: spaces.Space,
+        size: int,
+        images: str | None = None,
+        vectors: str | None = None,
+        grids: str | None = None,
     ) -> None:
         self._source, self._size = space, size
-        found = list(_leaves(space, (), {"images": images, "vectors": vectors}))
+        patterns = {"images": images, "vectors": vectors, "grids": grids}
+        found = list(_leaves(space, (), patterns))
         self._parents = {leaf.path[:i] for leaf in found for i in range(len(leaf.path))}
         self.leaves = tuple(leaf for leaf in found if not isinstance(leaf.space, spaces.Text))
         keys = [leaf.key for leaf in self.leaves]
         if not len(set(keys)) == len(keys) > 0:
             raise UsageError(f"the observation needs one or more distinct entries, not {keys}")
-        for name, pattern in (("images", images), ("vectors", vectors)):
+        for name, pattern in patterns.items():
             if pattern is not None and not any(re.fullmatch(pattern, key) for key in keys):
                 raise UsageError(
                     f"config.env.{name} is {pattern!r}, which matches no entry of the observation "
@@ -82,8 +91,11 @@ class Reader:
                 value = _check_box(leaf, value)
             elif not leaf.space.contains(value):
                 raise ValueError(f"observation {leaf.key!r} is {value!r}, outside {leaf.space}")
-            read = _flat if leaf.image is None else self._resized
-            result[leaf.key] = read(leaf, value)
+            if leaf.is_grid:
+                result[leaf.key] = _cells(leaf, value)
+            else:
+                read = _flat if leaf.image is None else self._resized
+                result[leaf.key] = read(leaf, value)
         return result
 
     def _check_parts(self, space: spaces.Space, obs: Any, path: tuple[Any, ...]) -> None:
@@ -103,6 +115,8 @@ class Reader:
             self._check_parts(entry, obs[name], (*path, name))
 
     def _target(self, leaf: Leaf) -> spaces.Box:
+        if leaf.is_grid:
+            return spaces.Box(0, 1, grid_shape(leaf.space), np.bool_)
         if leaf.image is None:
             return spaces.Box(-np.inf, np.inf, (spaces.flatdim(leaf.space),), np.float32)
         channels = to_picture(leaf.image, np.empty(leaf.space.shape, bool)).shape[2]
@@ -126,6 +140,8 @@ class Reader:
             return f"observation {leaf.key!r} is text and is left out"
         shape = self.space[leaf.key].shape
         kind = f"a vector of {shape[0]}" if leaf.image is None else f"an image {_times(shape)}"
+        if leaf.is_grid:
+            kind = f"a grid {_times(shape)}"
         return f"observation {leaf.key!r}, {_name(leaf.space)}, is read as {kind}: {leaf.reason}"
 
 
@@ -159,8 +175,12 @@ def _leaves(
     if not spaces.flatdim(space):
         raise UsageError(f"observation {key!r} is empty: {space} is not supported; leave it out.")
     asked = [name for name, p in patterns.items() if p is not None and re.fullmatch(p, key)]
-    if len(asked) == 2:
-        raise UsageError(f"config.env.images and config.env.vectors both match {key!r}.")
+    if len(asked) > 1:
+        both = " and ".join(f"config.env.{name}" for name in asked[:2])
+        raise UsageError(f"{both} both match {key!r}.")
+    if asked == ["grids"]:
+        yield _forced_grid(key, path, space)
+        return
     if asked == ["images"]:
         image, reason = _forced(key, space)
     if asked == ["vectors"]:
@@ -246,6 +266,25 @@ def _forced(key: str, space: spaces.Space) -> tuple[_Image, str]:
     return image, f"config.env.images; {_how(space, image)}"
 
 
+def _forced_grid(key: str, path: tuple[Any, ...], space: spaces.Space) -> Leaf:
+    """Return how an entry is read as a grid that a config key names."""
+    is_box = isinstance(space, spaces.Box) and (space.low == 0).all() and (space.high == 1).all()
+    sides = f"sides of {GRID_SIDES[0]} to {GRID_SIDES[-1]} cells"
+    has_sides = len(space.shape or ()) in (2, 3) and all(n in GRID_SIDES for n in space.shape[:2])
+    if not (is_box or isinstance(space, spaces.MultiBinary)) or not has_sides:
+        raise UsageError(
+            f"config.env.grids matches {key!r}, which cannot be a grid: it must be a Box from 0 to "
+            f"1, or MultiBinary, with two {sides}, which channels may follow, not {space}."
+        )
+    return Leaf(key, path, space, None, "config.env.grids", is_grid=True)
+
+
+def grid_shape(space: spaces.Space) -> tuple[int, int, int]:
+    """Return the height, width and channels of a space that is read as a grid."""
+    height, width, *channels = space.shape
+    return height, width, *(channels or (1,))
+
+
 def _how(space: spaces.Box, image: _Image) -> str:
     axes = "no channel axis" if len(space.shape) == 2 else "channels last"
     if image.channels_first:
@@ -296,6 +335,16 @@ def _check_box(leaf: Leaf, value: Any) -> np.ndarray:
             f"observation {leaf.key!r} changed dtype from {space.dtype} to {value.dtype}"
         )
     return value
+
+
+def _cells(leaf: Leaf, value: np.ndarray) -> np.ndarray:
+    """Return a grid, bool [H, W, C]."""
+    filled = value == 1
+    if not (filled | (value == 0)).all():
+        raise ValueError(
+            f"observation {leaf.key!r} is read as a grid and must hold zeros and ones, not {value}"
+        )
+    return filled.reshape(grid_shape(leaf.space))
 
 
 def _flat(leaf: Leaf, value: Any) -> np.ndarray:

@@ -26,6 +26,7 @@ class EnvSettings:
     size: int = 64  # height and width of images, in pixels, at least 1
     images: str | None = None  # pattern of the entries to read as images, see `adapt`
     vectors: str | None = None  # pattern of the entries to read as vectors
+    grids: str | None = None  # pattern of the entries to read as grids
     action_repeat: int = 1  # frames per step, at least 1
     time_limit: int = 0  # frames after which an episode is truncated; 0 for the task's own limit
     sticky: float = 0.25  # Atari: probability that a frame repeats the last frame's action
@@ -115,7 +116,8 @@ def _make(
         raise ValueError(f"seed must be at least 0, not {seed}")
     env = with_seed(lambda value: make(value, settings), int(seed))
     env = SeedFirstReset(env, seed=int(seed))
-    return adapt(env, size=settings.size, images=settings.images, vectors=settings.vectors)
+    patterns = {"images": settings.images, "vectors": settings.vectors, "grids": settings.grids}
+    return adapt(env, size=settings.size, **patterns)
 
 
 _returned: "weakref.WeakSet[gymnasium.Env]" = weakref.WeakSet()  # by functions of users

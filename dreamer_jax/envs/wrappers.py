@@ -84,7 +84,12 @@ class ActionRepeat(gymnasium.Wrapper):
 
 
 def adapt(
-    env: gymnasium.Env, *, size: int, images: str | None = None, vectors: str | None = None
+    env: gymnasium.Env,
+    *,
+    size: int,
+    images: str | None = None,
+    vectors: str | None = None,
+    grids: str | None = None,
 ) -> gymnasium.Env:
     """Normalise an environment's spaces and check every step against them.
 
@@ -98,8 +103,9 @@ def adapt(
       that `gymnasium.spaces.flatten` turns into a fixed-length array. An observation that is a
       single vector is named 'vector'.
 
-    `images` and `vectors` are patterns of the names of entries to read otherwise; images then scale
-    their declared bounds to 0 to 255. Nested dictionaries are flattened to keys 'a/b', and so are
+    `images`, `vectors` and `grids` are patterns of the names of entries to read otherwise; images
+    then scale their declared bounds to 0 to 255. Grids, bool [H, W, C], are small boards that hold
+    zeros and ones. Nested dictionaries are flattened to keys 'a/b', and so are
     tuples that contain an image, to 'a/0'; Text entries are left out. The wrapper's `readings`
     has a line for every entry that says how it was read and why. Images that need no conversion
     may share memory with the environment.
@@ -113,7 +119,7 @@ def adapt(
         ValueError: in a step, an observation is not as declared or not finite, the reward is not
             finite, or the action is out of range.
     """
-    return _Adapt(env, Reader(env.observation_space, size, images, vectors))
+    return _Adapt(env, Reader(env.observation_space, size, images, vectors, grids))
 
 
 class _Adapt(gymnasium.Wrapper):

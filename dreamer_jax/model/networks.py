@@ -1,8 +1,13 @@
-"""Feed-forward networks: dense stacks, image encoder and decoder (Hafner et al. 2021, App. D)."""
+"""Feed-forward networks: dense stacks, encoder and decoder (Hafner et al. 2021, App. D).
+
+Grids, which the paper does not have, are encoded as in MinAtar (Young & Tian 2019): by one 3x3
+convolution and a dense layer.
+"""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
+from types import MappingProxyType
 from typing import NamedTuple
 
 import jax
@@ -104,11 +109,15 @@ class _Network(nn.Module, kw_only=True):
         """Apply hidden layers `dense_0`, `dense_1`, ..."""
         hidden = inputs.astype(self.dtype)
         for i in range(layers):
-            hidden = Dense(units, self.dtype, name=f"dense_{i}")(hidden)
-            if self.norm:
-                hidden = LayerNorm32(self.dtype, name=f"norm_{i}")(hidden)
-            hidden = self.act(hidden)
+            hidden = self.dense_layer(hidden, i, units)
         return hidden
+
+    def dense_layer(self, inputs: Array, i: int, units: int) -> Array:
+        """Apply the hidden layer `dense_i`."""
+        hidden = Dense(units, self.dtype, name=f"dense_{i}")(inputs)
+        if self.norm:
+            hidden = LayerNorm32(self.dtype, name=f"norm_{i}")(hidden)
+        return self.act(hidden)
 
 
 class MLP(_Network):
@@ -124,8 +133,31 @@ class MLP(_Network):
         return Dense(self.outputs, self.dtype, name="out")(hidden).astype(jnp.float32)
 
 
+class GridEncoder(_Network):
+    """A 3x3 convolution without padding, then a dense layer: [..., H, W, C] -> [..., units].
+
+    The convolution is a dense layer over patches, so that under `vmap` members with weights of
+    their own make batched matmuls.
+    """
+
+    depth: int
+    units: int
+
+    @nn.compact
+    def __call__(self, grids: Array) -> Array:
+        hidden = self.dense_layer(_patches(grids.astype(self.dtype)), 0, self.depth)
+        return self.dense_layer(hidden.reshape(*grids.shape[:-3], -1), 1, self.units)
+
+
+def _patches(grids: Array) -> Array:
+    """Return the 3x3 patches of grids, row by row: [..., H, W, C] -> [..., H - 2, W - 2, 9 * C]."""
+    height, width = grids.shape[-3] - 2, grids.shape[-2] - 2
+    windows = [grids[..., u : u + height, v : v + width, :] for u in range(3) for v in range(3)]
+    return jnp.concatenate(windows, -1)
+
+
 class _Coder(_Network, kw_only=True):
-    """A network of convolutions for images, and of dense layers for vectors."""
+    """A network of convolutions for images, and of dense layers for grids and vectors."""
 
     image_size: int  # pixels, one of `IMAGE_KERNELS`
     depth: int
@@ -133,6 +165,14 @@ class _Coder(_Network, kw_only=True):
     formulation: Formulation
     mlp_layers: int
     mlp_units: int
+    grid_depth: int
+    grid_layers: int
+    grid_units: int
+
+    @property
+    def settings(self) -> dict:
+        """The arguments that all networks share."""
+        return {"act": self.act, "norm": self.norm, "dtype": self.dtype}
 
     def conv_stack(
         self, images: Array, layer: Layer, depths: Sequence[int], kernels: Sequence[int]
@@ -150,22 +190,25 @@ class Encoder(_Coder):
     """A network from observations to embeddings.
 
     Images (all `cnn_keys` stacked on channels) pass stride-2 convolutions, those of 64x64 pixels
-    four, 64 -> 31 -> 14 -> 6 -> 2; vectors (all `mlp_keys` concatenated) pass a dense stack.
+    four, 64 -> 31 -> 14 -> 6 -> 2; vectors (all `mlp_keys` concatenated) pass a dense stack; grids
+    (all `grid_keys` stacked on channels) pass a `GridEncoder`.
     """
 
     cnn_keys: tuple[str, ...]
     mlp_keys: tuple[str, ...]
+    grid_keys: tuple[str, ...] = ()
 
     @property
     def embed_size(self) -> int:
         """X, the size of an embedding."""
         layers = len(IMAGE_KERNELS[self.image_size].encoder)
         images = 2 * 2 * self.depth * 2 ** (layers - 1) if self.cnn_keys else 0
-        return images + (self.mlp_units if self.mlp_keys else 0)
+        grids = self.grid_units if self.grid_keys else 0
+        return images + (self.mlp_units if self.mlp_keys else 0) + grids
 
     @nn.compact
     def __call__(self, obs: Mapping[str, Array]) -> Array:
-        """Map images [..., 64, 64, C] in [-0.5, 0.5] and vectors [..., V] to [..., X]."""
+        """Map images [..., 64, 64, C] in [-0.5, 0.5], vectors [..., V], grids [..., H, W, C]."""
         parts = []
         if self.cnn_keys:
             images = jnp.concatenate([obs[k] for k in self.cnn_keys], -1)
@@ -177,22 +220,27 @@ class Encoder(_Coder):
         if self.mlp_keys:
             vectors = jnp.concatenate([obs[k] for k in self.mlp_keys], -1)
             parts.append(self.dense_stack(vectors, self.mlp_layers, self.mlp_units))
+        if self.grid_keys:
+            grids = jnp.concatenate([obs[k] for k in self.grid_keys], -1)
+            sizes = {"depth": self.grid_depth, "units": self.grid_units}
+            parts.append(GridEncoder(**sizes, **self.settings, name="grid")(grids))
         return jnp.concatenate(parts, -1)
 
 
 class Decoder(_Coder):
-    """A network from features to the means of observation entries.
+    """A network from features to the means of observation entries, of grids to their logits.
 
     A dense layer to 32 * depth channels and stride-2 transposed convolutions, for 64x64 pixels
-    1 -> 5 -> 13 -> 30 -> 64, produce images; a dense stack produces vectors.
+    1 -> 5 -> 13 -> 30 -> 64, produce images; a dense stack produces vectors, and another one grids.
     """
 
     image_channels: Mapping[str, int]  # channels of each image key
     vector_sizes: Mapping[str, int]  # size of each vector key
+    grid_shapes: Mapping[str, tuple[int, int, int]] = MappingProxyType({})  # equal but in channels
 
     @nn.compact
     def __call__(self, feat: Array) -> dict[str, Array]:
-        """Map features [..., F] to float32 means, images [..., 64, 64, C], vectors [..., V]."""
+        """Map features [..., F] to float32 images [..., 64, 64, C], vectors, grids by name."""
         means = {}
         if self.image_channels:
             images = self._images(feat, sum(self.image_channels.values()))
@@ -201,6 +249,8 @@ class Decoder(_Coder):
             hidden = self.dense_stack(feat, self.mlp_layers, self.mlp_units)
             vectors = Dense(sum(self.vector_sizes.values()), self.dtype, name="out")(hidden)
             means |= _split(vectors, self.vector_sizes)
+        if self.grid_shapes:
+            means |= self._grids(feat)
         return {key: mean.astype(jnp.float32) for key, mean in means.items()}
 
     def _images(self, feat: Array, channels: int) -> Array:
@@ -214,6 +264,14 @@ class Decoder(_Coder):
         name = f"conv_{len(kernels)}"
         images = Conv(channels, last, 2, layer, LINEAR, self.dtype, name=name)(hidden)
         return images.reshape(*lead, size, size, channels)
+
+    def _grids(self, feat: Array) -> dict[str, Array]:
+        channels = {key: shape[2] for key, shape in self.grid_shapes.items()}
+        height, width, _ = next(iter(self.grid_shapes.values()))
+        shape = height, width, sum(channels.values())
+        sizes = {"layers": self.grid_layers, "units": self.grid_units}
+        logits = MLP(**sizes, outputs=math.prod(shape), **self.settings, name="grid")(feat)
+        return _split(logits.reshape(*feat.shape[:-1], *shape), channels)
 
 
 def _split(joined: Array, sizes: Mapping[str, int]) -> dict[str, Array]:

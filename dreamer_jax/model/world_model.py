@@ -79,11 +79,14 @@ def init_world_model(wm: WorldModel, key: Array, obs: Mapping[str, Array]) -> Pa
 
 
 def prepare_obs(obs: Mapping[str, Array]) -> dict[str, Array]:
-    """Map uint8 entries (images) to floats in [-0.5, 0.5]; keep floats (vectors)."""
-    return {
-        key: value.astype(jnp.float32) / 255 - 0.5 if value.dtype == jnp.uint8 else value
-        for key, value in obs.items()
-    }
+    """Map uint8 (images) to floats in [-0.5, 0.5], bool (grids) to 0 and 1; keep floats."""
+
+    def prepare(value: Array) -> Array:
+        if value.dtype == jnp.uint8:
+            return value.astype(jnp.float32) / 255 - 0.5
+        return value.astype(jnp.float32) if value.dtype == jnp.bool_ else value
+
+    return {key: prepare(value) for key, value in obs.items()}
 
 
 def prepare_action(action: Array, size: int, factors: tuple[int, ...] = ()) -> Array:

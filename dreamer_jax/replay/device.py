@@ -3,12 +3,17 @@
 Records, batches and the law of sampling are those of `replay.Replay`. All arrays are part of the
 checkpoint, so there is no slack: a stream has room for its live records alone, and record t lies in
 slot t % S. Functions take and return the replay of M members; nothing is shared between them.
+
+A record is stored flat. With the axes of an image, a TPU would pad its channels to the length of a
+vector register, in a copy of all records.
 """
 
+import math
 from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from dreamer_jax.errors import lookup
@@ -22,7 +27,7 @@ NONE = -1  # in place of a record number
 class DeviceReplay:
     """The records of M members in E environments each, S per stream."""
 
-    records: dict[str, Array]  # [M, E, S, ...] by key
+    records: dict[str, Array]  # by key: [M, E, S] of scalars, else [M, E, S, numbers of a record]
     written: Array  # [M, E] int32, records ever added
     open: Array  # [M, E] int32, first record of the episode in progress, NONE between episodes
     # The complete episodes of at least L records: number i is at place i % P, P = S // L. That is
@@ -30,6 +35,7 @@ class DeviceReplay:
     starts: Array  # [M, E, P] int32, first record
     stops: Array  # [M, E, P] int32, the record after the last one
     episodes: Array  # [M, E] int32, number ever added
+    shapes: tuple[tuple[str, tuple[int, ...]], ...] = struct.field(pytree_node=False)  # of a record
 
     @property
     def oldest(self) -> Array:
@@ -56,7 +62,7 @@ def init_replay(layout: Layout, num_members: int, length: int) -> DeviceReplay:
     table = (*streams, slots // length)
     return DeviceReplay(
         records={
-            key: jnp.zeros((*streams, slots, *shape), dtype)
+            key: jnp.zeros((*streams, slots, *_flat(shape)), dtype)
             for key, (shape, dtype) in layout.entries.items()
         },
         written=jnp.zeros(streams, jnp.int32),  # no array twice: all are donated
@@ -64,7 +70,13 @@ def init_replay(layout: Layout, num_members: int, length: int) -> DeviceReplay:
         starts=jnp.full(table, NONE, jnp.int32),
         stops=jnp.full(table, NONE, jnp.int32),
         episodes=jnp.zeros(streams, jnp.int32),
+        shapes=tuple((key, shape) for key, (shape, _) in layout.entries.items()),
     )
+
+
+def _flat(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape of a record as it is stored."""
+    return (math.prod(shape),) if shape else ()
 
 
 def add(replay: DeviceReplay, step: Mapping[str, Array], mask: Array, length: int) -> DeviceReplay:
@@ -75,7 +87,13 @@ def add(replay: DeviceReplay, step: Mapping[str, Array], mask: Array, length: in
         mask: [M, E] bool.
     """
     records = {
-        key: _put(array, replay.written, step[key], mask) for key, array in replay.records.items()
+        key: _put(
+            replay.records[key],
+            replay.written,
+            step[key].reshape(*mask.shape, *_flat(shape)),
+            mask,
+        )
+        for key, shape in replay.shapes
     }
     begun = jnp.where(mask & step["is_first"], replay.written, replay.open)
     added = replay.replace(records=records, written=replay.written + mask, open=begun)
@@ -196,9 +214,40 @@ def gather(replay: DeviceReplay, draws: Draws, length: int) -> dict[str, Array]:
     members = jnp.arange(draws.env.shape[0])[:, None, None]
     records = draws.start[:, :, None] + jnp.arange(length)[None, None, :]
     slots = records % replay.records["is_last"].shape[2]
+    index = members, draws.env[:, :, None], slots
     batch = {
-        key: array[members, draws.env[:, :, None], slots] for key, array in replay.records.items()
+        key: replay.records[key][index].reshape(*slots.shape, *shape)
+        for key, shape in replay.shapes
     }
     batch["is_first"] = batch["is_first"].at[:, :, 0].set(True)
     batch["reward"] = jnp.where(draws.empty[:, None, None], jnp.nan, batch["reward"])
     return batch
+
+
+def written_part(replay: DeviceReplay) -> DeviceReplay:
+    """Return a copy in the host's memory without the slots that no record was ever written to."""
+    slots = min(int(np.max(replay.written)), replay.records["is_last"].shape[2])
+    records = {key: np.asarray(array)[:, :, :slots] for key, array in replay.records.items()}
+    return jax.tree.map(np.array, replay.replace(records=records))
+
+
+def with_slots(replay: DeviceReplay, slots: int) -> DeviceReplay:
+    """Return the shapes of a replay, `jax.ShapeDtypeStruct`, with another number of slots."""
+    records = {
+        key: jax.ShapeDtypeStruct((*x.shape[:2], slots, *x.shape[3:]), x.dtype, sharding=x.sharding)
+        for key, x in replay.records.items()
+    }
+    return replay.replace(records=records)
+
+
+def with_empty_slots(replay: DeviceReplay, like: DeviceReplay) -> DeviceReplay:
+    """Undo `written_part`, given the shapes of the whole replay."""
+
+    def fill(array: Array, like: jax.ShapeDtypeStruct) -> Array:
+        if array.shape == like.shape:
+            return array
+        whole = np.zeros(like.shape, like.dtype)  # on the host: the device may have no room for two
+        whole[:, :, : array.shape[2]] = array
+        return jax.device_put(whole, like.sharding)
+
+    return replay.replace(records=jax.tree.map(fill, replay.records, like.records))

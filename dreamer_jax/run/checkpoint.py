@@ -4,7 +4,8 @@ Orbax saves a checkpoint while training continues. It holds device arrays, and h
 `env_step`, `update`, `due`, `log`, and `members`, one record per member with its state in every
 component. Of the replay it holds only cursors: the replay's own files keep every record that the
 two newest checkpoints refer to. Only the state of a loop on the device is part of the arrays, with
-its replay, under the name `loop`. It is an item of its own, so that agents are read without it.
+the records that its replay holds so far, under the name `loop`. It is an item of its own, so that
+agents are read without it.
 """
 
 import contextlib
@@ -29,6 +30,7 @@ from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, EveryNSt
 
 from dreamer_jax.errors import UsageError
 from dreamer_jax.files import DISK_FULL, damage, digest, replacing
+from dreamer_jax.replay.device import with_empty_slots, with_slots, written_part
 from dreamer_jax.replay.replay import Replay
 from dreamer_jax.run.processes import ALONE, Processes
 
@@ -108,7 +110,7 @@ class Checkpoints:
         """
         # Copies: the state's own buffers are donated to the next update while orbax still reads.
         items = {
-            name: jax.tree.map(_host_copy if name == LOOP else jnp.copy, item)
+            name: _host_copy(item) if name == LOOP else jax.tree.map(jnp.copy, item)
             for name, item in _items(arrays).items()
         }
         shapes = {
@@ -286,9 +288,24 @@ def _items(arrays: Any) -> dict[str, Any]:
     return {"arrays": others, LOOP: arrays[LOOP]}
 
 
-def _host_copy(x: jax.Array) -> np.ndarray | jax.Array:
+def _host_copy(loop: Mapping[str, Any]) -> dict[str, Any]:
     """Return a copy in the host's memory, since the device may not have room for two replays."""
-    return jnp.copy(x) if _is_key(x) else np.array(x)
+
+    def copy(x: jax.Array) -> np.ndarray | jax.Array:
+        return jnp.copy(x) if _is_key(x) else np.array(x)
+
+    return {"state": jax.tree.map(copy, loop["state"]), "replay": written_part(loop["replay"])}
+
+
+def _items_as_saved(shapes: Any, directory: Path) -> dict[str, Any]:
+    """Return the items' shapes, those of the replay with as many slots as a checkpoint holds."""
+    items = _items(shapes)
+    if LOOP in items:
+        found = _shapes_by_name(_metadata(directory / LOOP)).get("replay/records/is_last", ())
+        if len(found) == 3:  # else it is of another environment
+            replay = with_slots(items[LOOP]["replay"], found[2])
+            items[LOOP] = {**items[LOOP], "replay": replay}
+    return items
 
 
 def _is_key(x: Any) -> bool:
@@ -306,20 +323,20 @@ def _key_data(arrays: Any) -> Any:
 
 def _check_shapes(directory: Path, shapes: Any) -> None:
     """Raise UsageError if a checkpoint is not of these shapes."""
-
-    def by_name(tree: Any) -> dict[str, tuple]:
-        leaves = jax.tree_util.tree_leaves_with_path(tree)
-        names = (jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves)
-        return dict(zip(names, (tuple(leaf.shape) for _, leaf in leaves), strict=True))
-
-    for item, expected in _items(shapes).items():
-        found = by_name(_metadata(directory / item))
-        for name, shape in by_name(jax.eval_shape(_key_data, expected)).items():
+    for item, expected in _items_as_saved(shapes, directory).items():
+        found = _shapes_by_name(_metadata(directory / item))
+        for name, shape in _shapes_by_name(jax.eval_shape(_key_data, expected)).items():
             if found.get(name) != shape:
                 raise UsageError(
                     f"the checkpoint of env step {directory.name} fits another environment: {name} "
                     f"is {found.get(name, 'missing')} in it, and {shape} here"
                 )
+
+
+def _shapes_by_name(tree: Any) -> dict[str, tuple]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    names = (jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves)
+    return dict(zip(names, (tuple(leaf.shape) for _, leaf in leaves), strict=True))
 
 
 def _metadata(directory: Path) -> Any:
@@ -344,17 +361,21 @@ def _check_readable(directory: Path, shapes: Mapping[str, list], host: dict) -> 
 def _read(
     manager: ocp.CheckpointManager, step: int, shapes: Any, *, verified: bool
 ) -> tuple[Any, dict]:
-    items = _items(shapes)
-    data = {name: ocp.args.StandardRestore(item) for name, item in items.items()}
-    data["host"] = ocp.args.JsonRestore()
     try:
+        items = _items_as_saved(shapes, Path(manager.directory) / str(step))
+        data = {name: ocp.args.StandardRestore(item) for name, item in items.items()}
+        data["host"] = ocp.args.JsonRestore()
         restored = manager.restore(step, args=ocp.args.Composite(**data))
     except Exception as error:
         if verified:
             raise  # the files are intact, so the fault lies elsewhere
         raise DamagedCheckpoint(f"{type(error).__name__}: {error}") from error
     arrays, host = restored["arrays"], restored["host"]
-    return ({**arrays, LOOP: restored[LOOP]} if LOOP in items else arrays), host
+    if LOOP not in items:
+        return arrays, host
+    loop = restored[LOOP]
+    replay = with_empty_slots(loop["replay"], shapes[LOOP]["replay"])
+    return {**arrays, LOOP: {**loop, "replay": replay}}, host
 
 
 class Saver:

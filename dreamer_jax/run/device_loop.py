@@ -64,7 +64,8 @@ class EpisodeSums:
     def none(cls, members: int) -> "EpisodeSums":
         """Return the sums of no episodes."""
         count, steps = (jnp.zeros(members, jnp.int32) for _ in range(2))
-        total, low, high = (jnp.full(members, x) for x in (0.0, jnp.inf, -jnp.inf))
+        # Not weakly typed, as no result of the program is: it would be compiled twice.
+        total, low, high = (jnp.full(members, x, jnp.float32) for x in (0.0, jnp.inf, -jnp.inf))
         return cls(count, total, low, high, steps)
 
     def add(self, finished: Array, returns: Array, lengths: Array) -> "EpisodeSums":

@@ -111,7 +111,8 @@ def _play(
     returns, lengths, cut, values, discounted = views
     gammas = [float(hypers.discount) for hypers in sweep.member_hypers(setup.config)]
     gamma = np.repeat(gammas, episodes)[chosen]
-    image = next((k for k, s in vector.observation_space.items() if len(s.shape) == 3), None)
+    space = vector.observation_space
+    image = next((key for key, box in space.items() if box.dtype == np.uint8), None)
     filmed = {
         slot: played.frames[(first + slot) // episodes]
         for slot in np.flatnonzero(running)
@@ -238,7 +239,7 @@ def evaluate(
     saved = read_saved(workdir, None if member is None else [member], make_env, step)
     setup = saved.setup
     if video and setup.jax_env is not None:
-        if not any(len(shape) == 3 for shape, _ in setup.agent.obs_shapes.values()):
+        if not any(dtype == "uint8" for _, dtype in setup.agent.obs_shapes.values()):
             raise UsageError(
                 "no video can be made: the observations hold no image, and an environment that is "
                 "a JAX program draws none"

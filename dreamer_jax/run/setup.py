@@ -240,7 +240,7 @@ def build(
             "JAX computes in 64 bits (JAX_ENABLE_X64 or jax_enable_x64), and agents are of 32 "
             "bits: unset it, or use another process for what needs 64"
         )
-    names = ("size", "images", "vectors", "action_repeat", "time_limit", "sticky", "noops")
+    names = ("size", "images", "vectors", "grids", "action_repeat", "time_limit", "sticky", "noops")
     settings = {name: config.env[name] for name in names} | {"kwargs": _env_kwargs(config)}
     jax_env = _find_jax_env(config, make_env_fn, EnvSettings(**settings))
     seeds = sweep.member_seeds(config)
@@ -377,7 +377,7 @@ def describe(setup: RunSetup, work: WorkDir) -> str:
     on_disk = setup.config.replay.storage == "disk"
     where = replay_directory(setup.config, work) if on_disk else "memory"
     if setup.device_loop is not None:
-        where = "device memory and in every checkpoint"
+        where = "device memory, and at most as much in every checkpoint"
     devices = len(setup.placement.devices)
     on = f" on {devices} devices" if devices > 1 else ""
     processes = setup.processes

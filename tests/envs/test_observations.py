@@ -86,6 +86,29 @@ def test_config_keys_choose_otherwise():
     assert key == "image" and vector.shape == (PICTURE.size,) and "config.env.vectors" in line
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.int64, np.uint8, bool])
+def test_boards_of_zeros_and_ones_are_read_as_grids_where_a_key_says_so(dtype):
+    board = np.random.default_rng(2).integers(0, 2, (10, 5, 3)).astype(dtype)
+    assert read(board, 1)[1].dtype == np.float32
+    key, grid, line = read(board, 1, grids=".*")
+    assert key == "vector" and "is read as a grid 10x5x3: config.env.grids" in line
+    assert grid.dtype == bool and np.array_equal(grid, board)
+    assert np.array_equal(read(board[..., 0], 1, grids=".*")[1], board[..., :1])
+
+
+def test_a_grid_of_switches():
+    space, board = spaces.MultiBinary((4, 3)), np.eye(4, 3, dtype=np.int8)
+    seen, _ = adapt(Scripted(space, obs=board), size=8, grids="v.*").reset()
+    assert np.array_equal(seen["vector"], board[..., None])
+
+
+def test_a_grid_holds_nothing_but_zeros_and_ones():
+    for wrong in (0.5, np.nan):
+        env = Scripted(spaces.Box(0, 1, (4, 3)), obs=np.full((4, 3), wrong, np.float32))
+        with pytest.raises(ValueError, match="read as a grid and must hold zeros and ones"):
+            adapt(env, size=8, grids=".*").reset()
+
+
 @pytest.mark.parametrize(
     ("space", "keys", "message"),
     [
@@ -95,6 +118,12 @@ def test_config_keys_choose_otherwise():
         (spaces.Discrete(3), {"vectors": "vec"}, "matches no entry .*in full"),
         (spaces.Box(0, 1, (9, 9)), {"images": "v.*", "vectors": ".*"}, "both match 'vector'"),
         (spaces.Box(0, 1, (0,)), {}, "'vector' is empty"),
+        (spaces.Box(0, 1, (9, 9)), {"grids": "vec"}, "matches no entry .*in full"),
+        (spaces.Box(0, 1, (9, 9)), {"vectors": ".*", "grids": ".*"}, "vectors and config.env.gri"),
+        (spaces.Box(0, 9, (9, 9)), {"grids": ".*"}, "'vector', which cannot be a grid"),
+        (spaces.Box(0, 1, (2, 9)), {"grids": ".*"}, "two sides of 3 to 31 cells"),
+        (spaces.Box(0, 1, (9, 32)), {"grids": ".*"}, "two sides of 3 to 31 cells"),
+        (spaces.MultiBinary(9), {"grids": ".*"}, "which channels may follow, not MultiBinary"),
     ],
 )
 def test_what_cannot_be_read_is_refused(space, keys, message):

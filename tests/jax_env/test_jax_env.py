@@ -152,6 +152,23 @@ def test_images_are_resized_as_by_opencv(size):
     assert difference.max() <= 1
 
 
+class Board(Parts):
+    """Observes a board whose cells are empty or full."""
+
+    observation_space = spaces.Box(0, 1, (10, 5), np.float32)
+
+    def _observe(self, count):
+        return jnp.zeros((10, 5)).at[count, count % 5].set(1)
+
+
+def test_boards_are_read_as_grids():
+    env = adapted(Board(), grids="vector")
+    assert env.observation_space["vector"].dtype == bool and "a grid" in env.readings["vector"]
+    grid = jax.jit(env.reset)(KEY)[1]["vector"]
+    assert grid.dtype == bool and grid.shape == (10, 5, 1)
+    assert np.argwhere(grid).tolist() == [[3, 3, 0]]
+
+
 def state_of(env):
     return env.reset(KEY)[0]
 

@@ -62,6 +62,8 @@ def test_boards_of_minatar():
     assert outcomes[-1][1:] == [1, 0]
     board = np.asarray(observations[0]["vector"]).reshape(10, 10, 4)
     assert board[..., 3].sum() == 30 and board[9, 4, 0] == 1  # bricks and paddle
+    grids = make("gymnax:Breakout-MinAtar", grids=".*")
+    assert np.array_equal(jax.jit(grids.reset)(KEY)[1]["vector"], board == 1)
 
 
 @pytest.mark.slow

@@ -72,6 +72,22 @@ def test_wrapped_contents_and_support_match_lists(sampling):
     assert compared > 500 and min(len(past) for past in streams.records[0]) > 5 * capacity
 
 
+@pytest.mark.parametrize("steps", [6, 40])
+def test_the_written_part_is_all_that_there_is(steps):
+    """Before the ring is full, and after it has begun anew."""
+    streams = Streams(2, 3, 0)
+    replay, add = make_replay(2, 3, 60, 4)
+    for _ in range(steps):
+        replay = add(replay, *streams.step())
+    part, slots = device.written_part(replay), min(20, int(replay.written.max()))
+    assert {x.shape[2] for x in part.records.values()} == {slots} and (slots < 20) == (steps < 20)
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), replay)
+    saved = device.with_slots(like, slots)
+    assert jax.tree.map(lambda x: x.shape, part) == jax.tree.map(lambda x: x.shape, saved)
+    whole = device.with_empty_slots(part, like)
+    jax.tree.map(np.testing.assert_array_equal, whole, replay)
+
+
 @pytest.mark.parametrize("sampling", SAMPLINGS)
 def test_draws_have_the_exact_distribution(sampling):
     capacity, length = 25, 3

@@ -7,6 +7,7 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from conftest import SHALLOW, make_tiny_config
 from jax_doubles import PLACES, JaxPlaces
@@ -334,6 +335,23 @@ def test_memory_is_checked_before_it_is_taken(tmp_path, monkeypatch):
     config.replay.capacity += 200
     with pytest.raises(UsageError):
         device_trainer.check_memory(build(config, PLACES))
+
+
+@pytest.mark.slow
+def test_a_checkpoint_holds_the_records_that_were_written(finished):
+    """60 steps of two environments and the first observations of their episodes, of 500 slots."""
+    item = WorkDir(finished).checkpoints / "120" / "loop"
+    records = ocp.StandardCheckpointHandler().metadata(item).tree["replay"]["records"]
+    written = newest(finished, PLACES)[0]["loop"]["replay"].written
+    assert 60 < written.max() < 75
+    assert records["is_last"].shape == (2, 2, written.max())
+    assert records["obs/vector"].shape == (2, 2, written.max(), 3)
+
+
+def test_no_argument_of_the_program_is_weakly_typed():
+    """It would be compiled again for its own results, which are not."""
+    arrays = jax.eval_shape(build(config_of(), PLACES).init_arrays)["loop"]
+    assert not [x for x in jax.tree.leaves(arrays) if x.weak_type]
 
 
 @pytest.mark.slow

@@ -12,12 +12,12 @@ from gymnasium import spaces
 
 from dreamer_jax.envs.actions import adapt_action
 from dreamer_jax.envs.jax_env.protocol import JaxEnv, State
-from dreamer_jax.envs.observations import Leaf, Reader, to_picture
+from dreamer_jax.envs.observations import Leaf, Reader, grid_shape, to_picture
 from dreamer_jax.envs.registry import EnvSettings
 from dreamer_jax.errors import UsageError
 from dreamer_jax.types import Array
 
-Obs = dict[str, Array]  # images uint8 [size, size, C], vectors float32 [V]
+Obs = dict[str, Array]  # images uint8 [size, size, C], grids bool [H, W, C], vectors float32 [V]
 
 
 class AdaptedEnv:
@@ -29,8 +29,8 @@ class AdaptedEnv:
 
     Args:
         env: the environment.
-        settings: the size of images, the patterns of what to read as images and vectors, the
-            action repeat, and the time limit in frames.
+        settings: the size of images, the patterns of what to read as images, vectors and grids,
+            the action repeat, and the time limit in frames.
 
     Attributes:
         observation_space, action_space: normalised.
@@ -44,9 +44,8 @@ class AdaptedEnv:
         self.unwrapped = env
         self._repeat = settings.action_repeat
         self._limit = settings.time_limit
-        self._reader = Reader(
-            env.observation_space, settings.size, settings.images, settings.vectors
-        )
+        patterns = settings.images, settings.vectors, settings.grids
+        self._reader = Reader(env.observation_space, settings.size, *patterns)
         self.observation_space, self.readings = self._reader.space, self._reader.readings
         self._read = {leaf.key: _reading(leaf, settings.size) for leaf in self._reader.leaves}
         self.action_space, _ = adapt_action(env.action_space)
@@ -144,6 +143,8 @@ def _reading(leaf: Leaf, size: int) -> Callable[[Array], Array]:
     space = leaf.space
     if leaf.image is not None:
         return functools.partial(_read_image, leaf, size)
+    if leaf.is_grid:
+        return lambda value: (value != 0).reshape(grid_shape(space))
     if isinstance(space, (spaces.Box, spaces.MultiBinary)):
         return lambda value: value.reshape(-1).astype(jnp.float32)
     if isinstance(space, spaces.Discrete):
