@@ -41,6 +41,11 @@ def make_members(agent: Agent, placement: Placement | None = None) -> MemberFns:
         placement: where arguments lie and results stay; None leaves that to JAX.
     """
 
+    def init(keys, hypers):
+        # JAX takes options for a whole program only, and shapes are found by tracing.
+        traced = isinstance(keys, jax.core.Tracer)
+        return (traced_init if traced else compiled_init)(keys, hypers)
+
     def init_policy(keys, envs):
         carry = jax.vmap(lambda key: agent_lib.init_policy(agent, key, envs))(keys)
         return carry if placement is None else placement.put(carry)
@@ -51,13 +56,13 @@ def make_members(agent: Agent, placement: Placement | None = None) -> MemberFns:
         return compiled_report(state, batch, keys)
 
     compile_ = partial(_compile, agent.backend, placement)
+    draw, init_options = partial(agent_lib.init, agent), dict(agent.backend.init_options)
+    traced_init, compiled_init = compile_(draw), compile_(draw, compiler_options=init_options)
     policy, greedy = (partial(agent_lib.policy_step, agent, greedy=g) for g in (False, True))
     compiled_report = compile_(partial(report_one, agent))
     options = dict(agent.backend.compiler_options)
     return MemberFns(
-        init=compile_(
-            partial(agent_lib.init, agent), compiler_options=dict(agent.backend.init_options)
-        ),
+        init=init,
         init_policy=init_policy,
         policy_step=compile_(policy),
         greedy_step=compile_(greedy),
