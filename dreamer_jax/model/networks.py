@@ -7,7 +7,6 @@ convolution and a dense layer.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
-from types import MappingProxyType
 from typing import NamedTuple
 
 import jax
@@ -196,7 +195,7 @@ class Encoder(_Coder):
 
     cnn_keys: tuple[str, ...]
     mlp_keys: tuple[str, ...]
-    grid_keys: tuple[str, ...] = ()
+    grid_keys: tuple[str, ...]
 
     @property
     def embed_size(self) -> int:
@@ -236,7 +235,7 @@ class Decoder(_Coder):
 
     image_channels: Mapping[str, int]  # channels of each image key
     vector_sizes: Mapping[str, int]  # size of each vector key
-    grid_shapes: Mapping[str, tuple[int, int, int]] = MappingProxyType({})  # equal but in channels
+    grid_shapes: Mapping[str, tuple[int, int, int]]  # equal but in channels
 
     @nn.compact
     def __call__(self, feat: Array) -> dict[str, Array]:
