@@ -1,6 +1,7 @@
 """Shapes and dtypes of the functions that an agent is made of, eager and compiled."""
 
 import functools
+import types
 
 import chex
 import jax
@@ -132,18 +133,24 @@ def test_functions(name, variant):
     chex.assert_tree_all_finite(result)
 
 
-CONVOLUTIONAL = {"image_size": 64, "depth": 2, "mlp_layers": 1, "mlp_units": 6, "formulation": LAX}
+CODER = {
+    "image_size": 64, "depth": 2, "mlp_layers": 1, "mlp_units": 6, "grid_depth": 2,
+    "grid_layers": 1, "grid_units": 6, "formulation": LAX,
+}  # fmt: skip
 CHANNELS = {"a": 1, "b": 2}
 SIZES = {"v": 3, "w": 4}
 IMAGES = {key: (2, 3, 64, 64, channels) for key, channels in CHANNELS.items()}
 VECTORS = {key: (2, 3, size) for key, size in SIZES.items()}
+BOARDS = {"c": (5, 4, 1), "d": (5, 4, 2)}
+GRIDS = {key: (2, 3, *shape) for key, shape in BOARDS.items()}
 
 
-def coder(cls, images, vectors, shared):
+def coder(cls, images, vectors, shared, grids=types.MappingProxyType({})):
     """Make an encoder or decoder of the given entries."""
+    entries = [images, vectors, grids]
     if cls is networks.Encoder:
-        images, vectors = tuple(images), tuple(vectors)
-    return cls(images, vectors, **CONVOLUTIONAL, cnn_act=ACTIVATIONS["relu"], **shared)
+        entries = map(tuple, entries)
+    return cls(*entries, **CODER, cnn_act=ACTIVATIONS["relu"], **shared)
 
 
 # Name -> module of the shared arguments (act, norm, dtype), shapes of its arguments, shapes of its
@@ -174,6 +181,12 @@ MODULES = {
     "Encoder mixed": (
         functools.partial(coder, networks.Encoder, CHANNELS, SIZES), [IMAGES | VECTORS],
         (2, 3, 70), False,
+    ),
+    "Encoder grid": (
+        functools.partial(coder, networks.Encoder, {}, {}, grids=BOARDS), [GRIDS], (2, 3, 6), False
+    ),
+    "Decoder grid": (
+        functools.partial(coder, networks.Decoder, {}, {}, grids=BOARDS), [(2, 3, 7)], GRIDS, True
     ),
     "Decoder image": (
         functools.partial(coder, networks.Decoder, CHANNELS, {}), [(2, 3, 7)], IMAGES, True
