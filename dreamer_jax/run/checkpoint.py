@@ -202,6 +202,7 @@ class Checkpoints:
             if not self._processes.first:
                 return
             _check_readable(self._root / self.directory.name / str(step), shapes, host)
+        with self._writing(step, is_readable=True):
             steps = {str(kept) for kept in self._manager.all_steps()}
             digests = {name: old for name, old in self._read_digests().items() if name in steps}
             self._write_digests(digests | {str(step): digest(self.directory / str(step))})
@@ -217,16 +218,23 @@ class Checkpoints:
         shutil.rmtree(self._replaced, ignore_errors=True)
 
     @contextlib.contextmanager
-    def _writing(self, step: int) -> Iterator[None]:
-        """On failure, name the checkpoint and release the space that it took."""
+    def _writing(self, step: int, *, is_readable: bool = False) -> Iterator[None]:
+        """On failure, name the checkpoint and release the space that it took.
+
+        A readable checkpoint stays if it is the only one, since orbax has removed the one before.
+        """
         try:
             yield
         except Exception as error:
             self._failed = True
             with contextlib.suppress(Exception):
                 self._manager.wait_until_finished()  # a running write must not miss its files
-            partial = self.directory.glob(f"{step}.orbax-checkpoint-tmp*")
-            for path in (self.directory / str(step), *partial):
+            failed = list(self.directory.glob(f"{step}.orbax-checkpoint-tmp*"))
+            others = {path.name for path in self.directory.glob("*") if path.name.isdecimal()}
+            is_last = others <= {str(step)} and not any(self._replaced.glob("*"))
+            if not (is_readable and is_last):
+                failed.append(self.directory / str(step))
+            for path in failed:
                 shutil.rmtree(path, ignore_errors=True)
             self._undo_replacement()
             self._manager.reload()

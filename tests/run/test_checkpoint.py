@@ -285,3 +285,18 @@ def test_damaged_checksums_do_not_cost_the_checkpoints(opened, tmp_path):
     save(opened(2), 1)
     (tmp_path / "checkpoints.json").write_text('{"1": {')
     assert opened().restore(1, shapes())[1] == {"step": 1} and opened().had_any()
+
+
+@pytest.mark.parametrize("keep, left", [(1, 2), (2, 1)])
+def test_a_save_that_fails_at_its_end_leaves_a_checkpoint(opened, tmp_path, keep, left):
+    """As on a disk that fills up after the files of the arrays: no checksums can be written."""
+    checkpoints = opened(keep)
+    save(checkpoints, 1)
+    (tmp_path / "checkpoints.json").unlink()
+    (tmp_path / "checkpoints.json").mkdir()
+    with pytest.raises(OSError, match="the checkpoint of env step 2 could not be written"):
+        save(checkpoints, 2)
+    (tmp_path / "checkpoints.json").rmdir()
+    assert opened().steps() == [left]
+    arrays, host = opened().restore(left, shapes())
+    assert host == {"step": left} and np.array_equal(arrays["weights"], np.arange(1000.0) + left)
