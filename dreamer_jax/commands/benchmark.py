@@ -1,7 +1,7 @@
 """Time updates of a config, and print a table of milliseconds, FLOP/s and memory.
 
   dreamer-jax benchmark --config=atari:pong --members=1,5,10 [--parts] [--loop]
-  dreamer-jax benchmark --config=atari:pong --conv=winograd,lax --json=rows.json
+  dreamer-jax benchmark --config=atari:pong --conv=blocks,lax --json=rows.json
   dreamer-jax benchmark --config=atari:pong --plan
   dreamer-jax benchmark --config=atari:pong --plan --topology=h100 --members=1,5
 
@@ -29,7 +29,7 @@ def add_flags(flags: Flags) -> None:
     add("--members", type=whole_numbers(1), default=[1], help="numbers of members, as 1,5,10")
     add("--batch", type=count, help="B; the config's by default")
     add("--length", type=count, help="L; the config's by default")
-    add("--conv", type=words, default=[], help="convolutions, as winograd,lax; the config's")
+    add("--conv", type=words, default=[], help="convolutions, as blocks,lax; the config's")
     add("--compute_dtype", type=words, default=[], help="as float32,bfloat16; the config's")
     add("--repeats", type=count, default=5, help="timed repetitions; 5")
     add("--synthetic", action="store_true", help="batches of random numbers instead of the task's")

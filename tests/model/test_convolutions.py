@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dreamer_jax.model.networks import IMAGE_KERNELS
-from dreamer_jax.model.ops import winograd
+from dreamer_jax.model.ops import blocks
 from dreamer_jax.model.ops.activations import ACTIVATIONS, LINEAR
 from dreamer_jax.model.ops.convolutions import FORMULATIONS, LAX, Conv, make_formulation
 from dreamer_jax.runtime import make_backend
@@ -22,13 +22,6 @@ DECODER = list(zip((1, 5, 13, 30), IMAGE_KERNELS[64].decoder, (5, 13, 30, 64), s
 LAYERS = [("conv", *row) for row in ENCODER] + [("conv_transpose", *row) for row in DECODER]
 
 
-@pytest.fixture(autouse=True)
-def few_are_many(request, monkeypatch):
-    """Let Winograd's sums apply even to the few images of these tests."""
-    if "for_many_images" not in request.node.name:
-        monkeypatch.setattr(winograd, "MANY", 0)
-
-
 def arrays(size, kernel, members=(), channels=2, outputs=3):
     rng = np.random.default_rng(size)
     images = (*members, 2, size, size, channels)
@@ -36,7 +29,7 @@ def arrays(size, kernel, members=(), channels=2, outputs=3):
     return [jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes]
 
 
-@pytest.mark.parametrize("channels", [2, 32])  # too few for winograd, and enough
+@pytest.mark.parametrize("channels", [2, 32])  # thin products, and thick
 @pytest.mark.parametrize(("operation", "size", "kernel", "out"), LAYERS)
 def test_formulations_agree_in_values_and_gradients_over_members(
     operation, size, kernel, out, channels
@@ -68,11 +61,9 @@ def test_formulations_agree_in_values_and_gradients_over_members(
 @pytest.mark.parametrize(
     ("operation", "kernel"), [("conv", 4), ("conv_transpose", 5), ("conv_transpose", 6)]
 )
-@pytest.mark.parametrize("formulation", ["matmul", "winograd"])
-def test_slices_of_images_change_nothing(monkeypatch, formulation, operation, kernel, channels):
+@pytest.mark.parametrize("formulation", ["blocks", "matmul"])
+def test_slices_of_images_change_nothing(formulation, operation, kernel, channels):
     """Seven images in three slices, the last one padded, or in seven equal one slice."""
-    monkeypatch.setattr(winograd, "WIDE", 0)
-    monkeypatch.setattr(winograd, "MIN_SLICE", 0)
     rng = np.random.default_rng(channels)
     images = jnp.asarray(rng.normal(size=(7, 6, 6, channels)), jnp.float32)
     kernels = jnp.asarray(rng.normal(size=(kernel, kernel, channels, 2)), jnp.float32)
@@ -133,60 +124,47 @@ def test_every_formulation_equals_a_loop(formulation, operation, kernel, stride)
 
 
 @pytest.mark.parametrize("stride", [1, 2, 3])
-@pytest.mark.parametrize("taps", [2, 3])
-@pytest.mark.parametrize("outputs", [2, 3])  # along an axis: full tiles, and half a tile
+@pytest.mark.parametrize("kernel", [2, 4, 5])
+@pytest.mark.parametrize("missed", [0, 1])  # pixels of the border that no kernel reaches
+@pytest.mark.parametrize("outputs", [1, 4, 5])  # along an axis; four blocks make a group
+def test_grouped_gradient_of_a_kernel_equals_that_of_its_taps(
+    monkeypatch, outputs, missed, kernel, stride
+):
+    size = (outputs - 1) * stride + kernel + min(missed, stride - 1)
+    images, _ = arrays(size, kernel)
+    grad = jnp.asarray(np.random.default_rng(1).normal(size=(2, outputs, outputs, 3)), jnp.float32)
+    thin = blocks.kernel_grad(images, grad, kernel, stride)
+    monkeypatch.setattr(blocks, "THIN", 0)
+    thick = blocks.kernel_grad(images, grad, kernel, stride)
+    assert thin.shape == thick.shape == (kernel, kernel, 2, 3)
+    np.testing.assert_allclose(thin, thick, rtol=0, atol=1e-5 * np.abs(thick).max())
+
+
 @pytest.mark.parametrize("operation", sorted(LOOPS))
-def test_winograd_equals_a_loop(monkeypatch, operation, outputs, taps, stride):
-    """They agree even with few channels, and where the kernel misses the images' border."""
-    monkeypatch.setattr(winograd, "WIDE", 0)
-    kernel = taps * stride
-    size = outputs if operation == "conv_transpose" else kernel + outputs * stride - 1
-    images, kernels = arrays(size, kernel)
-    apply = jax.jit(getattr(WHOLE["winograd"], operation), static_argnums=2)
-    expected = LOOPS[operation](np.asarray(images), np.asarray(kernels), stride)
-    np.testing.assert_allclose(apply(images, kernels, stride), expected, rtol=0, atol=1e-4)
+def test_blocks_spread_no_inputs(operation):
+    """Forward and backward, no convolution reads the zeros of a dilated array."""
+    images, kernels = arrays(14, 4)
+
+    def gradients(images, kernels):
+        layer = getattr(WHOLE["blocks"], operation)
+        values, pull = jax.vjp(lambda x, k: layer(x, k, 2), images, kernels)
+        return pull(values)
+
+    text = str(jax.make_jaxpr(gradients)(images, kernels))
+    assert text.count("conv_general_dilated[") == 2
+    assert text.count("lhs_dilation=(1, 1)") == text.count("rhs_dilation=(1, 1)") == 2
 
 
-@pytest.mark.parametrize(
-    ("operation", "size", "kernel", "fewer"),
-    # 9 products for 16, and 16 for 36 less half a tile of 13 pixels; the sums come on top.
-    [("conv", 14, 4, 9 / 16), ("conv_transpose", 13, 6, 16 / 36 * (14 / 13) ** 2)],
-)
-def test_winograd_computes_as_much_less_as_it_says(operation, size, kernel, fewer):
-    images, kernels = arrays(size, kernel, channels=256, outputs=256)
-    images = jnp.concatenate([images] * 16)  # they share the sums of the kernel
-
-    def flops(name):
-        apply = getattr(WHOLE[name], operation)
-
-        def gradients(images, kernels):
-            values, pull = jax.vjp(lambda x, k: apply(x, k, 2), images, kernels)
-            return values, pull(values)
-
-        return jax.jit(gradients).lower(images, kernels).cost_analysis()["flops"]
-
-    assert fewer < flops("winograd") / flops("matmul") < 1.2 * fewer
-
-
-def test_winograd_leaves_bfloat16_alone():
-    """In bfloat16 its sums would lose digits: the results equal those of `matmul` exactly."""
-    images, kernels = (x.astype(jnp.bfloat16) for x in arrays(6, 4, channels=32))
-    results = [WHOLE[name].conv(images, kernels, 2) for name in ("winograd", "matmul")]
-    assert results[0].dtype == jnp.bfloat16
-    np.testing.assert_array_equal(*(np.asarray(x, np.float32) for x in results))
-
-
-@pytest.mark.parametrize("operation", ["conv", "conv_transpose"])
-def test_winograd_is_for_many_images(operation):
-    """A policy sees one image per environment, too few to be worth the kernel's sums."""
-
-    def flops(name, n):
-        images, kernels = jnp.zeros((n, 14, 14, 128)), jnp.zeros((4, 4, 128, 128))
-        layer = jax.jit(getattr(WHOLE[name], operation), static_argnums=2)
-        return layer.lower(images, kernels, 2).cost_analysis()["flops"]
-
-    assert flops("winograd", 1) == flops("matmul", 1)
-    assert flops("winograd", 64) < flops("matmul", 64)
+@pytest.mark.parametrize("operation", sorted(LOOPS))
+@pytest.mark.parametrize("formulation", sorted(FORMULATIONS))
+def test_formulations_keep_bfloat16(formulation, operation):
+    exact = arrays(6, 4)
+    images, kernels = (x.astype(jnp.bfloat16) for x in exact)
+    layer = getattr(WHOLE[formulation], operation)
+    values, pull = jax.vjp(lambda x, k: layer(x, k, 2), images, kernels)
+    assert [x.dtype for x in (values, *pull(values))] == [jnp.bfloat16] * 3
+    expected = LOOPS[operation](*map(np.asarray, exact), 2)
+    np.testing.assert_allclose(np.asarray(values, np.float32), expected, rtol=0, atol=0.2)
 
 
 def test_one_pixel_by_hand():
@@ -226,11 +204,10 @@ def test_auto_is_the_backends_choice_with_its_slices():
         return "while" in layer.lower(images, kernels, 2).as_text()
 
     assert not loops("auto", cpu) and not loops("matmul", cpu)
-    assert loops("matmul", replace(cpu, slice_bytes=1))
-    # Winograd's slices are never smaller than is worthwhile.
-    assert cpu.convolutions == "winograd" and not loops("auto", replace(cpu, slice_bytes=1))
+    small = replace(cpu, slice_bytes=1)
+    assert cpu.convolutions == "blocks" and loops("auto", small) and loops("matmul", small)
 
 
 def test_unknown_formulation_is_refused_with_the_choices():
-    with pytest.raises(ValueError, match="'matmull'.*lax, matmul, winograd.*Did you mean 'matmul'"):
+    with pytest.raises(ValueError, match="'matmull'.*blocks, lax, matmul.*Did you mean 'matmul'"):
         make_formulation("matmull", make_backend("cpu"))

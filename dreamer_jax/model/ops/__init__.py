@@ -2,13 +2,13 @@
 
     convolutions   the layer `Conv`, and FORMULATIONS, the three ways to compute one: start here
     matmul         a convolution, its transpose and its kernel's gradient as matmuls
-    winograd       the same three operations with fewer multiplications
-    slices         the images of a batch in slices that fit the cache
+    blocks         the same three operations as a CPU computes them fastest
+    slices         the images of a batch in slices, which bound the memory
     activations    elementwise functions whose derivative is a function of their value
     recurrence     a scan whose kernel gradients are one matmul over all steps
 
 Why not only `lax.conv`? Under `vmap`, members with weights of their own make a grouped convolution,
-whose gradients XLA computes slowly; and XLA's CPU convolutions are 6 times slower than matmuls.
+whose gradients XLA computes slowly; and on a CPU XLA is slow at all gradients of convolutions.
 
 How a convolution becomes matmuls: im2col copies every k x k patch into a row and multiplies all
 rows by the flat kernel, which needs k^2 / stride^2 times the images' memory. Here space-to-depth
@@ -22,8 +22,8 @@ of k / stride taps along each axis, and each tap multiplies a shifted window of 
 So nothing larger than one window is unfolded, except where a tap has so few channels that a matmul
 for each would not pay. The forward and backward passes of a layer and of its transpose are these
 three operations (`convolutions.from_operations`), written as a `custom_vjp` because autodiff would
-keep every unfolded window. Winograd's filtering replaces the taps' matmuls by fewer matmuls between
-sums of windows and sums of taps.
+keep every unfolded window. On a CPU, `blocks` leaves the first two to
+XLA's convolutions, the transpose as one with stride 1, which need no unfolding.
 
 `Backend` (runtime.py) picks the formulation and the size of a slice; docs/performance.md has the
 measured gains ("Choices"). May import types, errors and runtime.

@@ -1,4 +1,4 @@
-"""Strided convolutions in three formulations: XLA's own, and two made of matmuls.
+"""Strided convolutions in three formulations: XLA's own, and two that avoid its slow gradients.
 
 All are square and VALID. The package's docstring explains the matmul formulations.
 """
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from dreamer_jax.errors import lookup
-from dreamer_jax.model.ops import matmul, winograd
+from dreamer_jax.model.ops import blocks, matmul
 from dreamer_jax.model.ops.activations import LINEAR, Activation
 from dreamer_jax.model.ops.slices import Operation, Shape, crop_or_pad, map_slices
 from dreamer_jax.runtime import Backend
@@ -101,8 +101,8 @@ def _make_layer(
 ) -> Layer:
     """Make a layer that runs one loop over slices of the images forward, and one backward.
 
-    A slice is finished while it is in the cache: bias and activation forward; the activation's
-    slope and all three gradients backward.
+    Bias and activation are part of the loop, and so are the activation's slope and all three
+    gradients.
     """
 
     @partial(jax.custom_vjp, nondiff_argnums=(2, 4))
@@ -139,9 +139,9 @@ def _make_layer(
 LAX = Formulation(conv_lax, conv_transpose_lax)
 # Each entry takes `slice_bytes`; XLA's own convolutions need no slices.
 FORMULATIONS: dict[str, Callable[[int], Formulation]] = {
+    "blocks": partial(from_operations, blocks),
     "lax": lambda slice_bytes: LAX,
     "matmul": partial(from_operations, matmul),
-    "winograd": partial(from_operations, winograd),
 }
 
 

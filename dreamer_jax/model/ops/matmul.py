@@ -88,7 +88,9 @@ def scatter(kernel: Array, stride: int, shape: Shape) -> Operation:
     return Operation(compute, size**2 * weights.shape[1])
 
 
-def kernel_grad(images: Array, grad: Array, k: int, stride: int) -> Array:
+def kernel_grad(
+    images: Array, grad: Array, k: int, stride: int, together: bool | None = None
+) -> Array:
     """Return the gradient [k, k, I, O] of `correlate`'s kernel.
 
     dk[u, v] = sum_{n, i, j} x[s*i + u, s*j + v] g[i, j].
@@ -98,12 +100,15 @@ def kernel_grad(images: Array, grad: Array, k: int, stride: int) -> Array:
         grad: gradient g of the result, [n, out, out, O].
         k: side of the kernel.
         stride: s.
+        together: whether all taps share one matmul; by default, as in `correlate`.
     """
     size, channels, out, outputs = *images.shape[2:], *grad.shape[2:]
     if size == k:
         flat = images.reshape(images.shape[0], -1).T @ grad.reshape(-1, outputs)
         return flat.reshape(k, k, channels, outputs)
-    taps, together = _taps(k, stride), _is_together(channels, stride, out)
+    taps = _taps(k, stride)
+    if together is None:
+        together = _is_together(channels, stride, out)
     # In this order only the gradient is transposed, and once, instead of every part.
     grad = grad.reshape(-1, outputs).T
     parts = _windows(images, out, taps, stride, together)

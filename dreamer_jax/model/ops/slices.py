@@ -1,7 +1,6 @@
-"""Helpers of the matmul convolutions: space-to-depth, and images in slices.
+"""Helpers of the convolutions: space-to-depth, and images in slices.
 
-Slices keep the unfolded (im2col) buffer in a CPU's cache, and within a share of an accelerator's
-memory.
+Slices keep the unfolded images (im2col) within a share of the memory.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +19,6 @@ class Operation(NamedTuple):
 
     compute: Callable[[Array], Array]  # images [n, ...] -> [n, ...]
     im2col_size: int  # numbers that it unfolds per image
-    min_slice: int = 0  # bytes that a slice may always unfold, so that its matmuls are worthwhile
 
 
 def map_slices(
@@ -42,7 +40,7 @@ def map_slices(
     """
     n = arrays[0].shape[0]
     bytes_per_image = operation.im2col_size * arrays[0].dtype.itemsize
-    count = _count_slices(n, bytes_per_image, max(slice_bytes, operation.min_slice))
+    count = _count_slices(n, bytes_per_image, slice_bytes)
     if count == 1:
         return fn(*arrays)
 
