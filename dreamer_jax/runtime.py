@@ -46,9 +46,9 @@ class Backend:
     slice_bytes: int  # memory that a convolution may unfold at a time (`model.ops.slices`)
     unroll: int  # most steps in one iteration of a loop over time
     compiler_options: Mapping[str, str]  # for `jax.jit` of an update
-    # For programs that run once. LLVM optimizes the drawing of all weights in 40 s of CPU time, and
-    # at level 0 compiles it in 3; the weights are the same.
-    init_options: Mapping[str, Any]
+    # For programs that run once, or once per log line. LLVM optimizes the drawing of all weights in
+    # 40 s of CPU time, and at level 0 compiles it in 3; the weights are the same.
+    rare_options: Mapping[str, Any]
     # Keep compiled programs with a run, since compiling again may give others. On a CPU it gives
     # the same, and XLA cannot serialize a program that came from JAX's compilation cache.
     keep_programs: bool

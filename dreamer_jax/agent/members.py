@@ -56,10 +56,10 @@ def make_members(agent: Agent, placement: Placement | None = None) -> MemberFns:
         return compiled_report(state, batch, keys)
 
     compile_ = partial(_compile, agent.backend, placement)
-    draw, init_options = partial(agent_lib.init, agent), dict(agent.backend.init_options)
-    traced_init, compiled_init = compile_(draw), compile_(draw, compiler_options=init_options)
+    draw, rare = partial(agent_lib.init, agent), dict(agent.backend.rare_options)
+    traced_init, compiled_init = compile_(draw), compile_(draw, compiler_options=rare)
     policy, greedy = (partial(agent_lib.policy_step, agent, greedy=g) for g in (False, True))
-    compiled_report = compile_(partial(report_one, agent))
+    compiled_report = compile_(partial(report_one, agent), compiler_options=rare)
     options = dict(agent.backend.compiler_options)
     return MemberFns(
         init=init,
