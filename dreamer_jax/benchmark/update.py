@@ -52,6 +52,24 @@ KEYS = (
     "peak_bytes_from",
     "error",
 )
+# Those of `plan_update`, with the same exceptions.
+PLAN_KEYS = (
+    "compile_s",
+    "temp_bytes",
+    "program_bytes",
+    "flops_per_update",
+    "compiled_flops",
+    "moved_bytes",
+    "launches",
+    "fusions",
+    "custom_calls",
+    "collectives",
+    "loops",
+    "flops_ms",
+    "bytes_ms",
+    "launches_ms",
+    "error",
+)
 
 
 def measure_update(setup: RunSetup, *, repeats: int, synthetic: bool) -> dict[str, Any]:
@@ -70,9 +88,7 @@ def measure_update(setup: RunSetup, *, repeats: int, synthetic: bool) -> dict[st
     try:
         row |= _measure(setup, repeats, synthetic)
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        return row | {"error": "out of memory"}
+        return row | {"error": _out_of_memory(error)}
     rate = 1e3 / row["ms_per_update"]
     imagined = config.batch * config.length * config.horizon
     return row | {
@@ -172,21 +188,25 @@ def plan_update(setup: RunSetup, target: Target) -> dict[str, Any]:
         and `compiled_flops`, which the program computes, both of all members; `moved_bytes`, as if
         nothing stayed in a cache, and `launches` of one device, of which `fusions`, `custom_calls`
         and `collectives`; `loops` with name, steps and launches in a step; and the milliseconds
-        that the device needs at least for each: `flops_ms`, `bytes_ms`, `launches_ms`.
+        that the device needs at least for each: `flops_ms`, `bytes_ms`, `launches_ms`. `error` is
+        None, or says that the compiler found no room for the program.
     """
-    compiled, seconds = compile_update(setup, OPTIONS.get(target.platform))
-    counts = count_program(compiled.as_text())
     members, devices = len(setup.seeds), len(setup.placement.devices)
     counted = count_flops(
         partial(agent_lib.train_step, counted_agent(setup)), *member_shapes(setup)
     )
+    row = dict.fromkeys(PLAN_KEYS) | {"flops_per_update": members * counted}
+    try:
+        compiled, seconds = compile_update(setup, OPTIONS.get(target.platform))
+    except jax.errors.JaxRuntimeError as error:
+        return row | {"error": _out_of_memory(error)}
+    counts = count_program(compiled.as_text())
     peak = published_peak(target.kind, setup.config.compute_dtype)
     launches = sum(counts.launches.values())
-    return {
+    return row | {
         "compile_s": seconds["compile_s"],
         "temp_bytes": compiled.memory_analysis().temp_size_in_bytes,
         "program_bytes": program_bytes(compiled),
-        "flops_per_update": members * counted,
         "compiled_flops": devices * counts.flops,
         "moved_bytes": counts.bytes,
         "launches": launches,
@@ -198,6 +218,13 @@ def plan_update(setup: RunSetup, target: Target) -> dict[str, Any]:
         "bytes_ms": 1e3 * counts.bytes / target.bandwidth,
         "launches_ms": 1e3 * LAUNCH_SECONDS * launches if target.platform == "cuda" else None,
     }
+
+
+def _out_of_memory(error: jax.errors.JaxRuntimeError) -> str:
+    """Return the error of a row that needs too much memory; raise any other error again."""
+    if "RESOURCE_EXHAUSTED" not in str(error):
+        raise error
+    return "out of memory"
 
 
 def members_that_fit(one: int, additional: int, limit: int) -> int:

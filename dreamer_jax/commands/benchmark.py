@@ -70,9 +70,7 @@ def main(args: Namespace) -> None:
     )
     if args.topology is not None:
         rows = suite.plan_absent(configs, name=args.config_name, topology=args.topology)
-        rows = _collect(rows, args.json)
-        print(f"{args.config_name} on {rows[0]['devices']} {rows[0]['device']}, compiled, not run")
-        print(format_table(ABSENT, rows))
+        print(format_absent(_collect(rows, args.json)))
         return
     if args.plan:
         print(format_plan(_collect(suite.plan(configs, name=args.config_name), args.json)))
@@ -106,7 +104,7 @@ def format_report(rows: Sequence[Mapping[str, Any]]) -> str:
     if first["peak_from"] == "published":
         peak = f"{first['peak_flops_per_s'] / 1e9:,.0f} GFLOP/s"
     head = f"{first['config']} on {first['device']}, {first['cpus']} CPUs, JAX {first['jax']}"
-    updates = [{**row, "error": row["error"] or ""} for row in rows]
+    updates = _show_errors(rows)
     blocks = [f"{head}; peak: {peak}", format_table(UPDATE, updates)]
     for row in rows:
         label = f"{row['members']} members, {row['conv']}, {row['compute_dtype']}"
@@ -115,6 +113,18 @@ def format_report(rows: Sequence[Mapping[str, Any]]) -> str:
         if row["loop"]:
             blocks.append(f"loop: {label}\n{format_table(LOOP, [row['loop']])}")
     return "\n\n".join(blocks)
+
+
+def format_absent(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Format rows of `suite.plan_absent`."""
+    first = rows[0]
+    head = f"{first['config']} on {first['devices']} {first['device']}, compiled, not run"
+    return f"{head}\n{format_table(ABSENT, _show_errors(rows))}"
+
+
+def _show_errors(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return rows whose column of errors is empty where there is none."""
+    return [{**row, "error": row["error"] or ""} for row in rows]
 
 
 def format_plan(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -179,5 +189,6 @@ ABSENT = (
     Column("FLOP ms", "flops_ms", 2),
     Column("bytes ms", "bytes_ms", 2),
     Column("launch ms", "launches_ms", 2),
+    Column("", "error"),
 )
 COMMAND = Command(__doc__, add_flags, main)

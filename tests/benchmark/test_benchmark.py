@@ -11,7 +11,8 @@ from conftest import make_tiny_config
 
 from dreamer_jax.benchmark import device, suite, update
 from dreamer_jax.benchmark.loop import DeviceClock, Interval, summarize
-from dreamer_jax.commands.benchmark import format_plan, format_report
+from dreamer_jax.benchmark.topology import TARGETS
+from dreamer_jax.commands.benchmark import format_absent, format_plan, format_report
 from dreamer_jax.errors import UsageError
 from dreamer_jax.run.setup import build
 
@@ -241,6 +242,27 @@ def test_a_row_that_does_not_fit_says_so(monkeypatch):
     assert rows[0]["error"] == "out of memory" and rows[0]["ms_per_update"] is None
     assert rows[0]["flops_per_update"] > 0
     assert "out of memory" in format_report(rows)
+
+
+def test_a_plan_for_an_absent_device_that_does_not_fit_says_so(monkeypatch):
+    def too_large(setup, options):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Ran out of memory on HBM")
+
+    setup = build(make_tiny_config())
+    monkeypatch.setattr(update, "compile_update", too_large)
+    planned = update.plan_update(setup, TARGETS["v5e"])
+    assert planned["error"] == "out of memory" and planned["launches"] is None
+    assert planned["flops_per_update"] > 0
+    table = format_absent([suite.describe(setup, "tiny") | planned])
+    assert table.startswith("tiny on 1 cpu") and table.endswith("out of memory")
+
+    monkeypatch.setattr(update, "compile_update", broken)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
+        update.plan_update(setup, TARGETS["v5e"])
+
+
+def broken(setup, options):
+    raise jax.errors.JaxRuntimeError("INTERNAL: the compiler is broken")
 
 
 @pytest.mark.slow
