@@ -22,8 +22,8 @@ of k / stride taps along each axis, and each tap multiplies a shifted window of 
 So nothing larger than one window is unfolded, except where a tap has so few channels that a matmul
 for each would not pay. The forward and backward passes of a layer and of its transpose are these
 three operations (`convolutions.from_operations`), written as a `custom_vjp` because autodiff would
-keep every unfolded window. On a CPU, `blocks` leaves the first two to
-XLA's convolutions, the transpose as one with stride 1, which need no unfolding.
+keep every unfolded window. On a CPU, `blocks` leaves the first two to XLA's convolutions, the
+transpose as one with stride 1, which need no unfolding.
 
 `Backend` (runtime.py) picks the formulation and the size of a slice; docs/performance.md has the
 measured gains ("Choices"). May import types, errors and runtime.

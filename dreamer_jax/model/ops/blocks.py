@@ -3,7 +3,8 @@
 XLA's CPU backend is fast at convolutions, but neither at those that spread their inputs (the
 transpose, and the gradient of the images) nor at kernels' gradients. Here the former becomes a
 convolution with stride 1, whose outputs are blocks of stride x stride pixels, and the latter a
-matmul per tap of the kernel, as in `matmul`.
+matmul per tap of the kernel, as in `matmul`. Only these gradients unfold images: an operation's
+`im2col_size` is what the gradient of its kernel needs.
 """
 
 import jax
