@@ -63,9 +63,9 @@ def kernel_grad(images: Array, grad: Array, k: int, stride: int) -> Array:
     size, channels, out, outputs = *images.shape[2:], *grad.shape[2:]
     if size == k or stride**2 * channels * outputs >= THIN:
         return matmul.kernel_grad(images, grad, k, stride, together=False)
-    # The matmul of a tap would have hardly more rows and columns than numbers to keep in registers.
-    # Here GROUP neighbouring blocks are its rows, and their gradients, for each shift of a row, its
-    # columns. The sum over equal neighbours is what the tap's own matmul gives.
+    # A tap's own matmul would have too few rows and columns to be fast. Here one matmul multiplies
+    # GROUP neighbouring blocks by GROUP neighbouring gradients, shifted for each tap of a row; the
+    # sum of its products of equal neighbours is the tap's gradient.
     taps = -(-k // stride)
     height, width = out + taps - 1, -(-(out + taps - 1) // GROUP) * GROUP
     rows = space_to_depth(images, width, stride)[:, :height]

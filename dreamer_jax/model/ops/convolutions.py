@@ -34,7 +34,7 @@ class Formulation(NamedTuple):
 def conv_lax(images, kernel, stride, bias=None, act=LINEAR) -> Array:
     """Compute y[i, j] = sum_{u, v} x[s*i + u, s*j + v] k[u, v]."""
     out = jax.lax.conv_general_dilated(
-        images, kernel, (stride, stride), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        images, kernel, (stride, stride), "VALID", dimension_numbers=blocks.LAYOUT
     )
     return act(_add_bias(out, bias))
 
@@ -48,7 +48,7 @@ def conv_transpose_lax(images, kernel, stride, bias=None, act=LINEAR) -> Array:
         (1, 1),
         [(pad, pad), (pad, pad)],
         lhs_dilation=(stride, stride),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        dimension_numbers=blocks.LAYOUT,
     )
     return act(_add_bias(out, bias))
 
