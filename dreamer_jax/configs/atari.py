@@ -7,7 +7,8 @@ Variants:  :<game>          the paper: B = L = 50, one update per 4 agent steps 
                             agent steps (64 frames). The published scores do not say which of the
                             two paces made them; this one takes a quarter of the paper's updates
            :<game>,small    networks and batches for CPU cores: depth 8, Z = K = 16, D = 128, layers
-                            of 128 units, B = 8, L = 25, one update per 16 agent steps; 1M frames
+                            of 128 units, B = 8, L = 25, one update per 16 agent steps; 1M frames.
+                            Learning rates are 3 times the paper's (see below)
            :<game>,search   the 32 settings that the authors recommend to search in a new domain,
                             as members of one run, each with its own replay (9.9 GB)
            :<game>,debug    tiny networks and a short run, to exercise every part
@@ -15,6 +16,12 @@ What:      200M frames with sticky actions, the full action set and no life info
            (Hafner et al. 2021, Appendix D).
 Expected:  the paper's scores; 20 points in Pong. Not reproduced here at full length.
 Runtime:   the paper's run took 10 days on one V100. debug: under 3 minutes on two CPU cores.
+Tried:     for `small`, world models on four episodes of Boxing with random actions. Error of an
+           image (squared, summed, halved) in two others, after 200, 400 and 600 updates:
+               model_lr 2e-4               7.4   5.5   4.7
+               model_lr 6e-4               5.1   4.1   3.7
+               model_lr 1.2e-3             4.3   3.6   3.3
+           6e-4 was taken; the rates of actor and critic were raised as much, untried.
 """
 
 from dreamer_jax.config.config import default_config
@@ -37,6 +44,9 @@ SMALL = {
     "cnn_depth": 8,
     "rssm": {"stoch": 16, "classes": 16, "deter": 128, "hidden": 128},
     **presets.dense(presets.HEADS, 2, 128),
+    "model_lr": 6e-4,
+    "actor_lr": 1.2e-4,
+    "critic_lr": 3e-4,
 }
 DEBUG = {
     **presets.TINY_CATEGORICAL,
