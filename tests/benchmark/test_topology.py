@@ -106,7 +106,7 @@ def test_an_update_on_an_h100():
     row = plan("h100", "pong", 1, 16)
     # The compiler may compute once what the trace has twice, and may add products with padding.
     assert 0.98 < row["compiled_flops"] / row["flops_per_update"] < 1.1
-    assert row["launches"] < 2_050 and row["collectives"] == 0
+    assert row["launches"] < 2_000 and row["collectives"] == 0
     assert row["temp_bytes"] < 1.3 * 2**30
     assert row["members"] == 1 and row["conv"] == "matmul"
 

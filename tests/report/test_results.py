@@ -353,6 +353,14 @@ def test_result_files_have_their_documented_keys(written):
         first, second = csv.DictReader(file)
     assert (first["variant"], first["score"], first["score_frame"]) == ("kl_scale 1", "0.4", "200")
     assert float(second["normalized_score"]) == 1.0 and second["frozen"] == "False"
+    with open(written / "evaluations.csv") as file:
+        rows = [(row["seed"], row["frame"], row["eval_return"]) for row in csv.DictReader(file)]
+    assert rows == [
+        ("0", "100", "0.2"),
+        ("0", "200", "0.4"),
+        ("1", "100", "0.6"),
+        ("1", "200", "1.0"),
+    ]
     results = json.loads((written / "results.json").read_text())
     assert results["schema"] == 1
     member = results["members"][1]

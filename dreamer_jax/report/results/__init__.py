@@ -5,7 +5,7 @@
     signs.py    rules that name the likely cause of a failing run
     figures.py  learning curves, aggregates, differences, grids, diagnostics
     accept.py   thresholds such as 'median(eval_return) >= 900'
-    files.py    results.csv, results.json, marl_eval.json
+    files.py    results.csv, evaluations.csv, results.json, marl_eval.json
     page.py     index.html, with page.html, page.css and page.js
     report.py   all of these in one directory
     watch.py    a terminal table of runs and members

@@ -1,4 +1,4 @@
-"""Results for other programs: results.csv, results.json, and the JSON of marl-eval's notebooks.
+"""Results for other programs: tables as CSV, results.json, and the JSON of marl-eval's notebooks.
 
 docs/evaluation.md describes them. Their keys do not change; new ones may be added.
 """
@@ -39,6 +39,7 @@ COLUMNS = (
     "resumes",
     "frozen",
 )
+EVALUATION_COLUMNS = ("run", "task", "variant", "member", "seed", "frame", METRIC)
 
 
 def member_records(runs: Sequence[Run]) -> list[dict[str, Any]]:
@@ -65,9 +66,27 @@ def member_records(runs: Sequence[Run]) -> list[dict[str, Any]]:
     return records
 
 
-def write_csv(records: Sequence[Mapping[str, Any]], path: Path) -> None:
+def evaluation_records(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Return a record per evaluation of a member, with the columns of evaluations.csv."""
+    return [
+        {
+            "run": member.run.name,
+            "task": member.task,
+            "variant": member.label,
+            "member": member.number,
+            "seed": member.seed,
+            "frame": point.x,
+            METRIC: point.value,
+        }
+        for run in runs
+        for member in run.members
+        for point in member.returns
+    ]
+
+
+def write_csv(records: Sequence[Mapping[str, Any]], columns: Sequence[str], path: Path) -> None:
     content = io.StringIO()
-    writer = csv.DictWriter(content, COLUMNS, lineterminator="\n")
+    writer = csv.DictWriter(content, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(records)
     _write(path, content.getvalue())

@@ -7,6 +7,9 @@ from typing import Any
 from dreamer_jax.report.results.accept import Threshold, Verdict, judge
 from dreamer_jax.report.results.figures import DIAGNOSTICS, all_pictures
 from dreamer_jax.report.results.files import (
+    COLUMNS,
+    EVALUATION_COLUMNS,
+    evaluation_records,
     member_records,
     write_csv,
     write_json,
@@ -27,7 +30,7 @@ def write_report(
     defaults: Mapping[str, Any],
     ignored: Collection[str],
 ) -> tuple[list[Verdict], Problems]:
-    """Write index.html, figures/, results.csv, results.json and marl_eval.json.
+    """Write index.html, figures/, two tables as CSV, results.json and marl_eval.json.
 
     Args:
         paths: work directories, or folders of them; they are only read.
@@ -51,7 +54,8 @@ def write_report(
     records = member_records(runs)
     for picture in pictures:
         picture.save(figures)
-    write_csv(records, out / "results.csv")
+    write_csv(records, COLUMNS, out / "results.csv")
+    write_csv(evaluation_records(runs), EVALUATION_COLUMNS, out / "evaluations.csv")
     write_json(runs, records, tables, verdicts, problems, out / "results.json")
     write_marl_eval(runs, out / "marl_eval.json")
     write_page(runs, tables, pictures, verdicts, problems, out / "index.html")
