@@ -14,6 +14,7 @@ The order is that of the host's loop, but for two things: an update's batch is d
 is made, not before; and the policy waits for all updates that are due, not all but the last one.
 """
 
+import copy
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -37,6 +38,7 @@ from dreamer_jax.replay import device as replay_lib
 from dreamer_jax.replay.device import DeviceReplay
 from dreamer_jax.replay.layout import Layout
 from dreamer_jax.replay.prefetch import to_batch
+from dreamer_jax.run.programs import Programs
 from dreamer_jax.run.schedule import explores, updates_due, video_length
 from dreamer_jax.seeding import ACTION_KEY, DRAW_KEY, ENV_STREAM, env_seed, member_keys
 from dreamer_jax.types import (
@@ -138,7 +140,8 @@ class DeviceLoop:
         self._action = ActionSpec.of(env.action_space)
         self._map = partial(over_members, together=agent.backend.map_members_together)
         self._train_step = jax.jit(partial(guarded_train_step, agent))  # so that it is traced once
-        self._compiled = self._compile()
+        self._jitted = self._jit()
+        self._program = self._jitted
 
     def init(self, seeds: Sequence[int]) -> tuple[LoopState, DeviceReplay]:
         """Return the state before the first step."""
@@ -158,6 +161,12 @@ class DeviceLoop:
         )
         return loop, replay_lib.init_replay(self._layout, members, self._config.length)
 
+    def keep(self, programs: Programs) -> "DeviceLoop":
+        """Return the loop, which calls its kept program."""
+        kept = copy.copy(self)
+        kept._program = programs.keep_function("device_loop", self._jitted)
+        return kept
+
     def run(self, carried: Carried, until: int, *, catch_up: bool) -> Carried:
         """Take turns until the env step is reached, or no turns are left; the argument is donated.
 
@@ -166,7 +175,7 @@ class DeviceLoop:
             catch_up: also make the updates that are due at `until`.
         """
         limits = jnp.asarray(until, jnp.int32), jnp.asarray(catch_up)
-        return self._compiled(limits, carried)
+        return self._program(limits, carried)
 
     def lower(self, shapes: Mapping[str, Any]) -> jax.stages.Lowered:
         """Return the program before it is compiled, without allocating its arguments.
@@ -178,7 +187,7 @@ class DeviceLoop:
         limits, loop = (count, jax.ShapeDtypeStruct((), jnp.bool_)), shapes["loop"]
         own = shapes["state"], shapes["carry"], loop["state"], loop["replay"]
         carried = Carried(Progress(count, count, count), *own)
-        return self._compiled.lower(limits, carried)
+        return self._jitted.lower(limits, carried)
 
     def batch(self, loop: LoopState, replay: DeviceReplay) -> Batch:
         """Return a batch for diagnostics, which changes nothing."""
@@ -219,7 +228,7 @@ class DeviceLoop:
         hypers = Hypers(**dict.fromkeys(Hypers.__dataclass_fields__, 0.0))
         return tuple(jax.eval_shape(update, key, hypers))
 
-    def _compile(self) -> Callable:
+    def _jit(self) -> Callable:
         options = {
             "donate_argnums": 1,
             "compiler_options": dict(self._agent.backend.compiler_options),

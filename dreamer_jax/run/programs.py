@@ -18,12 +18,12 @@ from jax.experimental import serialize_executable
 
 from dreamer_jax.agent.members import MemberFns
 
-# What the results of a run depend on, once it has begun.
+# Of the functions of members, those that the results of a run depend on once it has begun.
 KEPT = ("policy_step", "greedy_step", "explore_step", "train_step")
 
 
 class Programs:
-    """The programs of the functions in `KEPT`, each compiled or loaded when it is first called.
+    """The programs of some functions, each compiled or loaded when it is first called.
 
     Args:
         directory: where they are kept, possibly with those of other runs; None keeps none.
@@ -40,17 +40,11 @@ class Programs:
 
     def keep(self, fns: MemberFns) -> MemberFns:
         """Return the functions of members, of which those in `KEPT` call kept programs."""
-        return fns._replace(**{name: self._kept(name, getattr(fns, name)) for name in KEPT})
+        kept = {name: self.keep_function(name, getattr(fns, name)) for name in KEPT}
+        return fns._replace(**kept)
 
-    def state(self) -> dict[str, dict]:
-        """Return what identifies each program, by name, as JSON data for `restore`."""
-        return dict(self._notes)
-
-    def restore(self, notes: Mapping[str, dict]) -> None:
-        """Compare programs from now on with a `state()`."""
-        self._notes = dict(notes)
-
-    def _kept(self, name: str, function: Callable) -> Callable:
+    def keep_function(self, name: str, function: Callable) -> Callable:
+        """Return a function that calls the kept program of a jitted one."""
         program = None
 
         def call(*args):
@@ -60,6 +54,14 @@ class Programs:
             return program(*args)
 
         return call
+
+    def state(self) -> dict[str, dict]:
+        """Return what identifies each program, by name, as JSON data for `restore`."""
+        return dict(self._notes)
+
+    def restore(self, notes: Mapping[str, dict]) -> None:
+        """Compare programs from now on with a `state()`."""
+        self._notes = dict(notes)
 
     def _find(self, name: str, function: Callable, args: tuple) -> Callable:
         """Load a program, or compile and keep it."""

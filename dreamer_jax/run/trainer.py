@@ -93,7 +93,11 @@ def train(config: ConfigDict, workdir: str | Path, make_env: MakeEnv | None = No
                     progress.print(line)
             kept = work.programs if setup.agent.backend.keep_programs else None
             programs = Programs(kept, setup.placement.devices, progress.print)
-            setup = dataclasses.replace(setup, fns=programs.keep(setup.fns))
+            setup = dataclasses.replace(
+                setup,
+                fns=programs.keep(setup.fns),
+                device_loop=setup.device_loop and setup.device_loop.keep(programs),
+            )
             with contextlib.ExitStack() as closing:
                 return make_trainer(setup, work, progress, stop, closing, programs).run()
 

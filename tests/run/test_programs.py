@@ -6,7 +6,9 @@ import re
 import jax
 import numpy as np
 import pytest
+from conftest import SHALLOW, make_tiny_config
 from jax.experimental.compilation_cache import compilation_cache
+from jax_doubles import PLACES
 from member_runs import killed_after, make_env, member_config
 
 from dreamer_jax import train
@@ -126,25 +128,43 @@ def test_without_a_directory_programs_are_only_noted(start):
     assert said == []
 
 
+@pytest.fixture
+def keeping(monkeypatch):
+    """The backend of a CPU, with the choices for a GPU in this respect."""
+    backend = dataclasses.replace(make_backend("cpu"), keep_programs=True)
+    monkeypatch.setattr(setup, "make_backend", lambda device: backend)
+
+
+def kept_programs(workdir):
+    return {path.name: path.read_bytes() for path in (workdir / "programs").iterdir()}
+
+
+def names(programs):
+    return {name.partition("-")[0] for name in programs}
+
+
 @pytest.mark.slow
-def test_a_resumed_run_loads_the_programs_that_it_has_kept(tmp_path, monkeypatch, capsys):
-    """On a CPU, with the backend's choices for a GPU in this respect."""
-    keeping = dataclasses.replace(make_backend("cpu"), keep_programs=True)
-    monkeypatch.setattr(setup, "make_backend", lambda device: keeping)
+def test_a_resumed_run_loads_the_programs_that_it_has_kept(keeping, tmp_path, capsys):
     with killed_after(84):
         train(member_config(1), tmp_path / "run", make_env)
-
-    def files():
-        return {path.name: path.read_bytes() for path in (tmp_path / "run" / "programs").iterdir()}
-
-    kept = files()
-    assert {name.partition("-")[0] for name in kept} == {
-        "explore_step",
-        "greedy_step",
-        "train_step",
-    }
+    kept = kept_programs(tmp_path / "run")
+    assert names(kept) == {"explore_step", "greedy_step", "train_step"}
     assert train(member_config(1), tmp_path / "run", make_env)["finished"]
     printed = capsys.readouterr().out
     assert "resuming at env step 150" in printed
     assert "program" not in printed and "kept" not in printed
-    assert files() == kept
+    assert kept_programs(tmp_path / "run") == kept
+
+
+def test_the_program_of_the_loop_on_the_device_is_kept(keeping, tmp_path, capsys):
+    short = {"length": 8, "eval_every": 60, "horizon": 2, "loop": "device"}
+    config = make_tiny_config(**{"steps": 60, **short, **SHALLOW})
+    train(config, tmp_path / "run", PLACES)
+    kept = kept_programs(tmp_path / "run")
+    assert names(kept) == {"device_loop", "greedy_step"}
+    config.steps = 120
+    assert train(config, tmp_path / "run", PLACES)["finished"]
+    printed = capsys.readouterr().out
+    assert "resuming at env step 60" in printed
+    assert "program" not in printed and "kept" not in printed
+    assert kept_programs(tmp_path / "run") == kept
