@@ -50,12 +50,18 @@ class StandIn(gymnasium.Env):
 
     def __init__(self, obs, actions):
         self.observation_space = spaces.Dict(obs)
-        self.action_space = spaces.Box(-1, 1, (actions,), np.float32)
+        self.action_space = actions
 
 
 PIXELS = {"image": spaces.Box(0, 255, (64, 64, 3), np.uint8)}
 JOINTS = {"joints": spaces.Box(-np.inf, np.inf, (24,), np.float32)}
-STAND_INS = {"reach": (PIXELS, 2), "dmc": (PIXELS | JOINTS, 6), "dmc_proprio": (JOINTS, 6)}
+FORCES = spaces.Box(-1, 1, (6,), np.float32)
+STAND_INS = {
+    "reach": (PIXELS, spaces.Box(-1, 1, (2,), np.float32)),
+    "dmc": (PIXELS | JOINTS, FORCES),
+    "dmc_proprio": (JOINTS, FORCES),
+    "minigrid": (PIXELS | {"direction": spaces.Discrete(4)}, spaces.Discrete(7)),
+}
 
 
 class JaxStandIn:
