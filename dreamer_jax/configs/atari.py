@@ -21,7 +21,8 @@ Tried:     for `small`, world models on four episodes of Boxing with random acti
                model_lr 2e-4               7.4   5.5   4.7
                model_lr 6e-4               5.1   4.1   3.7
                model_lr 1.2e-3             4.3   3.6   3.3
-           6e-4 was taken; the rates of actor and critic were raised as much, untried.
+           6e-4 was taken; the rates of actor and critic were raised as much, untried. The script
+           of these trials is not kept.
 """
 
 from dreamer_jax.config.config import default_config

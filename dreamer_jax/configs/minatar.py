@@ -14,7 +14,7 @@ What:      the games of gymnax (pip install 'dreamer-jax[gymnax]'), with their m
            without sticky actions. The board of 10x10 cells and C layers is read as a grid: a
            convolution encodes it, and an MLP predicts its cells as Bernoulli variables.
 Expected:  breakout,small: 5.3 and 5.5 (two seeds; published for K. Young's agent: about 5).
-           freeway,small: the policy goes up all the time, 16.8 and 10.4 (published: about 29): the
+           freeway,small: the policy seems to always go up, 16.8 and 10.4 (published: about 29): the
            rewards are not learned in so few updates. See experiments/results/minatar.md
 Tried:     breakout,small,vector: 6.1 and 1.5
 Runtime:   small: two seeds take 60 to 76 minutes on one core of an Intel Xeon
