@@ -5,14 +5,12 @@ backend is chosen where the agent is built and is passed down, so that programs 
 a device that is absent.
 """
 
-import ctypes
 import functools
 import gc
 import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -27,10 +25,6 @@ log = logging.getLogger(__name__)
 # which is faster for our updates (docs/performance.md).
 EIGEN = {"xla_cpu_experimental_ynn_fusion_type": ""}
 DETERMINISTIC = "--xla_gpu_deterministic_ops"
-# Options of glibc's mallopt(3).
-_TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
-# Device files of NVIDIA and AMD GPUs and of TPUs.
-ACCELERATORS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd", "/dev/accel0", "/dev/vfio/0")
 
 
 @dataclass(frozen=True)
@@ -85,26 +79,23 @@ def _known_options() -> dict[str, str]:
 
 @functools.cache
 def prepare() -> None:
-    """Tune the process for training: memory, cores, compilation cache, garbage collection.
+    """Tune the process for training: cores, compilation cache, garbage collection.
 
     The command line, `train`, `evaluate`, `load` and `dry_run` call it. Call it yourself before
-    other code uses JAX: once JAX has started, its devices and the memory of its threads can no
-    longer be set, and a warning says so. What you have set already is kept.
+    other code uses JAX: once JAX has started, its devices can no longer be set, and a warning says
+    so. What you have set already is kept.
     """
     collect_rarely()
     cache_compilations()
-    on_cpu = expects_cpu(jax.config.jax_platforms)
-    in_time = use_cores()
-    if on_cpu:
-        keep_memory()
-    if not in_time:
-        # The cache is opened at the first compilation, and stays closed if it had no directory.
-        compilation_cache.reset_cache()
-    if not in_time and on_cpu:
+    if use_cores():
+        return
+    # The cache is opened at the first compilation, and stays closed if it had no directory.
+    compilation_cache.reset_cache()
+    if jax.default_backend() == "cpu":
         log.warning(
             "JAX was started before dreamer_jax was called, and keeps %d of %d CPU cores as "
-            "devices and its way of allocating memory, so that training is slower; call "
-            "dreamer_jax.prepare() before other code uses JAX",
+            "devices, so that training is slower; call dreamer_jax.prepare() before other code "
+            "uses JAX",
             jax.local_device_count(),
             count_cores(),
         )
@@ -127,20 +118,6 @@ def be_deterministic() -> None:
             f"XLA_FLAGS={DETERMINISTIC}=true before"
         )
     os.environ["XLA_FLAGS"] = f"{flags} {DETERMINISTIC}=true".strip()
-
-
-def expects_cpu(platforms: str | None) -> bool:
-    """Return whether JAX will compute on the CPU, without starting its backend.
-
-    glibc's settings do not affect threads that exist already, and the backend starts some. On
-    accelerators the settings would only slow down the host's threads.
-
-    Args:
-        platforms: as in JAX_PLATFORMS; if empty, the device files decide.
-    """
-    if platforms:
-        return platforms.split(",")[0] == "cpu"
-    return not any(Path(path).exists() for path in ACCELERATORS)
 
 
 def cache_compilations() -> None:
@@ -193,18 +170,3 @@ def collect_rarely() -> None:
     """
     if 0 < gc.get_threshold()[0] < 100_000:
         gc.set_threshold(100_000)
-
-
-def keep_memory() -> None:
-    """Make the allocator reuse freed memory instead of returning it to the system.
-
-    On a CPU, XLA allocates gigabytes of temporaries in every update, and touching a fresh page
-    costs more than the computation on it. Does nothing without glibc.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):
-        return
-    mallopt(_MMAP_MAX, 0)  # Allocate everything on the heap,
-    mallopt(_TRIM_THRESHOLD, -1)  # never shrink it,
-    mallopt(_ARENA_MAX, 1)  # and share it between all threads.

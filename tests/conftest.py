@@ -33,7 +33,6 @@ jax.config.update("jax_disable_most_optimizations", True)
 
 # What `runtime.prepare` does is tested in processes of its own.
 runtime.collect_rarely()
-runtime.keep_memory = lambda: None
 if "XLA_FLAGS" not in os.environ:  # set where a test wants several devices
     jax.config.update("jax_num_cpu_devices", 1)
 
