@@ -122,13 +122,7 @@ def compile_update(
 def _measure(setup: RunSetup, repeats: int, synthetic: bool) -> dict[str, Any]:
     before = peak_bytes()
     compiled, row = compile_update(setup)
-    batch, state = make_batch(setup, synthetic=synthetic), setup.init_state()
-
-    def update():
-        nonlocal state
-        state, metrics = compiled(state, batch)
-        return state, metrics
-
+    update = repeat_update(setup, compiled, make_batch(setup, synthetic=synthetic))
     peaks: list[int | None] = []
     rates: list[float] = []
 
@@ -144,6 +138,20 @@ def _measure(setup: RunSetup, repeats: int, synthetic: bool) -> dict[str, Any]:
     if peak is not None and peak > before:
         return row | {"peak_bytes": peak, "peak_bytes_from": "device"}
     return row | {"peak_bytes": program_bytes(compiled), "peak_bytes_from": "compiled"}
+
+
+def repeat_update(
+    setup: RunSetup, compiled: jax.stages.Compiled, batch: Batch
+) -> Callable[[], tuple[TrainState, Any]]:
+    """Return a function that trains all members on a batch, each time from where it left them."""
+    state = setup.init_state()
+
+    def update() -> tuple[TrainState, Any]:
+        nonlocal state
+        state, metrics = compiled(state, batch)
+        return state, metrics
+
+    return update
 
 
 def plan_members(

@@ -17,7 +17,6 @@ import subprocess
 import sys
 import tempfile
 from argparse import Namespace
-from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -25,7 +24,7 @@ from ml_collections import ConfigDict
 
 from dreamer_jax.benchmark.device import milliseconds, time_calls
 from dreamer_jax.benchmark.suite import describe
-from dreamer_jax.benchmark.update import compile_update, make_batch
+from dreamer_jax.benchmark.update import compile_update, make_batch, repeat_update
 from dreamer_jax.commands.flags import Command, Flags, whole_number, whole_numbers
 from dreamer_jax.commands.main import run
 from dreamer_jax.commands.tables import Column, format_table
@@ -58,7 +57,7 @@ def main(args: Namespace) -> None:
     prepare()
     setups = [build(with_seeds(args.config, range(members))) for members in args.members]
     command = [args.python, str(Path(__file__).with_name("original_update.py")), args.original]
-    command += ["atari", json.dumps(sizes(setups[0]))]
+    command += [json.dumps(sizes(setups[0]))]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with (
         tempfile.TemporaryFile("w+") as messages,  # TensorFlow warns a lot
@@ -76,7 +75,10 @@ def main(args: Namespace) -> None:
         theirs, ours = int(answer()), count_parameters(setups[0])
         if theirs != ours:
             raise UsageError(f"the original has {theirs} parameters and a member {ours}")
-        updates = [make_update(setup) for setup in setups]
+        updates = [
+            repeat_update(setup, compile_update(setup)[0], make_batch(setup, synthetic=True))
+            for setup in setups
+        ]
         times: list[list[float]] = [[] for _ in setups]
         original: list[float] = []
         for _ in range(args.rounds):
@@ -133,19 +135,6 @@ def count_parameters(setup: RunSetup) -> int:
     """Return the number of one member's parameters, without those of the slow critic."""
     state = jax.eval_shape(setup.init_state)
     return sum(leaf.size for leaf in jax.tree.leaves(state.params)) // len(setup.seeds)
-
-
-def make_update(setup: RunSetup) -> Callable:
-    """Compile the update of all members; each call trains on."""
-    compiled, _ = compile_update(setup)
-    batch, state = make_batch(setup, synthetic=True), setup.init_state()
-
-    def update():
-        nonlocal state
-        state, metrics = compiled(state, batch)
-        return state, metrics
-
-    return update
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """Time updates of the original TensorFlow implementation when told to; a child of `original.py`.
 
 It runs in an environment that has TensorFlow and the original's requirements, and imports nothing
-of this project. Arguments: the directory `dreamerv2` of the original's checkout, the presets of its
-`configs.yaml` separated by commas, and as JSON its settings by flat name, the shapes of a batch and
-the number of actions. After two updates it prints the number of parameters. For each line that it
-reads it then prints the seconds of one update: a list of as many as the line says.
+of this project. Arguments: the directory `dreamerv2` of the original's checkout, and as JSON what
+differs from its settings for Atari, by flat name, the sizes of a batch and the number of actions.
+After two updates it prints the number of parameters. For each line that it reads, which is a number
+of updates, it then prints the list of their seconds.
 """
 
 import json
@@ -15,7 +15,7 @@ from types import SimpleNamespace
 
 
 def main() -> None:
-    source, presets, arguments = sys.argv[1:]
+    source, arguments = sys.argv[1:]
     replies, sys.stdout = sys.stdout, sys.stderr  # the original prints
     sys.path.insert(0, source)
     import agent as original
@@ -26,10 +26,7 @@ def main() -> None:
 
     given = json.loads(arguments)
     configs = ruamel.yaml.YAML(typ="safe").load((Path(source) / "configs.yaml").read_text())
-    config = common.Config(configs["defaults"])
-    for preset in presets.split(","):
-        config = config.update(configs[preset])
-    config = config.update(given["settings"])
+    config = common.Config(configs["defaults"]).update(configs["atari"]).update(given["settings"])
 
     rng = np.random.default_rng(0)
     batch, length = given["batch"], given["length"]
