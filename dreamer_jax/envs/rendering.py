@@ -20,12 +20,12 @@ SECONDS = 60  # timeout of this program
 
 
 def choose_renderer() -> None:
-    """Set MUJOCO_GL, unless it is set, to the first of EGL and OSMesa that draws.
+    """Set MUJOCO_GL, unless it has a value, to the first of EGL and OSMesa that draws.
 
     Call this before dm_control is imported. Where neither draws, physics without pictures still
     work, and `no_renderer` reports what is missing. Child processes inherit the choice.
     """
-    if VARIABLE not in os.environ:
+    if not os.environ.get(VARIABLE):
         drawing = (name for name in RENDERERS if failure(name) is None)
         os.environ[VARIABLE] = next(drawing, NONE)
 

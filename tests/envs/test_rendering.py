@@ -27,6 +27,13 @@ def test_the_first_renderer_that_draws_is_chosen(drawing, chosen, monkeypatch):
     assert rendering.os.environ["MUJOCO_GL"] == chosen
 
 
+def test_an_empty_request_is_none(monkeypatch):
+    monkeypatch.setenv("MUJOCO_GL", "")  # as dm_control reads it
+    monkeypatch.setattr(rendering, "failure", lambda name: None)
+    choose_renderer()
+    assert rendering.os.environ["MUJOCO_GL"] == "egl"
+
+
 def test_a_requested_renderer_is_kept(monkeypatch):
     monkeypatch.setenv("MUJOCO_GL", "glfw")
     monkeypatch.setattr(rendering, "failure", lambda name: pytest.fail("was tried"))
