@@ -91,12 +91,13 @@ class Replay:
         self._pinned = np.zeros(self._shape, np.int64)
         # First record of the stream's episode in progress, -1 between episodes.
         self._episode_start = np.full(self._shape, -1, np.int64)
-        self._episodes = Episodes(self._shape, self._layout.capacity, self._length)
         self._rings = open_rings(self._layout, self.num_members, directory, numbers)
         self._copies = (
             [] if copy is None else open_rings(self._layout, self.num_members, copy, numbers)
         )
         self._copied = np.zeros(self._shape, np.int64)  # records in the copy
+        # After the rings, which check that the disk has room for as many records.
+        self._episodes = Episodes(self._shape, self._layout.capacity, self._length)
         self._closed = False
         self._step_fits = False  # the first step was checked; shapes and dtypes do not change
 

@@ -98,7 +98,8 @@ class WorkDir:
         """Lock the directory for a new run of `config`, or for resuming the run in it.
 
         The kernel releases the lock when the process ends, however that happens. An exception in
-        the block is noted in `error.txt`, which the next claim removes.
+        the block is noted in `error.txt`, which the next claim removes. If a new run has recorded
+        nothing by then, its config is removed, so that the next attempt may have another.
 
         Raises:
             UsageError: the directory holds a run of another config (the message lists the
@@ -126,6 +127,7 @@ class WorkDir:
             lock.write(f"process {os.getpid()} on {socket.gethostname()} since {since}\n")
             lock.flush()
             self._check(config)  # another process may have begun and ended in between
+            is_new = not self.config.exists()
             with replacing(self.config) as path:
                 path.write_text(config_lib.to_json(config))
             self.error.unlink(missing_ok=True)
@@ -134,6 +136,9 @@ class WorkDir:
                 yield
             except Exception as error:
                 self.note_error(f"{type(error).__name__}: {error}")
+                if is_new and not self._found():
+                    self.environment.unlink(missing_ok=True)
+                    self.config.unlink()
                 raise
 
     @contextlib.contextmanager
@@ -169,19 +174,20 @@ class WorkDir:
                 )
         elif self.path.exists() and not self.path.is_dir():
             raise UsageError(f"{self.path} is a file; give a directory")
-        elif found := [path.name for path in self._outputs() if _holds_something(path)]:
+        elif found := self._found():
             raise UsageError(
                 f"{self.path} holds {', '.join(found)} but no run ({self.config.name} is missing); "
                 "give another directory"
             )
 
-    def _outputs(self) -> list[Path]:
-        """Return the paths at which a new run would overwrite or misread what is there."""
+    def _found(self) -> list[str]:
+        """Return the names of what is there that a new run would overwrite or misread."""
         saved = [
             self.checkpoints.with_suffix(end) for end in ("", ".json", ".damaged", ".replaced")
         ]
         names = ("metrics", "summary", "faults", "curves", "replay")
-        return [*saved, *(getattr(self, name) for name in names), self.path / "wandb.json"]
+        outputs = [*saved, *(getattr(self, name) for name in names), self.path / "wandb.json"]
+        return [path.name for path in outputs if _holds_something(path)]
 
 
 def _absolute(path: str | Path) -> Path:

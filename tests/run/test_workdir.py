@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from dreamer_jax import config as config_lib
+from dreamer_jax import train
 from dreamer_jax.errors import UsageError
 from dreamer_jax.run.workdir import WorkDir
 
@@ -59,6 +60,25 @@ def test_a_start_that_was_killed_leaves_nothing_in_the_way(tmp_path, tiny_config
     (tmp_path / "run" / ".config.json.99.tmp").write_text("{")
     (tmp_path / "run" / "videos").mkdir(exist_ok=True)
     assert "config.json" in claims(tmp_path / "run", tiny_config)
+
+
+def test_a_refused_start_leaves_the_directory_to_another_config(tmp_path, tiny_config):
+    tiny_config.replay.capacity = 10**12
+    with pytest.raises(OSError, match="lower its capacity"):
+        train(tiny_config, tmp_path / "run")
+    assert "lower its capacity" in (tmp_path / "run" / "error.txt").read_text()
+    tiny_config.replay.capacity = 500
+    found = claims(tmp_path / "run", tiny_config)
+    assert "config.json" in found and "error.txt" not in found
+
+
+def test_a_run_that_recorded_something_keeps_its_config(tmp_path, tiny_config):
+    with pytest.raises(RuntimeError), WorkDir(tmp_path).claim(tiny_config):
+        (tmp_path / "metrics.jsonl").write_text("{}")
+        raise RuntimeError
+    tiny_config.batch += 1
+    with pytest.raises(UsageError, match="another config"):
+        claims(tmp_path, tiny_config)
 
 
 @pytest.mark.parametrize("fork", [os.fork, FORK], ids=["os", "libc"])
