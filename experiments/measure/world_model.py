@@ -8,7 +8,8 @@ try, is trained alone on the replay of member 0, on sequences drawn uniformly; i
 on sequences of member 1. Both play the same task, and neither has seen the other's episodes. A
 sequence is observed for `config.video_context` steps and then predicted with the recorded actions.
 A line per measurement goes to standard output, as JSON: squared errors of an image (summed over its
-values in [0, 1], halved) and of the reward, `seen` while it is observed and `predicted` after that.
+values in [0, 1], halved) and of the reward, `seen` from the second observed step to the last, and
+`predicted` after that.
 """
 
 import json

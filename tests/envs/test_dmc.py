@@ -213,6 +213,7 @@ def test_a_renderer_that_does_not_work_is_reported_when_the_task_is_built(monkey
     def broken(self, *args, **kwargs):
         raise RuntimeError("no display")
 
+    Control("pendulum_swingup")  # imports dm_control, once a renderer is chosen
     monkeypatch.setattr("dm_control.mujoco.engine.Camera.render", broken)
     monkeypatch.setenv("MUJOCO_GL", "egl")
     with pytest.raises(ValueError, match="MuJoCo cannot render .*MUJOCO_GL=egl: no display"):
