@@ -1,7 +1,5 @@
 """Claiming a work directory: odd paths, files of others, killed starts, forked processes."""
 
-import ctypes
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +11,14 @@ from dreamer_jax import train
 from dreamer_jax.errors import UsageError
 from dreamer_jax.run.workdir import WorkDir
 
-FORK = ctypes.PyDLL(None).fork  # without the hooks of JAX and others, which warn
+HOLDER = """
+import ctypes, os, sys
+from dreamer_jax import config
+from dreamer_jax.run.workdir import WorkDir
+with WorkDir(sys.argv[1]).claim(config.from_json(sys.argv[2])):
+    print("claimed", flush=True)
+    {then}
+"""
 LOCK = "import fcntl, sys; fcntl.lockf(open(sys.argv[1], 'a'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
 
 
@@ -81,40 +86,29 @@ def test_a_run_that_recorded_something_keeps_its_config(tmp_path, tiny_config):
         claims(tmp_path, tiny_config)
 
 
-@pytest.mark.parametrize("fork", [os.fork, FORK], ids=["os", "libc"])
+def holder(workdir, config, then):
+    """Start a process that claims a directory, and return it when it has."""
+    command = [sys.executable, "-c", HOLDER.format(then=then), workdir, config_lib.to_json(config)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "claimed\n"
+    return process
+
+
+@pytest.mark.parametrize("fork", ["os.fork", "ctypes.PyDLL(None).fork"], ids=["os", "libc"])
 def test_a_forked_process_does_not_keep_the_lock(tmp_path, tiny_config, fork):
-    ready, done = os.pipe(), os.pipe()
-    holder = FORK()
-    if holder == 0:  # claims, forks a process that outlives it, and ends
-        with WorkDir(tmp_path / "run").claim(tiny_config):
-            if fork() == 0:
-                os.close(done[1])
-                os.read(done[0], 1)
-                os._exit(0)
-            os.write(ready[1], b"x")
-            os._exit(0)
-    assert os.read(ready[0], 1) == b"x"
-    os.waitpid(holder, 0)
-    assert "config.json" in claims(tmp_path / "run", tiny_config)
-    for end in (*ready, *done):
-        os.close(end)
+    """The one that claimed ends, and the one that it forked outlives it."""
+    outlive = f"{fork}() or sys.stdin.read(); os._exit(0)"
+    with holder(tmp_path / "run", tiny_config, outlive) as ended:
+        ended.wait()
+        assert "config.json" in claims(tmp_path / "run", tiny_config)
+        ended.stdin.close()
 
 
 def test_another_process_is_named(tmp_path, tiny_config):
-    ready, done = os.pipe(), os.pipe()
-    holder = FORK()
-    if holder == 0:
-        with WorkDir(tmp_path / "run").claim(tiny_config):
-            os.write(ready[1], b"x")
-            os.read(done[0], 1)
-            os._exit(0)
-    assert os.read(ready[0], 1) == b"x"
-    with pytest.raises(UsageError, match=f"in use by process {holder} on .* since 20"):
-        claims(tmp_path / "run", tiny_config)
-    os.write(done[1], b"x")
-    os.waitpid(holder, 0)
-    for end in (*ready, *done):
-        os.close(end)
+    with holder(tmp_path / "run", tiny_config, "sys.stdin.read()") as process:
+        with pytest.raises(UsageError, match=f"in use by process {process.pid} on .* since 20"):
+            claims(tmp_path / "run", tiny_config)
+        process.stdin.close()
 
 
 def test_another_thread_is_kept_out_and_does_not_release_the_lock(tmp_path, tiny_config):
