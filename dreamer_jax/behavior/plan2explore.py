@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from dreamer_jax.behavior.actor_critic import ActorCritic, predicted_reward
 from dreamer_jax.behavior.base import EXPLORERS, Behavior, Optimizers, Parts, PosteriorBatch
 from dreamer_jax.behavior.dreamer import update_actor_critic
-from dreamer_jax.model.distributions import SampleFn, unit_normal
+from dreamer_jax.model.distributions import SampleFn, UnitNormal
 from dreamer_jax.model.latents import flatten_stoch
 from dreamer_jax.model.networks import MLP
 from dreamer_jax.model.world_model import WorldModel
@@ -119,7 +119,7 @@ def ensemble_loss(
     states = replayed.states
     means = predict(explorer, ensemble, wm.feature(states)[:, :-1], replayed.action[:, 1:])
     target = flatten_stoch(wm.rssm.latent, states.stoch)[:, 1:]
-    likes = unit_normal(means, 1).log_prob(jnp.broadcast_to(target, means.shape))  # [K, B, T-1]
+    likes = UnitNormal(means, 1).log_prob(jnp.broadcast_to(target, means.shape))  # [K, B, T-1]
     within = 1 - replayed.is_first[:, 1:].astype(likes.dtype)
     return -(likes.sum(0) * within).sum() / jnp.maximum(within.sum(), 1)
 

@@ -266,10 +266,20 @@ class TanhNormal:
         return (normal + 2 * (math.log(2) - absolute - rest)).sum(-1)
 
 
-def unit_normal(mean: Array, event_ndims: int) -> distrax.Independent:
-    """Return a unit-variance normal whose events are the last `event_ndims` axes of `mean`."""
-    mean = jnp.asarray(mean, jnp.float32)
-    return distrax.Independent(distrax.Normal(mean, jnp.ones_like(mean)), event_ndims)
+class UnitNormal(distrax.Independent):
+    """A normal of unit variance whose events are the last `event_ndims` axes of `mean`."""
+
+    def __init__(self, mean: Array, event_ndims: int):
+        mean = jnp.asarray(mean, jnp.float32)
+        super().__init__(distrax.Normal(mean, jnp.ones_like(mean)), event_ndims)
+        self._axes = tuple(range(-event_ndims, 0))
+
+    def log_prob(self, value: Array) -> Array:
+        """Return ln p(value), summed over the axes of an event."""
+        # The constant is added once per event. Of an image of 64x64x3 it makes 11,292 nats, and in
+        # a sum of 12,288 float32 terms its rounding errors exceeded the squared errors.
+        squares = jnp.square(value - self.mean()).sum(self._axes)
+        return -0.5 * squares - math.prod(self.event_shape) * _LOG_SQRT_2PI
 
 
 def bernoulli(logits: Array) -> distrax.Bernoulli:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from dreamer_jax.model.distributions import bernoulli, unit_normal
+from dreamer_jax.model.distributions import UnitNormal, bernoulli
 from dreamer_jax.model.networks import Decoder, Dense, Encoder
 from dreamer_jax.schema import Key, Registry, number
 from dreamer_jax.types import Array, Params
@@ -175,7 +175,7 @@ def reconstruction(means: Obs, obs: Obs) -> dict[str, Array]:
     log_probs = {}
     for key, mean in means.items():
         chex.assert_equal_shape([mean, obs[key]])
-        log_probs[key] = unit_normal(mean, mean.ndim - 2).log_prob(obs[key])
+        log_probs[key] = UnitNormal(mean, mean.ndim - 2).log_prob(obs[key])
     return log_probs
 
 

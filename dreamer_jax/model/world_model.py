@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from dreamer_jax.model import rssm as rssm_lib
-from dreamer_jax.model.distributions import SampleFn, bernoulli, from_noise, unit_normal
+from dreamer_jax.model.distributions import SampleFn, UnitNormal, bernoulli, from_noise
 from dreamer_jax.model.networks import MLP, Encoder
 from dreamer_jax.model.objectives import Objective
 from dreamer_jax.model.rssm import RSSM
@@ -134,7 +134,7 @@ def log_probs(
 
     result = wm.objective.log_probs(params, read("observation"), obs)
     predicted = wm.predict_reward(params, read("reward"))
-    result["reward"] = unit_normal(predicted, 0).log_prob(wm.reward_transform(reward))
+    result["reward"] = UnitNormal(predicted, 0).log_prob(wm.reward_transform(reward))
     if wm.discount is not None:
         target = gamma * (1 - is_terminal.astype(jnp.float32))
         logits = wm.discount_logits(params, read("discount"))

@@ -9,7 +9,7 @@ import pytest
 from goldens import GRADIENT, check_grads, check_metrics, close, needs_goldens
 
 from dreamer_jax.model import rssm as rssm_lib
-from dreamer_jax.model.distributions import bernoulli, take_mode, unit_normal
+from dreamer_jax.model.distributions import UnitNormal, bernoulli, take_mode
 from dreamer_jax.model.kl import KL_LOSSES
 from dreamer_jax.model.objectives import reconstruction
 from dreamer_jax.model.world_model import log_probs, prepare_obs, world_model_loss
@@ -94,7 +94,7 @@ def test_heads(golden):
     reward = wm.predict_reward(golden.model, feat)
     close(reward, golden["out/reward/mode"])
     target = wm.reward_transform(batch.reward)
-    close(unit_normal(reward, 0).log_prob(target), golden["out/reward/log_prob"])
+    close(UnitNormal(reward, 0).log_prob(target), golden["out/reward/log_prob"])
     logits = wm.discount_logits(golden.model, feat)
     close(logits, golden["out/discount/logits"])
     close(wm.predict_discount(golden.model, feat, 0.999), golden["out/discount/mean"])

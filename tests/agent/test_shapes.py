@@ -86,8 +86,8 @@ FUNCTIONS = {
     "OneHot": (one_hot, [(2, 3), (2,), (2, 3), (2, 3)], (((2, 3),) * 2, ((2,),) * 3)),
     "Gaussian": (gaussian, [(2, 3)] * 4, (((2, 3),) * 2, ((2,),) * 3)),
     "TruncatedNormal": (truncated_normal, [(2, 3)] * 3, (((2, 3),) * 3, ((2,),) * 2)),
-    "unit_normal": (
-        lambda mean, x: distributions.unit_normal(mean, 2).log_prob(x), [(2, 3, 4)] * 2, (2,)
+    "UnitNormal": (
+        lambda mean, x: distributions.UnitNormal(mean, 2).log_prob(x), [(2, 3, 4)] * 2, (2,)
     ),
     "bernoulli": (lambda x, y: distributions.bernoulli(x).log_prob(y), [(2, 3)] * 2, (2, 3)),
     "CategoricalLatent": (

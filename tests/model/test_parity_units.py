@@ -12,8 +12,8 @@ from dreamer_jax.model.distributions import (
     Gaussian,
     OneHot,
     TruncatedNormal,
+    UnitNormal,
     bernoulli,
-    unit_normal,
 )
 from dreamer_jax.model.latents import GaussianLatent
 from dreamer_jax.optimizer import apply_gradients, make_optimizer
@@ -144,7 +144,7 @@ def test_distribution_layers(units, name):
     a, layer = layer_of(units[0], name)
     x, kind = a["x"], name[:-1]
     if kind == "mse":
-        dist = unit_normal(layer("out"), x.ndim - 1)
+        dist = UnitNormal(layer("out"), x.ndim - 1)
     elif kind == "binary":
         dist = bernoulli(layer("out"))
     elif kind == "normal":
