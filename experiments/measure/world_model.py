@@ -7,16 +7,19 @@ The run has two members or more. The world model of the config, whose sizes and 
 try, is trained alone on the replay of member 0, on sequences drawn uniformly; its errors are those
 on sequences of member 1. Both play the same task, and neither has seen the other's episodes. A
 sequence is observed for `config.video_context` steps and then predicted with the recorded actions.
-A line per measurement goes to standard output, as JSON: squared errors of an image (summed over its
-values in [0, 1], halved) and of the reward, `seen` from the second observed step to the last, and
-`predicted` after that.
+A line per measurement goes to standard output, as JSON: squared errors of the reward and of entries
+of the observation, `seen` from the second observed step to the last, and `predicted` after that.
+Those of images are summed over their values in [0, 1] and halved; others are means over elements.
 """
 
 import json
+import math
 import sys
 import time
 from argparse import Namespace
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -82,7 +85,7 @@ def main(args: Namespace) -> None:
         if number % args.every == 0:
             errors = [measure(state, test) for test in tests]
             row = {"updates": number, "kl": float(kl), "ms": 1e3 * seconds / (number - 1)}
-            print(json.dumps(row | summary(errors, config.video_context)), flush=True)
+            print(json.dumps(row | summary(errors, tests[0].obs, config.video_context)), flush=True)
 
 
 class Records:
@@ -104,12 +107,13 @@ class Records:
         return to_batch(arrays)
 
 
-def summary(errors: list[dict], context: int) -> dict[str, float]:
+def summary(errors: list[dict], obs: Mapping[str, Any], context: int) -> dict[str, float]:
     """Return the mean errors while steps are observed, and after that."""
     row = {}
     for name in errors[0]:
         by_step = np.nanmean([error[name] for error in errors], 0)
-        scale = 64 * 64 * 3 / 2 if name == "image" else 1.0
+        is_image = name in obs and obs[name].dtype == np.uint8
+        scale = math.prod(obs[name].shape[2:]) / 2 if is_image else 1.0
         row[f"{name}_seen"] = scale * float(by_step[1:context].mean())
         row[f"{name}_predicted"] = scale * float(np.nanmean(by_step[context:]))
     return row
