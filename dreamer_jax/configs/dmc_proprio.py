@@ -9,7 +9,12 @@ What:      the settings of configs/dmc_vision.py, with vectors in place of image
 
 from dreamer_jax.configs import dmc_vision
 
-SMALL = dmc_vision.SMALL | {"steps": 100_000, "batch": 16, "length": 32}
+SMALL = dmc_vision.SMALL | {
+    "steps": 100_000,
+    "batch": 16,
+    "length": 32,
+    "loss_scales": {"reward": 1.0},
+}
 VARIANTS = dmc_vision.VARIANTS | {"small": SMALL}
 
 

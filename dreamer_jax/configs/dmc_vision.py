@@ -68,6 +68,7 @@ SMALL = {
     "eval_episodes": 5,
     "video_every": 25_000,
     "replay": {"capacity": 100_000},
+    "loss_scales": {"reward": 30.0},
     "rssm": {"stoch": 16, "classes": 16, "deter": 128, "hidden": 128},
     "cnn_depth": 8,
     **presets.dense(presets.HEADS, 2, 128),
