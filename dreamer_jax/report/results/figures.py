@@ -56,6 +56,7 @@ NEAR = 0.5  # heights of our curves; published scores further off are named and 
 DASHES = ("--", ":", "-.", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1, 1, 1)))
 INTERVAL_POINTS = 20  # places of a curve where its interval is computed
 MAX_TASKS = 60  # with curves of their own
+TASK_COLUMNS = 4  # panels beside each other in the figure of all tasks
 PANELS = "Diagnostics"  # the section of figures of many panels
 MAX_DIAGNOSED = 6  # tasks with figures of diagnostics, each of which takes seconds to draw
 
@@ -104,6 +105,8 @@ def all_pictures(runs: Sequence[Run]) -> list[Picture]:
     drawn = [task for task, variants in tasks.items() if _has(variants, METRIC)][:MAX_TASKS]
     pictures = [learning_curves(task, tasks[task]) for task in drawn]
     for suite in SUITES:
+        of_suite = {task: tasks[task] for task in drawn if suite_of(task) == suite}
+        pictures.append(curves_of_tasks(of_suite, suite))
         pictures += [aggregate_curves(runs, suite), profiles(runs, suite)]
         pictures += [differences(runs, suite)]
     pictures += [heatmap(grid) for grid in grids(runs)[:MAX_TASKS]]
@@ -151,6 +154,45 @@ def learning_curves(
     said = [f"{label}: {_describe(group)}" for label, group in lines.items()]
     text = f"{key} of {task} against {x}, a line per seed. " + "; ".join(said) + f". {words}"
     return _picture(figure, f"{_file(task)}_{_file(key)}", f"{task}: {key}", text)
+
+
+def curves_of_tasks(
+    tasks: Mapping[str, Mapping[str, Sequence[Member]]], suite: str
+) -> Picture | None:
+    """Draw the returns of a suite's tasks beside each other, if there are several.
+
+    Args:
+        tasks: members by task and variant, with returns for every task.
+        suite: the suite of all tasks.
+    """
+    from matplotlib.figure import Figure
+
+    if len(tasks) < 2:
+        return None
+    columns = min(len(tasks), TASK_COLUMNS)
+    rows = -(-len(tasks) // columns)
+    size = (2.6 * columns, 2.3 * rows + 0.3)
+    figure = Figure(size, dpi=110, layout="constrained", facecolor="white")
+    colours = pick_colours(list(dict.fromkeys(label for task in tasks.values() for label in task)))
+    said = []
+    for index, (task, variants) in enumerate(tasks.items()):
+        axes = figure.add_subplot(rows, columns, index + 1)
+        x_label = "frames" if index + columns >= len(tasks) else ""
+        style_axes(axes, task.partition(":")[2], x_label, "")
+        for label, members in variants.items():
+            lines = [_lines(m.returns) for m in members if m.returns]
+            if lines:
+                _draw_group(axes, label, lines, colours[label], task)
+                said.append(f"{task}, {label}: {_describe(lines)}")
+        right = max(line.get_xdata()[-1] for line in axes.lines if len(line.get_xdata()))
+        low, high = axes.get_ylim()
+        published = _draw_published_curve(axes, task, right)
+        axes.set_ylim(min([low, *published]), max([high, *published]))
+        axes.set_xlim(0, 1.02 * right)
+    _legend(*figure.axes)
+    title = f"{SUITES[suite].title}: all tasks"
+    text = f"{METRIC} against frames, a panel per task and a line per seed. {'; '.join(said)}."
+    return _picture(figure, f"{suite}_tasks", title, text)
 
 
 def aggregate_curves(runs: Sequence[Run], suite: str) -> Picture | None:
@@ -410,16 +452,22 @@ def _band(
     axes.fill_between(xs[places], low, high, color=colour, alpha=0.18, linewidth=0)
 
 
+def _draw_published_curve(axes: "Axes", task: str, right: float) -> list[float]:
+    """Draw the published curve as a band; return its ends at frames up to `right`."""
+    band = published_curve(task)
+    if band is None or band.frames[0] > right:
+        return []
+    name = f"DreamerV2 published, range of {band.seeds} runs"
+    axes.fill_between(band.frames, band.low, band.high, color=PUBLISHED, alpha=0.2, label=name)
+    axes.plot(band.frames, band.mean, color=PUBLISHED, linewidth=1.2)
+    inside = band.frames <= right  # later milestones would squeeze our curves
+    return [*band.low[inside], *band.high[inside]]
+
+
 def _draw_published(axes: "Axes", task: str, right: float) -> None:
     """Draw the published curve as a band, and known scores as lines if they are near ours."""
     shown = [y for line in axes.lines for y in line.get_ydata()]
-    band = published_curve(task)
-    if band is not None and band.frames[0] <= right:
-        name = f"DreamerV2 published, range of {band.seeds} runs"
-        axes.fill_between(band.frames, band.low, band.high, color=PUBLISHED, alpha=0.2, label=name)
-        axes.plot(band.frames, band.mean, color=PUBLISHED, linewidth=1.2)
-        inside = band.frames <= right  # later milestones would squeeze our curves
-        shown += [*band.low[inside], *band.high[inside]]
+    shown += _draw_published_curve(axes, task, right)
     known = published_scores(task)
     if suite_of(task) == "embedded":
         known = dict(zip(("random play", "best possible"), references(task), strict=False))
@@ -487,16 +535,20 @@ def _score_axis(axes: "Axes") -> None:
     axes.xaxis.set_major_formatter(ScalarFormatter())
 
 
-def _legend(axes: "Axes") -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    labels = [legend_text(label) for label in labels]
+def _legend(*panels: "Axes") -> None:
+    """Draw a legend below the panels of a figure, with each label once."""
+    entries = {}
+    for axes in panels:
+        handles, labels = axes.get_legend_handles_labels()
+        entries |= dict(zip(labels, handles, strict=True))
+    handles, labels = list(entries.values()), [legend_text(label) for label in entries]
     if len(handles) > MAX_LEGEND:
         half = MAX_LEGEND // 2
         handles = handles[:half] + handles[-half:]
         labels = labels[:half] + labels[-half:]
     columns = 1 if max(map(len, labels), default=0) > 45 else 2
     style = {"frameon": False, "fontsize": 8, "ncols": columns}
-    figure = axes.figure
+    figure = panels[0].figure
     figure.set_figheight(figure.get_figheight() + 0.17 * -(-len(handles) // columns))
     figure.legend(handles, labels, loc="outside lower center", **style)
 
