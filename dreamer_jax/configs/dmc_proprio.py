@@ -3,7 +3,8 @@ r"""DreamerV2 on DeepMind Control from joint positions and velocities, without i
 Command:   python experiments/train.py --config=configs/dmc_proprio.py:walker_walk \
                --workdir=runs/walker
 Tasks:     :<domain>_<task>  as walker_walk
-Variants:  as configs/dmc_vision.py; small has B = 16, L = 32 and 200k frames
+Variants:  as configs/dmc_vision.py; small has B = 16, L = 32, 200k frames, and weight 1 of the
+           reward's loss
 What:      the settings of configs/dmc_vision.py, with vectors in place of images.
 """
 
