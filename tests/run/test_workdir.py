@@ -87,7 +87,7 @@ def test_a_run_that_recorded_something_keeps_its_config(tmp_path, tiny_config):
 
 
 def holder(workdir, config, then):
-    """Start a process that claims a directory, and return it when it has."""
+    """Start a process that claims a directory; it ends when its standard input is closed."""
     command = [sys.executable, "-c", HOLDER.format(then=then), workdir, config_lib.to_json(config)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "claimed\n"
@@ -101,14 +101,12 @@ def test_a_forked_process_does_not_keep_the_lock(tmp_path, tiny_config, fork):
     with holder(tmp_path / "run", tiny_config, outlive) as ended:
         ended.wait()
         assert "config.json" in claims(tmp_path / "run", tiny_config)
-        ended.stdin.close()
 
 
 def test_another_process_is_named(tmp_path, tiny_config):
     with holder(tmp_path / "run", tiny_config, "sys.stdin.read()") as process:
         with pytest.raises(UsageError, match=f"in use by process {process.pid} on .* since 20"):
             claims(tmp_path / "run", tiny_config)
-        process.stdin.close()
 
 
 def test_another_thread_is_kept_out_and_does_not_release_the_lock(tmp_path, tiny_config):
