@@ -11,16 +11,18 @@ FULL, LAST = 1, 4  # fragment types that end a record
 def read_histories(directory):
     """Return what all runs below a directory have written, those of one id in starting order.
 
-    The files of a finished run are complete when the service has ended: after the process that
-    wrote them, or, in the same process, after `wandb.teardown()`.
+    The files of a finished run are complete when the service that writes them has ended. That of
+    this process is ended here; that of another process ends with it.
 
     Returns:
         By run id: "name", "group", "job_type", "tags", "config", "summary" (the last values),
         "history" (a dict per row, with `_step`), "stats" (number of samples of the machine's load)
         and "files" (number of .wandb files).
     """
+    import wandb
     from wandb.proto import wandb_internal_pb2 as pb
 
+    wandb.teardown()
     files = []
     for path in Path(directory).rglob("run-*.wandb"):
         records = [pb.Record.FromString(data) for data in read_records(path)]

@@ -152,7 +152,6 @@ def test_another_group_receives_everything_in_new_runs(tmp_path, report):
     write(tmp_path / "metrics.jsonl", log_rows(10), log_rows(20))
     for group in ("sweep", "other"):
         report(group=group)
-    wandb.teardown()
     runs = read_histories(tmp_path / "wandb").values()
     assert len(runs) == 8
     assert all(len(run["history"]) == 2 for run in runs)
