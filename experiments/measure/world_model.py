@@ -18,6 +18,7 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ import jax
 import numpy as np
 
 from dreamer_jax.agent import agent as agent_lib
+from dreamer_jax.agent.agent import Agent
 from dreamer_jax.agent.report import SHOWN, report
 from dreamer_jax.commands.flags import Command, Flags, whole_number
 from dreamer_jax.commands.main import run
@@ -36,7 +38,7 @@ from dreamer_jax.replay.ring import entry_name, member_directories
 from dreamer_jax.run.setup import build
 from dreamer_jax.run.workdir import WorkDir
 from dreamer_jax.runtime import prepare
-from dreamer_jax.types import Batch
+from dreamer_jax.types import Array, Batch, RSSMState, TrainState
 
 BATCHES = 40  # of SHOWN sequences, in a measurement
 PREDICTED = 15  # steps after the context, as many as are imagined
@@ -61,31 +63,34 @@ def main(args: Namespace) -> None:
     length = config.video_context + PREDICTED
     tests = [held_out.draw(rng, SHOWN, length) for _ in range(BATCHES)]
 
-    def update(state, batch):
-        key, noise_key = jax.random.split(state.key)
-        start = agent.wm.rssm.initial(batch.reward.shape[:1])
-        state, _, outcome = agent_lib.update_model(
-            agent, state, batch, start, noise_key, from_noise
-        )
-        return state.replace(key=key), outcome.metrics["kl"]
-
     def measure(state, batch):
         return report(agent, state, batch, jax.random.key(0)).error
 
     options = dict(agent.backend.compiler_options)
-    update = jax.jit(update, donate_argnums=0, compiler_options=options)
+    update = jax.jit(partial(update_model, agent), donate_argnums=0, compiler_options=options)
     measure = jax.jit(measure, compiler_options=options)
     state = jax.tree.map(lambda x: x[0], setup.init_state())
     seconds = 0.0
     for number in range(1, args.updates + 1):
         batch = learned.draw(rng, config.batch, config.length)
         start = time.perf_counter()
-        state, kl = jax.block_until_ready(update(state, batch))
+        state, _, kl = jax.block_until_ready(update(state, batch))
         seconds += (time.perf_counter() - start) * (number > 1)  # the first compiles
         if number % args.every == 0:
             errors = [measure(state, test) for test in tests]
             row = {"updates": number, "kl": float(kl), "ms": 1e3 * seconds / (number - 1)}
             print(json.dumps(row | summary(errors, tests[0].obs, config.video_context)), flush=True)
+
+
+def update_model(
+    agent: Agent, state: TrainState, batch: Batch
+) -> tuple[TrainState, RSSMState, Array]:
+    """Update the world model alone. Return the state, the posteriors [B, T] and the KL loss."""
+    key, noise_key = jax.random.split(state.key)
+    start = agent.wm.rssm.initial(batch.reward.shape[:1])
+    args = (agent, state, batch, start, noise_key, from_noise)
+    state, posteriors, outcome = agent_lib.update_model(*args)
+    return state.replace(key=key), posteriors, outcome.metrics["kl"]
 
 
 class Records:
