@@ -21,16 +21,17 @@ Tried:     `small` was chosen by its time, and first run with the paper's learni
                model_lr 2e-3               5.9   0.017
                model_lr 1e-3, depth 4      6.8   0.022
                1e-3, B = 4, L = 40         6.2   0.044
-           Hence 1e-3, and 2.5e-4 for actor and critic: 442 in cartpole_balance after 100,000 frames,
-           452 in walker_stand. Actors and critics were then trained in a frozen world model of
-           cartpole_balance from joint positions; greedy returns after 500, 1,000 and 1,500 updates:
-               actor_lr and critic_lr 8e-5 and 2.5e-4     178   292   274
-               both 2.5e-4                                368   396   614
-               both 6e-4                                  520   641   704
+           Hence 1e-3, and 2.5e-4 for actor and critic: after 100,000 frames cartpole_balance was
+           at 442, walker_stand at 452. Actors and critics were then trained in a frozen world model
+           of cartpole_balance from joint positions. Greedy returns after 500, 1,000 and 1,500
+           updates:
+               actor_lr 8e-5, critic_lr 2.5e-4     178   292   274
+               both 2.5e-4                         368   396   614
+               both 6e-4                           520   641   704
            Hence 6e-4, and 2e-3 for the model: walker_stand was at 250 and 356 after 10,000 and
-           20,000 frames (one seed), with the rates before at 163 and 266. The script of the first
-           trials is not kept. Those that led to the weight of 30, and whole runs with other
-           settings: experiments/results/dmc_small.md.
+           20,000 frames (one seed), where the lower rates had been at 163 and 266. The script of
+           the first trials is not kept. Those that led to the weight of 30, and whole runs with
+           other settings: experiments/results/dmc_small.md.
 """
 
 from collections.abc import Mapping
