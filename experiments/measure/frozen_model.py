@@ -3,10 +3,11 @@
   python experiments/measure/frozen_model.py --run=runs/cartpole \\
     --config=configs/dmc_proprio.py:cartpole_balance,small --config.actor_lr=6e-4
 
-The world model is trained first, on sequences drawn uniformly from the replay of all members of the
-run. It is then the same for every setting of the actor and the critic that is tried, which learn
-from the same sequences. This says which of the two holds a run back. A line per measurement goes to
-standard output, as JSON: the returns of greedy episodes, and what the last update reported.
+The world model is trained first, on sequences drawn uniformly from the replay of the run's first
+members. It is then the same for every setting of the actor and the critic that is tried, which
+learn from the same sequences. If they reach returns that the run does not, then the run is held
+back by its world model, or because all three learn at once. A line per measurement goes to standard
+output, as JSON: the returns of greedy episodes, and what the last update reported.
 """
 
 import json
