@@ -154,7 +154,8 @@ class Hypers:
 class TrainState:
     """One member's learning state; stacked over members every leaf has a leading axis M."""
 
-    params: Mapping[str, Params]  # one entry per group: `model` and the behaviours'
+    # One entry per group, `model` and the behaviours', and `stats` if vectors are standardised.
+    params: Mapping[str, Params]
     slow_critic: Params  # empty without a critic
     opt_states: Mapping[str, optax.OptState]  # one entry per group
     hypers: Hypers

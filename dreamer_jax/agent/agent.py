@@ -11,6 +11,7 @@ import optax
 from dreamer_jax.behavior.base import Behavior, PosteriorBatch
 from dreamer_jax.behavior.exploration import Exploration
 from dreamer_jax.model.distributions import SampleFn, from_noise, take_mode
+from dreamer_jax.model.normalization import init_stats, standardize, update_stats
 from dreamer_jax.model.world_model import (
     WorldModel,
     init_world_model,
@@ -31,6 +32,8 @@ from dreamer_jax.types import (
     Update,
 )
 
+STATS = "stats"  # the entry of `TrainState.params` with the statistics of standardised vectors
+
 
 @dataclass(frozen=True)
 class Agent:
@@ -41,6 +44,7 @@ class Agent:
     exploration: Exploration
     optimizers: Mapping[str, optax.GradientTransformationExtraArgs]  # by group
     obs_shapes: Mapping[str, tuple[tuple[int, ...], str]]  # shape and dtype of each entry
+    normalized: Mapping[str, int]  # vectors that are standardised, with their sizes
     max_nonfinite: int  # consecutive non-finite updates that freeze a member
     context: int  # observed steps before an open-loop prediction
     backend: Backend
@@ -53,11 +57,14 @@ def init(agent: Agent, key: Array, hypers: Hypers) -> TrainState:
     feat = agent.wm.feature(agent.wm.rssm.initial((1,)))
     for behavior in agent.behaviors:
         params |= behavior.init([_named_key(key, group) for group in behavior.groups], feat)
+    groups = tuple(params)
+    if agent.normalized:
+        params[STATS] = init_stats(agent.normalized)
     return TrainState(
         params=params,
         # A copy, because no array may be donated twice.
         slow_critic=jax.tree.map(jnp.copy, params.get("critic", {})),
-        opt_states={name: agent.optimizers[name].init(params[name]) for name in params},
+        opt_states={name: agent.optimizers[name].init(params[name]) for name in groups},
         hypers=jax.tree.map(lambda value: jnp.asarray(value, jnp.float32), hypers),
         key=_named_key(key, "updates of the run"),
         update=jnp.zeros((), jnp.int32),
@@ -130,6 +137,11 @@ def explore_step(
     return PolicyCarry(state=state, action=action, key=next_key), action
 
 
+def read_obs(params: Mapping[str, Params], obs: Mapping[str, Array]) -> dict[str, Array]:
+    """Standardise the vectors that have statistics, and prepare all entries for the networks."""
+    return prepare_obs(standardize(params[STATS], obs) if STATS in params else obs)
+
+
 def _filter_obs(
     agent: Agent,
     params: Mapping[str, Params],
@@ -141,7 +153,7 @@ def _filter_obs(
 ) -> RSSMState:
     """Return the posterior state [E, ...] after an observation."""
     wm = agent.wm
-    embed = wm.embed(params["model"], prepare_obs(obs))
+    embed = wm.embed(params["model"], read_obs(params, obs))
     variables = {"params": params["model"]["rssm"]}
     projected = wm.rssm.apply(variables, embed, method="project_embed")
     noise = wm.rssm.latent.noise(key, is_first.shape)
@@ -179,6 +191,10 @@ def update_model(
     """
     b, t = batch.reward.shape
     noise = agent.wm.rssm.latent.noise(key, (t, b))
+    if STATS in state.params:
+        stats = update_stats(state.params[STATS], batch.obs)
+        state = state.replace(params={**state.params, STATS: stats})
+        batch = batch.replace(obs=standardize(stats, batch.obs))
 
     def loss_fn(params):
         return world_model_loss(agent.wm, params, batch, noise, start, state.hypers, sample=sample)

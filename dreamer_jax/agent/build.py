@@ -104,6 +104,13 @@ def make_agent(
     """
     keys = select_keys(config.cnn_keys, config.mlp_keys, obs_shapes, config.env.size)
     used = {k: obs_shapes[k] for k in (*keys.images, *keys.vectors, *keys.grids)}
+    normalize = config.vector.normalize
+    normalized = {k: n for k, n in keys.vectors.items() if re.fullmatch(normalize, k)}
+    if normalize and not normalized:
+        raise UsageError(
+            f"config.vector.normalize = {normalize!r} matches no name in full; the agent observes "
+            f"the vectors {sorted(keys.vectors)}."
+        )
     optimizer = make_optimizer(clip=config.opt.clip, eps=config.opt.eps, decay=config.opt.decay)
     wm = _make_world_model(config, keys, action, backend)
     behaviors = _make_behaviors(config, action, math.prod(wm.rssm.latent.shape))
@@ -120,6 +127,7 @@ def make_agent(
         exploration=_make_exploration(config, action),
         optimizers=dict.fromkeys(groups, optimizer),
         obs_shapes=used,
+        normalized=normalized,
         max_nonfinite=config.max_nonfinite,
         context=config.video_context,
         backend=backend,

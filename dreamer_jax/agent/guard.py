@@ -43,7 +43,7 @@ def keep_finite(
         a metric over updates divided by the sum of the metric `counted` is its mean.
     """
     frozen = is_frozen(old, max_nonfinite)
-    checked = [x for group in old.params for x in (updates[group].loss, updates[group].grad_norm)]
+    checked = [x for update in updates.values() for x in (update.loss, update.grad_norm)]
     finite = jnp.isfinite(jnp.stack(checked)).all()
     take, skip = finite & ~frozen, ~finite & ~frozen
     kept = {

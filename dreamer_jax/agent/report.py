@@ -9,10 +9,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dreamer_jax.agent.agent import Agent
+from dreamer_jax.agent.agent import Agent, read_obs
 from dreamer_jax.model import rssm as rssm_lib
 from dreamer_jax.model.distributions import from_noise
-from dreamer_jax.model.world_model import WorldModel, prepare_action, prepare_obs
+from dreamer_jax.model.world_model import WorldModel, prepare_action
 from dreamer_jax.types import Array, Batch, LatentStats, Metrics, Params, RSSMState, TrainState
 
 SHOWN = 6  # sequences in each video
@@ -50,7 +50,7 @@ def report(agent: Agent, state: TrainState, batch: Batch, key: Array) -> Report:
     """
     wm, model, context = agent.wm, state.params["model"], agent.context
     observe_key, predict_key, imagine_key = jax.random.split(key, 3)
-    obs = prepare_obs(batch.obs)
+    obs = read_obs(state.params, batch.obs)
     action = prepare_action(batch.action, wm.rssm.action_size, wm.factors)
     b, t = batch.reward.shape
     noise = wm.rssm.latent.noise(observe_key, (t, b))

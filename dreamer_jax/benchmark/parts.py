@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dreamer_jax.agent.agent import Agent, update_behaviors, update_model
+from dreamer_jax.agent.agent import Agent, read_obs, update_behaviors, update_model
 from dreamer_jax.agent.members import over_members
 from dreamer_jax.behavior.base import PosteriorBatch
 from dreamer_jax.benchmark.device import milliseconds, time_calls
@@ -14,7 +14,7 @@ from dreamer_jax.benchmark.flops import count_flops
 from dreamer_jax.benchmark.update import counted_agent, make_batch, member_shapes
 from dreamer_jax.model.distributions import from_noise
 from dreamer_jax.model.rssm import observe
-from dreamer_jax.model.world_model import log_probs, prepare_action, prepare_obs
+from dreamer_jax.model.world_model import log_probs, prepare_action
 from dreamer_jax.run.setup import RunSetup
 from dreamer_jax.types import Array, Batch, RSSMState, TrainState
 
@@ -62,7 +62,7 @@ def measure_parts(setup: RunSetup, *, repeats: int, synthetic: bool) -> list[dic
 
 def make_inputs(agent: Agent, state: TrainState, batch: Batch) -> Inputs:
     """Return the inputs of one member's parts, computed by the parts before them."""
-    embed = agent.wm.embed(state.params["model"], prepare_obs(batch.obs))
+    embed = agent.wm.embed(state.params["model"], read_obs(state.params, batch.obs))
     posteriors, _, _ = _observe(agent, state.params["model"]["rssm"], embed, state, batch)
     return Inputs(state, batch, embed, posteriors)
 
@@ -75,7 +75,7 @@ def update_world_model(agent: Agent, x: Inputs) -> Any:
 
 def encode(agent: Agent, x: Inputs) -> Any:
     """Return the gradients of an embedding."""
-    obs, params = prepare_obs(x.batch.obs), x.state.params["model"]["encoder"]
+    obs, params = read_obs(x.state.params, x.batch.obs), x.state.params["model"]["encoder"]
     return jax.grad(lambda p: _half_square(agent.wm.embed({"encoder": p}, obs)))(params)
 
 
@@ -93,7 +93,7 @@ def predict(agent: Agent, x: Inputs) -> Any:
     wm, batch, gamma = agent.wm, x.batch, x.state.hypers.discount
 
     def loss(params, feat):
-        obs = prepare_obs(batch.obs)
+        obs = read_obs(x.state.params, batch.obs)
         likes = log_probs(wm, params, feat, obs, batch.reward, batch.is_terminal, gamma)
         return -sum(like.mean() for like in likes.values())
 

@@ -192,6 +192,11 @@ WORLD_MODEL = {
     "grid.layers": Key(2, integer(0), "hidden layers of the grid decoder, each of grid.units"),
     "vector.layers": Key(4, integer(1), "hidden layers of the vector encoder, and of its decoder"),
     "vector.units": Key(400, integer(1), "units of each of these hidden layers"),
+    "vector.normalize": Key(
+        "",
+        pattern(),
+        "whole names of the vectors to standardise by running means and standard deviations",
+    ),
     "reward_head.layers": Key(4, integer(0), "hidden layers of the reward predictor"),
     "reward_head.units": Key(400, integer(1), "units of each hidden layer of the reward predictor"),
     "discount_head.enabled": Key(

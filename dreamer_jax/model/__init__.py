@@ -5,6 +5,7 @@
     objectives     what trains the representation: reconstruction, contrastive, reward only
     kl             the KL loss: balanced (Algorithm 2) or plain
     latents        categorical and Gaussian latent variables behind one interface
+    normalization  running statistics by which vectors are standardised
     distributions  distributions that sample from noise that is passed in
     networks       dense stacks, image encoder and decoder
     ops            fast convolutions and recurrences; no paper in there

@@ -158,7 +158,7 @@ def world_model_loss(
 
     Args:
         params: parameters by part.
-        batch: [B, T, ...] with raw observations.
+        batch: [B, T, ...] with observations as recorded, but for vectors that are standardised.
         noise: for the latent samples, [T, B, ...].
         start: state before the sequences, [B, ...].
         sample: sampling rule of the latents.

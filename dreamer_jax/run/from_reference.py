@@ -69,6 +69,11 @@ def _read_weights(
                 arrays = dict(file)
         except (OSError, ValueError) as error:
             raise UsageError(f"{arrays} is not an .npz file of named arrays: {error}") from error
+    if setup.agent.normalized:
+        raise UsageError(
+            f"config.vector.normalize is {setup.config.vector.normalize!r}; allowed with weights "
+            "of the original: '', since it observes vectors as they are"
+        )
     shapes = setup.agent.obs_shapes.items()
     vectors = {key: shape[0] for key, (shape, _) in shapes if len(shape) == 1}
     if order is None and len(vectors) > 1:

@@ -273,6 +273,8 @@ def build(
             readings.get(key, key)
             + " (not used: its name does not match config.cnn_keys or config.mlp_keys)"
         )
+    for key in agent.normalized:
+        readings[key] = readings.get(key, key) + " (standardised: config.vector.normalize)"
     return RunSetup(
         config=config,
         processes=processes,
@@ -355,7 +357,8 @@ def dry_run(config: ConfigDict, make_env_fn: MakeEnv | None = None) -> dict:
     config = setup.config
     members = sweep.members(config)
     init, hypers = partial(agent_lib.init, setup.agent), sweep.member_hypers(config)[0]
-    params = dict(jax.eval_shape(init, jax.random.key(0), hypers).params)
+    state = jax.eval_shape(init, jax.random.key(0), hypers)
+    params = {group: state.params[group] for group in state.opt_states}
     counts = {name: count_parameters(part) for name, part in params.pop("model").items()}
     counts["world_model"] = sum(counts.values())
     return {

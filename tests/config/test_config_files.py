@@ -184,7 +184,7 @@ def test_the_ends_of_episodes_are_favoured_by_dreamer_v2_on_atari_alone(name, ar
 def test_dmc_configs_differ_in_what_they_name():
     vision = get_config("dmc_vision", "humanoid_walk")
     for (name, arg), changed in {
-        ("dmc_proprio", "humanoid_walk"): {"task", "mlp_keys"},
+        ("dmc_proprio", "humanoid_walk"): {"task", "mlp_keys", "vector.normalize"},
         ("humanoid", ""): {"actor_entropy", "kl_scale"},
         ("dmc_vision", "humanoid_walk,plan2explore"): {"expl.behavior"},
     }.items():
