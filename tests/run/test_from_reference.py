@@ -149,6 +149,10 @@ def test_weights_act_the_same_and_train_on(tmp_path):
 
 def test_weights_that_do_not_fit_are_refused_before_anything_is_written(tmp_path):
     arrays, config = weights(), config_like_the_original()
+    standardised = config_like_the_original()
+    standardised.vector.normalize = "velocity"
+    with pytest.raises(UsageError, match="config.vector.normalize is 'velocity'; allowed .* ''"):
+        start_from_reference(standardised, tmp_path / "run", arrays, make_env=Walker)
     with pytest.raises(UsageError, match="observes the vectors orientations, velocity; give"):
         start_from_reference(config, tmp_path / "run", arrays, make_env=Walker)
     arrays["wm/reward/out/out/bias"] = np.zeros(2, np.float32)
