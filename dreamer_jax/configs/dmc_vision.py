@@ -31,7 +31,7 @@ Tried:     `small` was chosen by its time, and first run with the paper's learni
            Hence 6e-4, and 2e-3 for the model: walker_stand was at 250 and 356 after 10,000 and
            20,000 frames (one seed), where the lower rates had been at 163 and 266. The script of
            the first trials is not kept. Those that led to the weight of 30, and whole runs with
-           other settings: experiments/results/dmc_small.md.
+           other settings: experiments/results/dmc_small_trials.md.
 """
 
 from collections.abc import Mapping
