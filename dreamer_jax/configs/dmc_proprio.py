@@ -10,8 +10,8 @@ What:      the settings of configs/dmc_vision.py, with vectors in place of image
 Expected:  small: reacher_easy 936 after 200k frames (two seeds: 929, 943), in an hour on one core:
            experiments/results/dmc_small.md.
 Tried:     B = 16, L = 32 for `small`: in a frozen world model actors learn no faster with them than
-           with B = 8, L = 20, and updates take twice the time. With vectors as they are reacher_easy is not learned. Both:
-           experiments/results/dmc_small_trials.md
+           with B = 8, L = 20, and updates take twice the time. With vectors as they are,
+           reacher_easy is not learned. Both: experiments/results/dmc_small_trials.md
 """
 
 from dreamer_jax.configs import dmc_vision
