@@ -53,7 +53,7 @@ def test_values_become_standard_deviations():
     assert result["image"] is obs["image"]
 
 
-def test_nothing_changes_before_the_first_update():
+def test_small_values_do_not_change_before_the_first_update():
     agent, hypers = mock_agent("mixed", vector=NORMALIZE)
     params, obs = init(agent, hypers).params, mock_batch("mixed").obs
     prepared = read_obs(params, obs)
