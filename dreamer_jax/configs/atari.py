@@ -25,9 +25,9 @@ Tried:     for `small`, world models on four episodes of Boxing with random acti
            The script of these trials is not kept. Actors with rates of 1.2e-4 and 4e-4 (critics
            3e-4 and 1e-3) then learned in Boxing for 2,200 updates, with model_lr 1.2e-3: neither
            scored yet, and the entropy of the second fell to 0.75 within 1,250 (of 2.89). Weight 30
-           of the reward's loss does not help: after 1,500 updates on the records of the first actor,
-           rewards of the second's are predicted from what is seen with a squared error of 0.015,
-           and with weight 1 of 0.014 (variance 0.019).
+           of the reward's loss does not help: after 1,500 updates on what the first actor recorded,
+           the rewards of the second, when seen, have a squared error of 0.015, and with weight 1
+           of 0.014 (variance 0.019).
 """
 
 from dreamer_jax.config.config import default_config

@@ -16,7 +16,7 @@ LIMIT = 10.0  # standard deviations to which values are clipped
 
 
 def init_stats(sizes: Mapping[str, int]) -> Params:
-    """Return the statistics of vectors [V] before the first batch, with which values are only clipped.
+    """Return the statistics of vectors [V] before the first batch, which only clip values.
 
     Args:
         sizes: V by name.

@@ -400,8 +400,8 @@ def about_wrappers(setup: RunSetup) -> str:
     return (
         f"{' and '.join(setup.statistics)} adapt to what each environment has seen: every "
         "environment has running statistics of its own, and those of an evaluation begin anew, so "
-        "that the policy sees other numbers there; fixed statistics in make_env avoid that, and for "
-        "observations config.vector.normalize"
+        "that the policy sees other numbers there; fixed statistics in make_env avoid that, and "
+        "for observations config.vector.normalize"
     )
 
 
