@@ -11,7 +11,7 @@ Expected:  small, after 200k frames, two seeds, in an hour on one core: reacher_
            walker_walk 912 (921, 902): experiments/results/dmc_small.md.
 Tried:     B = 16, L = 32 for `small`: in a frozen world model actors learn no faster with them than
            with B = 8, L = 20, and updates take twice the time. With vectors as they are,
-           reacher_easy is not learned. Both: experiments/results/dmc_small_trials.md
+           reacher_easy is not learned. Both: experiments/results/dmc_small_trials.md.
 """
 
 from dreamer_jax.configs import dmc_vision

@@ -1,8 +1,8 @@
 """Running statistics of vectors, by which they are standardised.
 
-Encoders and losses expect vectors of order 1. A decoder that misses an entry of standard deviation
-0.1 loses 0.005 nats, so that no KL loss lets a latent variable carry it, and beside entries of
-order 10 an encoder hardly sees it. Once standardised, every entry counts alike.
+Encoders and losses expect vectors of order 1. Not to predict an entry of standard deviation 0.1
+costs 0.005 nats, less than the KL loss of a latent variable that carries it; and beside entries of
+order 10 the encoder hardly responds to it. Once standardised, all entries have the same weight.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from dreamer_jax.types import Array, Params
 
-STD_MIN = 1e-6  # in the vector's unit: an entry that never changes is divided by this
+STD_MIN = 1e-6  # least divisor, in the unit of the vector, for entries that have not changed
 LIMIT = 10.0  # standard deviations to which values are clipped
 
 
