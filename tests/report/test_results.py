@@ -431,7 +431,7 @@ def test_all_figures_of_several_tasks_are_drawn(tmp_path):
     runs = atari_runs(tmp_path)
     names = [picture.name for picture in all_pictures(runs)]
     assert names == [
-        "atari_alien_eval_return", "atari_pong_eval_return", "atari_tasks", "atari_aggregate",
+        "atari_alien_eval_return", "atari_pong_eval_return", "tasks", "atari_aggregate",
         "atari_profile", "atari_difference", "atari_alien_diagnostics", "atari_pong_diagnostics",
     ]  # fmt: skip
 

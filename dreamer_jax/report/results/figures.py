@@ -104,9 +104,8 @@ def all_pictures(runs: Sequence[Run]) -> list[Picture]:
     tasks = by_variant(runs)
     drawn = [task for task, variants in tasks.items() if _has(variants, METRIC)][:MAX_TASKS]
     pictures = [learning_curves(task, tasks[task]) for task in drawn]
+    pictures.append(curves_of_tasks({task: tasks[task] for task in drawn}))
     for suite in SUITES:
-        of_suite = {task: tasks[task] for task in drawn if suite_of(task) == suite}
-        pictures.append(curves_of_tasks(of_suite, suite))
         pictures += [aggregate_curves(runs, suite), profiles(runs, suite)]
         pictures += [differences(runs, suite)]
     pictures += [heatmap(grid) for grid in grids(runs)[:MAX_TASKS]]
@@ -156,14 +155,11 @@ def learning_curves(
     return _picture(figure, f"{_file(task)}_{_file(key)}", f"{task}: {key}", text)
 
 
-def curves_of_tasks(
-    tasks: Mapping[str, Mapping[str, Sequence[Member]]], suite: str
-) -> Picture | None:
-    """Draw the returns of a suite's tasks beside each other, if there are several.
+def curves_of_tasks(tasks: Mapping[str, Mapping[str, Sequence[Member]]]) -> Picture | None:
+    """Draw the returns of all tasks beside each other, if there are several.
 
     Args:
         tasks: members by task and variant, with returns for every task.
-        suite: the suite of all tasks.
     """
     from matplotlib.figure import Figure
 
@@ -178,7 +174,7 @@ def curves_of_tasks(
     for index, (task, variants) in enumerate(tasks.items()):
         axes = figure.add_subplot(rows, columns, index + 1)
         x_label = "frames" if index + columns >= len(tasks) else ""
-        style_axes(axes, task.partition(":")[2], x_label, "")
+        style_axes(axes, task.replace(":", "\n"), x_label, "")
         for label, members in variants.items():
             lines = [_lines(m.returns) for m in members if m.returns]
             if lines:
@@ -190,9 +186,8 @@ def curves_of_tasks(
         axes.set_ylim(min([low, *published]), max([high, *published]))
         axes.set_xlim(0, 1.02 * right)
     _legend(*figure.axes)
-    title = f"{SUITES[suite].title}: all tasks"
     text = f"{METRIC} against frames, a panel per task and a line per seed. {'; '.join(said)}."
-    return _picture(figure, f"{suite}_tasks", title, text)
+    return _picture(figure, "tasks", "All tasks", text)
 
 
 def aggregate_curves(runs: Sequence[Run], suite: str) -> Picture | None:
