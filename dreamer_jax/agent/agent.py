@@ -233,6 +233,11 @@ def update_behaviors(
     return state, updates
 
 
+def predict_reward(agent: Agent, params: Mapping[str, Params], carry: PolicyCarry) -> Array:
+    """Return the rewards [E], after the transform, that the model predicts for a carry's states."""
+    return agent.wm.predict_reward(params["model"], agent.wm.feature(carry.state))
+
+
 def value(agent: Agent, params: Mapping[str, Params], carry: PolicyCarry) -> Array | None:
     """Return the critic's values [E] of the states in a carry; None without a critic."""
     return agent.behaviors[0].value(agent.wm, params, carry.state)

@@ -27,6 +27,7 @@ class MemberFns(NamedTuple):
     greedy_step: Callable  # as policy_step, with the mode of the action distribution
     explore_step: Callable  # (params, carry, obs, is_first, updates [M]) -> carry, action
     train_step: Callable  # (state, batch [M, B, T, ...]) -> state, metrics [M]; donates state
+    predict_reward: Callable  # (params, carry) -> rewards [M, E] for reaching the carry's states
     value: Callable  # (params, carry) -> values [M, E], or None without a critic
     report: Callable  # (state, batch, keys [M]) -> Report
 
@@ -73,6 +74,7 @@ def make_members(agent: Agent, placement: Placement | None = None) -> MemberFns:
             donate_argnums=0,
             compiler_options=options,
         ),
+        predict_reward=compile_(partial(agent_lib.predict_reward, agent)),
         value=compile_(partial(agent_lib.value, agent)),
         report=report,
     )

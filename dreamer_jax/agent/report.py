@@ -132,6 +132,7 @@ def calibration(
         "reward_predicted": predicted.mean(),
         "reward_seen": seen.mean(),
         "reward_nonzero": (seen != 0).mean(),
+        "reward_error": jnp.square(predicted - seen).mean(),
         "reward_slope": (predicted * seen).sum() / jnp.square(seen).sum(),
     }
     if wm.discount is None:

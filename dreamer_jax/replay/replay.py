@@ -25,6 +25,7 @@ from dreamer_jax.replay.ring import live_intact, oldest_live, open_rings
 from dreamer_jax.replay.samplers import (
     SAMPLERS,
     Episodes,
+    EpisodeSampler,
     Indices,
     Streams,
     WindowSampler,
@@ -98,6 +99,7 @@ class Replay:
         self._copied = np.zeros(self._shape, np.int64)  # records in the copy
         # After the rings, which check that the disk has room for as many records.
         self._episodes = Episodes(self._shape, self._layout.capacity, self._length)
+        self.never_drawn = 0  # episodes since the start that are too short for the sampler
         self._closed = False
         self._step_fits = False  # the first step was checked; shapes and dtypes do not change
 
@@ -308,7 +310,8 @@ class Replay:
         """Record that the episodes in progress in streams [K] are complete."""
         episodes = self._streams().episodes
         for m, e in zip(member.tolist(), env.tolist(), strict=True):
-            episodes.add(m, e, self._episode_start[m, e], self._written[m, e])
+            long = episodes.add(m, e, self._episode_start[m, e], self._written[m, e])
+            self.never_drawn += isinstance(self._sampler, EpisodeSampler) and not long
         self._episode_start[member, env] = -1
 
     def _cursors(self, records: Sequence[Mapping]) -> tuple[np.ndarray, np.ndarray]:

@@ -50,13 +50,19 @@ class Episodes:
             self._head = (self._head + evicted) % self._size
             self.count = self.count - evicted
 
-    def add(self, member: int, env: int, start: int, stop: int) -> None:
-        """Add the episode [start, stop) as the newest of its stream; call `evict` before."""
-        if stop - start >= self._length:
-            place = (self._head[member, env] + self.count[member, env]) % self._size
-            self._start[member, env, place] = start
-            self._stop[member, env, place] = stop
-            self.count[member, env] += 1
+    def add(self, member: int, env: int, start: int, stop: int) -> bool:
+        """Add the episode [start, stop) as the newest of its stream; call `evict` before.
+
+        Returns:
+            False if it is too short.
+        """
+        if stop - start < self._length:
+            return False
+        place = (self._head[member, env] + self.count[member, env]) % self._size
+        self._start[member, env, place] = start
+        self._stop[member, env, place] = stop
+        self.count[member, env] += 1
+        return True
 
     def get(self, member: int, env: np.ndarray, number: np.ndarray) -> tuple[np.ndarray, ...]:
         """Return start and stop of episodes, [B] each; number 0 is the oldest of its stream."""

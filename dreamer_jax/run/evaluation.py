@@ -32,6 +32,7 @@ class Episodes(NamedTuple):
     cut: np.ndarray  # [M, episodes] bool, cut after `config.eval_steps`
     values: np.ndarray  # [M, episodes], of the first state; NaN without a critic
     discounted: np.ndarray  # [M, episodes], returns that the critic should predict there
+    reward_errors: np.ndarray  # [M, episodes], squared errors of predicted rewards, summed
     frames: list[list[np.ndarray]]  # per member, uint8 images of its first episode
 
 
@@ -69,6 +70,7 @@ def play_episodes(
         cut=np.zeros(shape, bool),
         values=np.full(shape, np.nan),
         discounted=np.zeros(shape),
+        reward_errors=np.zeros(shape),
         frames=[[] for _ in setup.seeds],
     )
     make_row = setup.row_maker(EVAL_STREAM, episodes)
@@ -107,8 +109,8 @@ def _play(
 ) -> None:
     """Play the episodes numbered from `first` that are `running` [N], and record them."""
     episodes, chosen = played.returns.shape[1], slice(first, first + len(running))
-    views = (table.reshape(-1)[chosen] for table in played[:5])
-    returns, lengths, cut, values, discounted = views
+    views = (table.reshape(-1)[chosen] for table in played[:6])
+    returns, lengths, cut, values, discounted, reward_errors = views
     gammas = [float(hypers.discount) for hypers in sweep.member_hypers(setup.config)]
     gamma = np.repeat(gammas, episodes)[chosen]
     space = vector.observation_space
@@ -120,14 +122,20 @@ def _play(
     }
     carry = setup.fns.init_policy(member_keys(setup.seeds, EVAL_KEY), episodes)
     is_first, obs = np.ones(len(running), bool), vector.reset(running)
+    reached, reward = np.zeros(len(running), bool), np.zeros(len(running))  # with which reward
     while True:
         check()
         for slot, images in filmed.items():
             if running[slot]:
                 images.append(obs[image][slot].copy())
-        if not running.any():
+        if not (running | reached).any():
             return
         carry, action = _act(setup, params, carry, obs, is_first, chosen, episodes)
+        if reached.any():
+            predicted = np.asarray(setup.fns.predict_reward(params, carry)).reshape(-1)[chosen]
+            reward_errors += np.where(reached, np.square(predicted - reward), 0)
+        if not running.any():  # the last states were only reached to predict their rewards
+            return
         if is_first.any():
             predicted = setup.fns.value(params, carry)
             if predicted is not None:
@@ -139,7 +147,9 @@ def _play(
         reward = np.asarray(setup.agent.wm.reward_transform(result.reward))
         discounted += np.where(running, gamma**lengths * reward, 0)
         is_first = result.failed & running
-        returns[is_first] = lengths[is_first] = discounted[is_first] = 0
+        reached = running & ~is_first
+        for total in (returns, lengths, discounted, reward_errors):
+            total[is_first] = 0
         for slot, images in filmed.items():
             if is_first[slot]:
                 images.clear()
@@ -173,6 +183,7 @@ def _act(
 def summarize(setup: RunSetup, played: Episodes) -> list[dict]:
     """Summarize the episodes of `play_episodes` in one record per member."""
     labels, (returns, lengths, cut, *_) = sweep.member_labels(setup.config), played
+    reward_error = played.reward_errors.sum(1) / lengths.sum(1)
     return [
         {
             "member": number,
@@ -183,6 +194,7 @@ def summarize(setup: RunSetup, played: Episodes) -> list[dict]:
             "eval_length": float(lengths[member].mean()),
             "eval_episodes": int(returns.shape[1]),
         }
+        | ({"eval_reward_error": float(e)} if np.isfinite(e := reward_error[member]) else {})
         | _critic_bias(played.values[member], played.discounted[member])
         | ({"eval_cut": int(cut[member].sum())} if cut[member].any() else {})
         for member, (number, seed) in enumerate(zip(setup.numbers, setup.seeds, strict=True))

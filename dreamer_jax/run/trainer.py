@@ -183,6 +183,7 @@ class Trainer:
         self._env_step = self._update = 0
         self._due: list[str] = []  # work still to do at this env step, in order
         self._empty = np.zeros(len(setup.seeds), bool)  # members with nothing to learn from
+        self._said_short = False  # that some episodes are too short
         self._summary: list[dict] | None = None  # of the final evaluation
 
     def _open_replay(self, is_resumed: bool, closing: contextlib.ExitStack) -> Replay:
@@ -391,6 +392,14 @@ class Trainer:
 
     def _pop_episodes(self) -> list[dict]:
         """Return statistics of each member's episodes since the last call."""
+        if self._replay.never_drawn and not self._said_short:
+            self._said_short = True
+            sampling = self._config.replay.sampling
+            self._progress.print(
+                f"{self._replay.never_drawn} episodes so far are shorter than config.length = "
+                f"{self._config.length} records, and are never drawn from: config.replay.sampling "
+                f"= {sampling!r} draws from episodes of at least that length, 'time' from all"
+            )
         return self._driver.stats.pop()
 
     def _evaluate(self) -> None:

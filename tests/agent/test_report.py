@@ -170,6 +170,7 @@ def test_predicted_rewards_and_discounts_are_compared_with_those_seen():
         "reward_predicted": 0.0,
         "reward_seen": -0.25,
         "reward_nonzero": 0.5,
+        "reward_error": (0.1**2 + 0.5**2 + 0.1**2 + 1.5**2) / 4,
         "reward_slope": (0.5 * 1 + 0.5 * 2) / (1 + 4),
         "discount_predicted": 0.75,
         "discount_seen": 0.6,

@@ -98,6 +98,7 @@ def test_what_can_be_drawn_in_both_modes():
         ready.append((can_draw(episodes), can_draw(window)))
     # The first episode has one record, shorter than a sequence; the second is in progress.
     assert ready == [(False, False), (False, True), (True, True), (True, True)]
+    assert (episodes.never_drawn, window.never_drawn) == (1, 0)
     for t in range(4, 9):
         # The episode in progress is drawn from once no complete one is live, from t = 6.
         starts = {int(start) for _ in range(20) for start in episodes.draw().start.ravel()}

@@ -43,6 +43,11 @@ def test_a_healthy_member_has_no_sign():
             "stays at 2e+03, above opt.clip = 100",
         ),
         (
+            {"posterior_entropy": [20.0, 1e-3, 2e-16, 3e-16]},
+            "latents saturated: learning rate of the model too high",
+            "3e-16 nats",
+        ),
+        (
             {"collapsed_latents": [0.0, 0.5, 0.9, 1.0], "posterior_entropy": [40.0] * 4},
             "weight of the KL loss too high",
             "100% of the latent variables",
@@ -77,7 +82,7 @@ def test_skipped_updates_are_named():
     [
         {"actor_entropy": [1.09, 0.4, 0.1, 0.002]},  # the task is solved
         {"actor_entropy": [1.4, 0.2, -0.5, -3.0], "eval_return": [-0.6, -0.2]},  # continuous
-        {"collapsed_latents": [1.0] * 4, "posterior_entropy": [0.0] * 4},  # saturated
+        {"collapsed_latents": [1.0] * 4, "posterior_entropy": [1e-3] * 4},  # nearly saturated
         {"reward_nonzero": [0.0] * 4},  # drawn from a replay that holds rewards
     ],
 )

@@ -52,7 +52,10 @@ def clock_setup(make_env, **env):
     config.env.update(env)
     setup = build(config, make_env)
     fns = setup.fns._replace(
-        init_policy=lambda keys, envs: 0, greedy_step=act_by_step, value=lambda params, carry: None
+        init_policy=lambda keys, envs: 0,
+        greedy_step=act_by_step,
+        predict_reward=lambda params, carry: np.zeros(10),  # of at most 2 members with 5 episodes
+        value=lambda params, carry: None,
     )
     return replace(setup, fns=fns)
 
@@ -75,7 +78,7 @@ def test_the_number_of_environments_is_bounded_and_changes_no_result():
     assert len(set(found[0].lengths.ravel())) > 3
 
 
-def test_the_critic_is_compared_with_discounted_transformed_rewards():
+def test_critic_and_model_are_compared_with_transformed_rewards():
     """Also where an episode starts again, and more are played than environments are open."""
     broken = [True]
 
@@ -101,8 +104,15 @@ def test_the_critic_is_compared_with_discounted_transformed_rewards():
     again = steps + steps % 2
     expected[0] = (0.999**steps * np.tanh(again))[: lengths[0]].sum()
     np.testing.assert_allclose(played.discounted.ravel(), expected, rtol=1e-5)
+    squares = np.array(
+        [(np.tanh(steps + (steps - 1) % 2) ** 2)[:length].sum() for length in lengths]
+    )
+    squares[0] = (np.tanh(again) ** 2)[: lengths[0]].sum()
+    np.testing.assert_allclose(played.reward_errors.ravel(), squares, rtol=1e-5)
     first, _ = summarize(setup, played)
     assert first["eval_value"] == np.mean(played.values[0])
+    error = squares[:4].sum() / lengths[:4].sum()
+    np.testing.assert_allclose(first["eval_reward_error"], error, rtol=1e-5)
     assert first["critic_bias"] == first["eval_value"] - np.mean(played.discounted[0])
 
 

@@ -45,7 +45,9 @@ def test_updates_without_data_are_skipped_and_said(tmp_path, capsys):
     assert last[1]["skipped_updates"] >= 9 and "model_loss" not in last[1]
     assert not last[1]["frozen"]
     message = "member 1 (seed 7) has no sequence of config.length = 6 steps"
-    assert capsys.readouterr().out.replace("\n", " ").count(message) == 1
+    said = capsys.readouterr().out.replace("\n", " ")
+    assert said.count(message) == 1
+    assert said.count("shorter than config.length = 6 records, and are never drawn from") == 1
     config.steps = 140  # a resumed run goes on, too
     assert train(config, tmp_path / "run", make_env)["finished"]
 

@@ -88,7 +88,9 @@ def test_metrics(finished):
     for name in ("latent_kl_max", "reward_predicted", "discount_seen", "open_loop_error"):
         assert np.isfinite(last[name]), name
     assert 0 <= last["collapsed_latents"] <= 1
-    assert all(np.isfinite(row["critic_bias"]) for row in rows if "eval_return" in row)
+    evaluations = [row for row in rows if "eval_return" in row]
+    assert all(np.isfinite(row["critic_bias"]) for row in evaluations)
+    assert all(np.isfinite(row["eval_reward_error"]) for row in evaluations)
 
 
 def test_a_finished_run_is_not_run_again(finished):

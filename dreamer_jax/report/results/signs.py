@@ -15,6 +15,7 @@ from dreamer_jax.report.scores.score import is_number
 LAST = 4  # the last quarter of a curve counts
 COLLAPSED = 0.9  # share of latent variables
 CERTAIN = 0.01  # nats of entropy
+SATURATED = 1e-6  # nats of the posterior's entropy, below which no gradient reaches its network
 SOLVED = 0.9  # normalised score above which an actor may be certain
 
 
@@ -39,9 +40,19 @@ def model_gradient_is_clipped(member: Member) -> str | None:
     return f"the norm of the model's gradient stays at {norm:,.3g}, above opt.clip = {clip:g}"
 
 
+def latents_are_saturated(member: Member) -> str | None:
+    entropy = _late(member, "posterior_entropy")
+    if entropy is None or not 0 <= entropy < SATURATED:
+        return None
+    return (
+        f"the entropy of the posterior is {entropy:.1g} nats: it is certain whatever is observed, "
+        "and no longer learns"
+    )
+
+
 def latents_carry_nothing(member: Member) -> str | None:
     share, entropy = _late(member, "collapsed_latents"), _late(member, "posterior_entropy")
-    # Latents that are certain whatever is observed are those of a saturated network.
+    # Latents that are certain are those of a network that is saturated, or nearly so.
     if share is None or entropy is None or share < COLLAPSED or abs(entropy) < CERTAIN:
         return None
     return (
@@ -69,6 +80,7 @@ def reward_is_unseen(member: Member) -> str | None:
 SIGNS: dict[str, Callable[[Member], str | None]] = {
     "learning rate too high, or numbers of the environment": updates_are_skipped,
     "learning rate of the model too high": model_gradient_is_clipped,
+    "latents saturated: learning rate of the model too high": latents_are_saturated,
     "weight of the KL loss too high": latents_carry_nothing,
     "entropy bonus too low": actor_is_certain,
     "reward never seen": reward_is_unseen,
