@@ -8,7 +8,7 @@ What:      the settings of configs/dmc_vision.py, with vectors in place of image
            standardised by running statistics, because their units differ: in reacher_easy two
            entries of 0.1 m say where the target is, beside an angle that grows to 20 rad.
 Expected:  small, after 200k frames, two seeds, in an hour on one core: cartpole_swingup 708 (755,
-           662); with the settings before 2026-11-28, reacher_easy 936 (929, 943) and walker_walk
+           662); with the earlier settings, reacher_easy 936 (929, 943) and walker_walk
            912 (921, 902): experiments/results/dmc_small.md.
 Tried:     B = 16, L = 32 for `small`: in a frozen world model actors learn no faster with them than
            with B = 8, L = 20, and updates take twice the time. With vectors as they are,

@@ -122,7 +122,10 @@ def _play(
     }
     carry = setup.fns.init_policy(member_keys(setup.seeds, EVAL_KEY), episodes)
     is_first, obs = np.ones(len(running), bool), vector.reset(running)
-    reached, reward = np.zeros(len(running), bool), np.zeros(len(running))  # with which reward
+    reached, reward = (
+        np.zeros(len(running), bool),
+        np.zeros(len(running)),
+    )  # what the last step reached, with which reward
     while True:
         check()
         for slot, images in filmed.items():

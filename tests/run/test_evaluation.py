@@ -92,7 +92,9 @@ def test_critic_and_model_are_compared_with_transformed_rewards():
     def value(params, carry):
         return np.full((2, episodes), float(carry)) + np.array([[0.0], [10.0]])
 
-    setup = replace(setup, fns=setup.fns._replace(value=value))
+    predicted = np.arange(8).reshape(2, episodes) / 10  # of each row, in every step
+    fns = setup.fns._replace(value=value, predict_reward=lambda params, carry: predicted)
+    setup = replace(setup, fns=fns)
     played = play_episodes(setup, None, episodes, on_fault=lambda row, text: None)
     steps = np.arange(1, 13)
     rewards = 0.999**steps * np.tanh(steps + (steps - 1) % 2)
@@ -104,10 +106,9 @@ def test_critic_and_model_are_compared_with_transformed_rewards():
     again = steps + steps % 2
     expected[0] = (0.999**steps * np.tanh(again))[: lengths[0]].sum()
     np.testing.assert_allclose(played.discounted.ravel(), expected, rtol=1e-5)
-    squares = np.array(
-        [(np.tanh(steps + (steps - 1) % 2) ** 2)[:length].sum() for length in lengths]
-    )
-    squares[0] = (np.tanh(again) ** 2)[: lengths[0]].sum()
+    reached = [np.tanh(again)] + [np.tanh(steps + (steps - 1) % 2)] * 7
+    errors = np.square(np.stack(reached) - predicted.reshape(8, 1))
+    squares = np.array([e[:length].sum() for e, length in zip(errors, lengths, strict=True)])
     np.testing.assert_allclose(played.reward_errors.ravel(), squares, rtol=1e-5)
     first, _ = summarize(setup, played)
     assert first["eval_value"] == np.mean(played.values[0])

@@ -67,7 +67,8 @@ DIAGNOSTICS = (
     "latent_kl_max", "latent_kl_mean", "collapsed_latents",
     "prior_entropy", "posterior_entropy", "actor_entropy",
     "reward_loss", "reward_nonzero", "reward_slope",
-    "discount_loss", "discount_at_end", "imagined_reward",
+    "reward_error", "eval_reward_error", "imagined_reward",
+    "discount_loss", "discount_at_end",
     "critic", "critic_target", "critic_bias",
 )  # fmt: skip
 UNITS = {  # of those without a panel in curves.png
@@ -76,6 +77,8 @@ UNITS = {  # of those without a panel in curves.png
     "collapsed_latents": "share of variables",
     "reward_nonzero": "share of steps",
     "open_loop_error": "mean squared error",
+    "reward_error": "mean squared error",
+    "eval_reward_error": "mean squared error",
 }
 EXTREME = 50  # times the median size of a panel's values, beyond which it is symlog
 
