@@ -4,13 +4,14 @@ import datetime
 import gc
 import platform
 from collections.abc import Iterator, Sequence
-from importlib.metadata import version
 from itertools import product
 from typing import Any
 
 import jax
+import jaxlib
 from ml_collections import ConfigDict
 
+from dreamer_jax import __version__
 from dreamer_jax import config as config_lib
 from dreamer_jax.agent.placement import place
 from dreamer_jax.benchmark.device import published_peak
@@ -170,8 +171,8 @@ def describe(setup: RunSetup, name: str) -> Row:
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "jax": jax.__version__,
-        "jaxlib": version("jaxlib"),
-        "dreamer_jax": version("dreamer-jax"),
+        "jaxlib": jaxlib.__version__,
+        "dreamer_jax": __version__,
         "members": len(setup.seeds),
         "batch": config.batch,
         "length": config.length,

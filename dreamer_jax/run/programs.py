@@ -71,7 +71,10 @@ class Programs:
         if self._directory is None:
             program, identity = lowered.compile(), None
         else:
-            program, identity = self._load_or_keep(self._directory / f"{name}-{key}.xla", lowered)
+            path = self._directory / f"{name}-{key}.xla"
+            if name == "train_step" and not path.exists():
+                self._say("compiling the update, which takes minutes")
+            program, identity = self._load_or_keep(path, lowered)
         note = {"key": key, "program": identity, "target": target}
         self._compare(name, self._notes.get(name, note), note)
         self._notes[name] = note

@@ -109,14 +109,24 @@ def test_another_program_is_announced(start, tmp_path, change, reason):
 def test_a_program_that_cannot_be_kept_or_read_is_compiled(start, tmp_path):
     (tmp_path / "programs").write_text("a file")
     _, fns, said = start()
-    np.testing.assert_array_equal(fns.train_step(X), 2 * X)
+    np.testing.assert_array_equal(fns.policy_step(X), 2 * X)
     assert len(said) == 1 and "could not be kept" in said[0]
     (tmp_path / "programs").unlink()
-    start()[1].train_step(X)
+    start()[1].policy_step(X)
     next((tmp_path / "programs").iterdir()).write_bytes(b"damaged")
     _, fns, said = start()
-    np.testing.assert_array_equal(fns.train_step(X), 2 * X)
+    np.testing.assert_array_equal(fns.policy_step(X), 2 * X)
     assert len(said) == 1 and "cannot be used" in said[0]
+
+
+def test_the_long_wait_for_the_update_is_announced(start):
+    _, fns, said = start()
+    for name in KEPT:
+        getattr(fns, name)(X)
+    assert said == ["compiling the update, which takes minutes"]
+    _, fns, said = start()
+    fns.train_step(X)
+    assert said == []
 
 
 def test_without_a_directory_programs_are_only_noted(start):
