@@ -16,6 +16,7 @@ HEALTHY = {
     "posterior_entropy": [30.0, 2.0, 1.5, 1.4],
     "actor_entropy": [1.09, 0.8, 0.5, 0.2],
     "reward_nonzero": [0.1, 0.0, 0.2, 0.0],
+    "reward_slope": [-0.1, 0.3, 0.6, 0.9],
 }
 
 
@@ -48,7 +49,11 @@ def test_a_healthy_member_has_no_sign():
             "3e-16 nats",
         ),
         (
-            {"collapsed_latents": [0.0, 0.5, 0.9, 1.0], "posterior_entropy": [40.0] * 4},
+            {
+                "collapsed_latents": [0.0, 0.5, 0.9, 1.0],
+                "posterior_entropy": [40.0] * 4,
+                "reward_slope": [0.0, 0.1, 0.1, 0.2],  # for the same reason
+            },
             "weight of the KL loss too high",
             "100% of the latent variables",
         ),
@@ -56,6 +61,11 @@ def test_a_healthy_member_has_no_sign():
             {"actor_entropy": [1.09, 0.4, 0.1, 0.002], "eval_return": [-0.6, -0.2]},
             "entropy bonus too low",
             "0.002 nats",
+        ),
+        (
+            {"reward_slope": [0.0, 0.04, 0.1, 0.2]},
+            "too few updates, or weight of the reward's loss too low",
+            "predicted rewards are 0.2 times those that were seen",
         ),
         (
             {"reward_nonzero": [0.0] * 4, "train_return": [0.0] * 3},
@@ -84,6 +94,7 @@ def test_skipped_updates_are_named():
         {"actor_entropy": [1.4, 0.2, -0.5, -3.0], "eval_return": [-0.6, -0.2]},  # continuous
         {"collapsed_latents": [1.0] * 4, "posterior_entropy": [1e-3] * 4},  # nearly saturated
         {"reward_nonzero": [0.0] * 4},  # drawn from a replay that holds rewards
+        {"reward_nonzero": [0.0] * 4, "reward_slope": [0.0] * 4},  # nothing to predict
     ],
 )
 def test_what_resembles_a_failure_is_not_named(changes):

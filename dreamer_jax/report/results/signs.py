@@ -16,6 +16,7 @@ LAST = 4  # the last quarter of a curve counts
 COLLAPSED = 0.9  # share of latent variables
 CERTAIN = 0.01  # nats of entropy
 SATURATED = 1e-6  # nats of the posterior's entropy, below which no gradient reaches its network
+UNPREDICTED = 0.5  # slope of predicted by seen rewards; runs that learn have more than 0.7
 SOLVED = 0.9  # normalised score above which an actor may be certain
 
 
@@ -76,6 +77,13 @@ def reward_is_unseen(member: Member) -> str | None:
     return "no batch held a reward, and every episode of training returned 0"
 
 
+def rewards_are_unpredicted(member: Member) -> str | None:
+    slope, seen = _late(member, "reward_slope"), member.curves.get("reward_nonzero")
+    if slope is None or slope >= UNPREDICTED or not seen or not any(p.value for p in seen):
+        return None
+    return f"predicted rewards are {slope:.2g} times those that were seen"
+
+
 # Rules by the likely cause that they name; a rule returns what shows it, or None.
 SIGNS: dict[str, Callable[[Member], str | None]] = {
     "learning rate too high, or numbers of the environment": updates_are_skipped,
@@ -85,11 +93,15 @@ SIGNS: dict[str, Callable[[Member], str | None]] = {
     "entropy bonus too low": actor_is_certain,
     "reward never seen": reward_is_unseen,
 }
+# Other failures have this sign too, so it counts where there is no other.
+LAST_SIGN = "too few updates, or weight of the reward's loss too low", rewards_are_unpredicted
 
 
 def signs_of(member: Member) -> list[Sign]:
     """Return the signs that a member fails."""
-    return [Sign(cause, text) for cause, rule in SIGNS.items() if (text := rule(member))]
+    signs = [Sign(cause, text) for cause, rule in SIGNS.items() if (text := rule(member))]
+    cause, rule = LAST_SIGN
+    return signs or ([Sign(cause, text)] if (text := rule(member)) else [])
 
 
 def signs_table(runs: Sequence[Run]) -> list[Table]:
