@@ -6,6 +6,8 @@ Argument:  :<id>  a MiniGrid environment, as MiniGrid-Empty-5x5-v0
 Variant:   :<id>,debug  tiny networks and a short run, to exercise every part
 What:      two seeds learn from 64x64 pictures of the agent's view and the direction it faces. The
            reward is given once, for reaching the goal: 1 - 0.9 * steps / limit.
+           Networks and rates are those of configs/atari.py's `small`, and so is weight 100 of the
+           reward's loss, which has not been tried here.
            Sequences are drawn across episodes, because the best ones are shorter than a sequence.
 """
 

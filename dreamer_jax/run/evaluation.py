@@ -122,10 +122,8 @@ def _play(
     }
     carry = setup.fns.init_policy(member_keys(setup.seeds, EVAL_KEY), episodes)
     is_first, obs = np.ones(len(running), bool), vector.reset(running)
-    reached, reward = (
-        np.zeros(len(running), bool),
-        np.zeros(len(running)),
-    )  # what the last step reached, with which reward
+    reached = np.zeros(len(running), bool)  # rows whose observation the last step reached
+    reward = np.zeros(len(running))  # of that step
     while True:
         check()
         for slot, images in filmed.items():

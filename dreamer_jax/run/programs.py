@@ -73,7 +73,7 @@ class Programs:
         else:
             path = self._directory / f"{name}-{key}.xla"
             if name == "train_step" and not path.exists():
-                self._say("compiling the update, which takes minutes")
+                self._say("compiling the update, which can take minutes")
             program, identity = self._load_or_keep(path, lowered)
         note = {"key": key, "program": identity, "target": target}
         self._compare(name, self._notes.get(name, note), note)

@@ -123,7 +123,7 @@ def test_the_long_wait_for_the_update_is_announced(start):
     _, fns, said = start()
     for name in KEPT:
         getattr(fns, name)(X)
-    assert said == ["compiling the update, which takes minutes"]
+    assert said == ["compiling the update, which can take minutes"]
     _, fns, said = start()
     fns.train_step(X)
     assert said == []
