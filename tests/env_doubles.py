@@ -68,6 +68,8 @@ class Puppet(gymnasium.Env):
         trouble: the ways in which 'build', 'reset', 'close', 'get_state' and 'set_state' fail.
     """
 
+    exact_state = True
+
     def __init__(self, mark=0, length=100, ballast=0, **trouble):
         act_up(trouble.get("build"))
         self.observation_space = spaces.Box(-np.inf, np.inf, (3,), np.float32)

@@ -45,6 +45,7 @@ class Crafter(gymnasium.Env):
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
     render_mode = "rgb_array"
+    exact_state = True  # see `get_state`
 
     def __init__(self, *, reward: bool = True, time_limit: int = TIME_LIMIT) -> None:
         package = require("crafter", extra="crafter")

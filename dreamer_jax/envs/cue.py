@@ -31,6 +31,8 @@ class Cue(gymnasium.Env):
         delay: steps from the cue to the choice, at least 1.
     """
 
+    exact_state = True  # see `get_state`
+
     def __init__(self, delay: int) -> None:
         self.observation_space = spaces.Box(0.0, 1.0, (CUES + 1,), np.float32)
         self.action_space = spaces.Discrete(CUES)

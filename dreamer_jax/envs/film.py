@@ -1,5 +1,6 @@
 """Frames for videos of environments whose observations hold no image: what `render()` draws."""
 
+import contextlib
 from collections.abc import Collection
 from functools import partial
 from typing import Any
@@ -25,19 +26,18 @@ def filmed(make_env: MakeEnv, seed: int, unseen: Collection[int]) -> MakeEnv:
     Raises:
         UsageError: there is no image, and `render()` returns none.
     """
-    rendering = with_rendering(make_env)
-    env = rendering(seed)
-    try:
+    with contextlib.closing(make_env(seed)) as env:
         if any(space.dtype == np.uint8 for space in env.observation_space.values()):
             return make_env
-        env.reset()
-        shape = _render(env).shape
+    rendering = with_rendering(make_env)
+    try:
+        with contextlib.closing(rendering(seed)) as env:
+            env.reset()
+            shape = _render(env).shape
     except UsageError:
         raise
     except Exception as error:
-        raise _no_frame(f"render() raises {type(error).__name__}: {error}") from error
-    finally:
-        env.close()
+        raise _no_frame(f"rendering raises {type(error).__name__}: {error}") from error
     return partial(_make_filmed, rendering, shape, frozenset(unseen))
 
 

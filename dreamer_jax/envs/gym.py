@@ -23,16 +23,17 @@ def make_gym(name: str, seed: int, settings: EnvSettings) -> gymnasium.Env:
         gymnasium.make,
         env_id,
         max_episode_steps=settings.time_limit or None,
-        render_mode="rgb_array" if settings.render else None,
         disable_env_checker=True,  # `adapt` checks every step
     )
+    if settings.render:  # not every environment takes a render_mode
+        make = functools.partial(make, render_mode="rgb_array")
     kwargs = dict(settings.kwargs or {})
     try:
         if module:
             importlib.import_module(module)
         if env_id not in gymnasium.registry:
             raise _unknown_id(env_id)
-        if taken := kwargs.keys() & make.keywords.keys():
+        if taken := kwargs.keys() & {*make.keywords, "render_mode"}:
             raise TypeError(f"{', '.join(sorted(taken))} cannot be chosen here")
         env = make(**kwargs)
     except (gymnasium.error.Error, ImportError) as error:

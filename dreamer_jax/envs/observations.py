@@ -69,7 +69,7 @@ class Reader:
         patterns = {"images": images, "vectors": vectors, "grids": grids}
         found = list(_leaves(space, (), patterns))
         self._parents = {leaf.path[:i] for leaf in found for i in range(len(leaf.path))}
-        self.leaves = tuple(leaf for leaf in found if not isinstance(leaf.space, spaces.Text))
+        self.leaves = tuple(leaf for leaf in found if not _is_text(leaf.space))
         keys = [leaf.key for leaf in self.leaves]
         if not len(set(keys)) == len(keys) > 0:
             raise UsageError(f"the observation needs one or more distinct entries, not {keys}")
@@ -87,15 +87,12 @@ class Reader:
         result = {}
         for leaf in self.leaves:
             value = functools.reduce(lambda node, name: node[name], leaf.path, obs)
-            if isinstance(leaf.space, spaces.Box):
-                value = _check_box(leaf, value)
-            elif not leaf.space.contains(value):
-                raise ValueError(f"observation {leaf.key!r} is {value!r}, outside {leaf.space}")
-            if leaf.is_grid:
+            if leaf.image is not None:
+                result[leaf.key] = self._resized(leaf, value)
+            elif leaf.is_grid:
                 result[leaf.key] = _cells(leaf, value)
             else:
-                read = _flat if leaf.image is None else self._resized
-                result[leaf.key] = read(leaf, value)
+                result[leaf.key] = _flat(leaf.key, leaf.space, value)
         return result
 
     def _check_parts(self, space: spaces.Space, obs: Any, path: tuple[Any, ...]) -> None:
@@ -103,14 +100,7 @@ class Reader:
         if path not in self._parents:
             return
         label = f"observation {'/'.join(map(str, path))!r}" if path else "the observation"
-        if isinstance(space, spaces.Dict):
-            if not isinstance(obs, dict):
-                raise ValueError(f"{label} is a {type(obs).__name__}, not a dictionary")
-            if set(obs) != set(space):
-                raise ValueError(f"{label} has the keys {sorted(obs)} but declares {sorted(space)}")
-        elif not isinstance(obs, (tuple, list)) or len(obs) != len(space):
-            kind = type(obs).__name__
-            raise ValueError(f"{label} is a {kind}, not a tuple of {len(space)} entries")
+        check_parts(label, space, obs)
         for name, entry in _parts(space):
             self._check_parts(entry, obs[name], (*path, name))
 
@@ -122,7 +112,8 @@ class Reader:
         channels = to_picture(leaf.image, np.empty(leaf.space.shape, bool)).shape[2]
         return spaces.Box(0, 255, (self._size, self._size, channels), np.uint8)
 
-    def _resized(self, leaf: Leaf, value: np.ndarray) -> np.ndarray:
+    def _resized(self, leaf: Leaf, value: Any) -> np.ndarray:
+        value = _checked(leaf.key, leaf.space, value, is_image=True)
         picture = to_picture(leaf.image, _to_bytes(leaf, value))
         size = (self._size, self._size)
         if picture.shape[:2] == size:
@@ -136,7 +127,7 @@ class Reader:
         return np.concatenate([group.reshape(*size, -1) for group in resized], 2)
 
     def _describe(self, leaf: Leaf) -> str:
-        if isinstance(leaf.space, spaces.Text):
+        if _is_text(leaf.space):
             return f"observation {leaf.key!r} is text and is left out"
         shape = self.space[leaf.key].shape
         kind = f"a vector of {shape[0]}" if leaf.image is None else f"an image {_times(shape)}"
@@ -164,15 +155,16 @@ def _leaves(
         return
     image, reason = _read(space)
     key = "/".join(map(str, path)) or ("vector" if image is None else "image")
-    if isinstance(space, spaces.Text):
+    if _is_text(space):
         yield Leaf(key, path, space, None, "")
         return
-    if not space.is_np_flattenable:
+    length = _length(space)
+    if length is None:
         raise UsageError(
             f"observation {key!r} has no fixed length: {space} is not supported; wrap the "
             "environment in one that pads it to a Box, or leaves it out."
         )
-    if not spaces.flatdim(space):
+    if not length:
         raise UsageError(f"observation {key!r} is empty: {space} is not supported; leave it out.")
     asked = [name for name, p in patterns.items() if p is not None and re.fullmatch(p, key)]
     if len(asked) > 1:
@@ -188,6 +180,18 @@ def _leaves(
     yield Leaf(key, path, space, image, reason)
 
 
+def _is_text(space: spaces.Space) -> bool:
+    return space.dtype is not None and space.dtype.kind == "U"  # Text, or MiniGrid's missions
+
+
+def _length(space: spaces.Space) -> int | None:
+    """Return the length of a space's values as vectors, None if it has no fixed one."""
+    try:
+        return spaces.flatdim(space) if space.is_np_flattenable else None
+    except NotImplementedError:  # a kind of space that gymnasium does not know
+        return None
+
+
 def _parts(space: spaces.Dict | spaces.Tuple) -> list[tuple[Any, spaces.Space]]:
     items = space.items() if isinstance(space, spaces.Dict) else enumerate(space.spaces)
     return list(items)
@@ -197,7 +201,7 @@ def _has_parts(space: spaces.Space) -> bool:
     """Return whether a space has an image, or a text, beside or inside of which vectors lie."""
     if isinstance(space, (spaces.Dict, spaces.Tuple)):
         return any(_has_parts(entry) for _, entry in _parts(space))
-    return isinstance(space, spaces.Text) or _read(space)[0] is not None
+    return _is_text(space) or _read(space)[0] is not None
 
 
 def _read(space: spaces.Space) -> tuple[_Image | None, str]:
@@ -256,7 +260,7 @@ def _forced(key: str, space: spaces.Space) -> tuple[_Image, str]:
     if layout is None:  # the channels are the shorter of the two axes that can be
         frame = space.shape[-3:]
         layout = len(space.shape) == 4, len(frame) == 3 and frame[0] < frame[2]
-    low, high = _value_range(space) or (float(space.low.min()), float(space.high.max()))
+    low, high = float(space.low.min()), float(space.high.max())
     if not (np.isfinite(high - low) and low < high):
         raise UsageError(
             f"config.env.images matches {key!r}, which has no finite bounds; declare as low and "
@@ -307,8 +311,13 @@ def to_picture(image: _Image, value: np.ndarray) -> np.ndarray:
     return value
 
 
+def holds_bytes(leaf: Leaf) -> bool:
+    """Return whether the values of an image are those of a picture already, 0 to 255 in uint8."""
+    return leaf.space.dtype == np.uint8 and (leaf.image.low, leaf.image.high) == (0, 255)
+
+
 def _to_bytes(leaf: Leaf, value: np.ndarray) -> np.ndarray:
-    if value.dtype == np.uint8 and leaf.space.dtype == np.uint8:
+    if holds_bytes(leaf):
         return value
     low, high = leaf.image.low, leaf.image.high
     slack = TOLERANCE * (high - low) if leaf.space.dtype.kind == "f" else 0
@@ -322,23 +331,41 @@ def _to_bytes(leaf: Leaf, value: np.ndarray) -> np.ndarray:
     return np.rint(255 * np.clip(share, 0, 1)).astype(np.uint8)
 
 
-def _check_box(leaf: Leaf, value: Any) -> np.ndarray:
-    value, space = np.asarray(value), leaf.space
+def check_parts(label: str, space: spaces.Dict | spaces.Tuple, value: Any) -> None:
+    """Raise a ValueError unless a dictionary or tuple has the parts that its space declares."""
+    if isinstance(space, spaces.Dict):
+        if not isinstance(value, dict):
+            raise ValueError(f"{label} is a {type(value).__name__}, not a dictionary")
+        if set(value) != set(space):
+            raise ValueError(f"{label} has the keys {sorted(value)} but declares {sorted(space)}")
+    elif not isinstance(value, (tuple, list)) or len(value) != len(space):
+        kind = type(value).__name__
+        raise ValueError(f"{label} is a {kind}, not a tuple of {len(space)} entries")
+
+
+def check_box(key: str, space: spaces.Box, value: Any, *, is_image: bool = False) -> None:
+    """Raise a ValueError unless an array, of NumPy or JAX, has the shape and dtype of its space."""
     if value.shape != space.shape:
-        raise ValueError(
-            f"observation {leaf.key!r} changed shape from {space.shape} to {value.shape}"
-        )
+        raise ValueError(f"observation {key!r} changed shape from {space.shape} to {value.shape}")
     # Many environments declare float32 and return float64; bytes of images must be as declared.
-    exact = leaf.image is not None and space.dtype == np.uint8
+    exact = is_image and space.dtype == np.uint8
     if not np.can_cast(value.dtype, space.dtype, "equiv" if exact else "same_kind"):
-        raise ValueError(
-            f"observation {leaf.key!r} changed dtype from {space.dtype} to {value.dtype}"
-        )
+        raise ValueError(f"observation {key!r} changed dtype from {space.dtype} to {value.dtype}")
+
+
+def _checked(key: str, space: spaces.Space, value: Any, *, is_image: bool = False) -> Any:
+    """Return a value that its space declares; those of a Box as an array."""
+    if isinstance(space, spaces.Box):
+        value = np.asarray(value)
+        check_box(key, space, value, is_image=is_image)
+    elif not space.contains(value):
+        raise ValueError(f"observation {key!r} is {value!r}, outside {space}")
     return value
 
 
-def _cells(leaf: Leaf, value: np.ndarray) -> np.ndarray:
+def _cells(leaf: Leaf, value: Any) -> np.ndarray:
     """Return a grid, bool [H, W, C]."""
+    value = np.asarray(_checked(leaf.key, leaf.space, value))
     filled = value == 1
     if not (filled | (value == 0)).all():
         raise ValueError(
@@ -347,9 +374,23 @@ def _cells(leaf: Leaf, value: np.ndarray) -> np.ndarray:
     return filled.reshape(grid_shape(leaf.space))
 
 
-def _flat(leaf: Leaf, value: Any) -> np.ndarray:
+def _flat(key: str, space: spaces.Space, value: Any) -> np.ndarray:
+    """Return a vector, float32 [V]."""
     with np.errstate(over="ignore"):  # infinite values are reported below
-        flat = np.asarray(spaces.flatten(leaf.space, value), np.float32).reshape(-1)
+        numbers = [np.asarray(x, np.float32).reshape(-1) for x in _numbers(key, space, value)]
+    flat = np.concatenate(numbers)
     if not np.isfinite(flat).all():
-        raise ValueError(f"observation {leaf.key!r} is not finite: {flat}")
+        raise ValueError(f"observation {key!r} is not finite: {flat}")
     return flat
+
+
+def _numbers(key: str, space: spaces.Space, value: Any) -> Iterator[np.ndarray]:
+    """Yield the parts of a vector, in the order of `spaces.flatten`."""
+    if isinstance(space, (spaces.Dict, spaces.Tuple)):
+        check_parts(f"observation {key!r}", space, value)
+        for name, entry in _parts(space):
+            yield from _numbers(f"{key}/{name}", entry, value[name])
+    else:
+        value = _checked(key, space, value)
+        # `flatten` would cast to the declared type, in which integers wrap.
+        yield value if isinstance(space, spaces.Box) else spaces.flatten(space, value)

@@ -129,22 +129,26 @@ def _call(make: MakeEnv, seed: int, settings: EnvSettings) -> gymnasium.Env:
         name = f"{type(env).__module__}.{type(env).__qualname__}"
         raise UsageError(f"make_env returned a {name}; allowed: a gymnasium.Env{_convert(env)}")
     parameters = inspect.signature(env.unwrapped.reset).parameters.values()
-    if not any(p.name == "seed" or p.kind is p.VAR_KEYWORD for p in parameters):
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    missing = [] if takes_any else sorted({"seed", "options"} - {p.name for p in parameters})
+    if missing:
         raise UsageError(
-            f"{type(env.unwrapped).__name__}.reset() takes no seed; allowed: reset(self, *, seed, "
-            f"options), as gymnasium has it since 0.26{_convert(env)}"
+            f"{type(env.unwrapped).__name__}.reset() takes no {' and no '.join(missing)}; allowed: "
+            f"reset(self, *, seed, options), as gymnasium has it since 0.26{_convert(env)}"
         )
     with contextlib.suppress(TypeError):  # it cannot be hashed
-        if env in _returned:
+        if env.unwrapped in _returned:
             raise UsageError(
                 "make_env returned the same environment again; allowed: a new one at every call"
             )
-        _returned.add(env)
+        _returned.add(env.unwrapped)
     return limit_and_repeat(env, settings)
 
 
 def _convert(env: Any) -> str:
-    """Return how to convert an environment of an older interface, if it is one."""
+    """Return what to do instead with an environment of another interface, if it is one."""
+    if isinstance(env, gymnasium.vector.VectorEnv):
+        return "; set config.env.num_envs to step many"
     if not (hasattr(env, "reset") and hasattr(env, "step")):
         return ""
     return "; gymnasium.make('GymV21Environment-v0', env=...) converts it (pip install shimmy)"

@@ -1,8 +1,8 @@
 """Wrappers that give every gymnasium environment the same interface.
 
-Observations are dictionaries of images and vectors, actions are indices or vectors in [-1, 1], and
-everything that violates the declared spaces is an error. `observations` and `actions` have the
-rules.
+Observations are dictionaries of images, grids and vectors, and actions are indices or vectors in
+[-1, 1]. What has another shape or type than the spaces declare, or is not finite, is an error.
+`observations` and `actions` have the rules.
 """
 
 from collections.abc import Callable
@@ -77,7 +77,7 @@ class ActionRepeat(gymnasium.Wrapper):
                 expected = "(observation, reward, terminated, truncated, info)"
                 raise _old_interface(self.env, "step", expected, result)
             obs, reward, terminated, truncated, info = result
-            total += reward
+            total += _finite(reward)
             if terminated or truncated:
                 break
         return obs, total, terminated, truncated, info

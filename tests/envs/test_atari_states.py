@@ -8,7 +8,7 @@ from env_doubles import LONG, fake_game
 
 from dreamer_jax.envs import make_env
 from dreamer_jax.envs.atari import Atari, games
-from dreamer_jax.envs.vector.snapshot import restore, snapshot
+from dreamer_jax.envs.vector.snapshot import restore, save_parts
 
 
 def play(env, actions):
@@ -28,7 +28,7 @@ def check_restore(game, steps, **settings):
     env.reset()
     for played in (actions[:0], actions[:steps]):
         play(env, played)
-        data = snapshot(env)
+        data = save_parts(env)
         expected = play(env, actions[steps:])
         assert play(restore(make(1), data), actions[steps:]) == expected
         assert play(restore(env, data), actions[steps:]) == expected

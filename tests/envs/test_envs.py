@@ -12,11 +12,12 @@ import pytest
 from env_copies import check_restore, outcomes
 from env_doubles import Scripted
 from gymnasium import spaces
+from gymnasium.wrappers import TimeLimit
 
 from dreamer_jax.envs import env_maker, limit_and_repeat, make_env, register_task, registry
 from dreamer_jax.envs.catch import BALL, COLUMNS, PADDLE, ROWS, Catch
-from dreamer_jax.envs.vector.snapshot import has_state, restore, snapshot
-from dreamer_jax.envs.vector.trial import pickles_exactly
+from dreamer_jax.envs.vector.snapshot import restore, save_parts, save_whole
+from dreamer_jax.envs.vector.trial import find_exact
 from dreamer_jax.errors import UsageError
 from dreamer_jax.schema import Registry
 
@@ -137,14 +138,23 @@ class OldReset(Catch):
         return self._image()
 
 
+class NoOptions(Catch):
+    def reset(self, seed=None):
+        return super().reset(seed=seed)
+
+
 class OldStep(Catch):
     def step(self, action):
         return super().step(action)[:4]
 
 
 def test_environments_of_older_interfaces_are_named():
-    with pytest.raises(UsageError, match=r"OldReset.reset\(\) takes no seed; .*shimmy"):
+    with pytest.raises(UsageError, match=r"OldReset.reset\(\) takes no options and no seed; .*sh"):
         make_env(lambda seed: OldReset(), 0)
+    with pytest.raises(UsageError, match=r"NoOptions.reset\(\) takes no options; allowed: reset"):
+        make_env(lambda seed: NoOptions(), 0)
+    with pytest.raises(UsageError, match=r"SyncVectorEnv; .*; set config.env.num_envs to step man"):
+        make_env(lambda seed: gymnasium.make_vec("CartPole-v1", 2, "sync"), 0)
     old = type("OldEnv", (), {"reset": None, "step": None})
     with pytest.raises(UsageError, match="OldEnv; allowed: a gymnasium.Env; .*shimmy"):
         make_env(lambda seed: old(), 0)
@@ -157,8 +167,9 @@ def test_environments_of_older_interfaces_are_named():
 def test_one_environment_is_not_used_twice():
     env = Catch()
     make_env(lambda seed: env, 0)
-    with pytest.raises(UsageError, match="returned the same environment again"):
-        make_env(lambda seed: env, 1)
+    for wrap in (lambda seed: env, lambda seed: TimeLimit(env, 5)):
+        with pytest.raises(UsageError, match="returned the same environment again"):
+            make_env(wrap, 1)
 
 
 @pytest.mark.parametrize(
@@ -182,6 +193,26 @@ def test_gym_id_with_a_module_to_import_and_rendering():
     assert env.action_space == spaces.Box(-1.0, 1.0, (1,), np.float32)
     env.reset()
     assert env.step(np.array([0.5], np.float32))[0]["vector"].shape == (2,)
+
+
+class Drawn(Catch):
+    metadata = {"render_modes": ["ansi", "rgb_array"], "render_fps": 5}
+
+    def __init__(self, render_mode="ansi"):
+        super().__init__()
+        self.render_mode = render_mode
+
+
+gymnasium.register("Drawn-v0", Drawn, kwargs={"render_mode": "ansi"})
+gymnasium.register("Undrawn-v0", Catch)  # takes no render_mode
+
+
+def test_gym_ids_have_a_render_mode_of_ours_only_where_images_are_asked_for():
+    assert make_env("gym:Drawn-v0", 0).unwrapped.render_mode == "ansi"
+    assert make_env("gym:Drawn-v0", 0, render=True).unwrapped.render_mode == "rgb_array"
+    assert make_env("gym:Undrawn-v0", 0).reset()[0]["image"].shape == (64, 64, 1)
+    with pytest.raises(UsageError, match="render_mode cannot be chosen here"):
+        make_env("gym:CartPole-v1", 0, kwargs={"render_mode": "human"})
 
 
 def test_cartpole_is_adapted():
@@ -244,7 +275,7 @@ def test_the_room_imports_neither_jax_nor_the_emulator():
 @pytest.mark.parametrize("task", ["catch", "gym:CartPole-v1", "gym:MountainCarContinuous-v0"])
 def test_restored_environment_goes_on_identically(task):
     make = functools.partial(make_env, task, 7, time_limit=30)
-    assert has_state(make()) or pickles_exactly(make(), make)
+    assert find_exact(make(), make)
     check_restore(task, 55, time_limit=30)
 
 
@@ -253,7 +284,7 @@ def test_snapshot_has_the_time_limit_in_it():
     env.reset()
     env.step(1)
     env.step(1)
-    other = restore(make_env("catch", 1, time_limit=5), snapshot(env))
+    other = restore(make_env("catch", 1, time_limit=5), save_parts(env))
     assert [other.step(1)[3] for _ in range(3)] == [False, False, True]
 
 
@@ -261,7 +292,7 @@ def test_restoring_into_other_wrappers_is_an_error():
     env = make_env("catch", 0, time_limit=5)
     env.reset()
     with pytest.raises(ValueError, match="was wrapped in"):
-        restore(make_env("catch", 0), snapshot(env))
+        restore(make_env("catch", 0), save_parts(env))
 
 
 class Forgetful(gymnasium.utils.EzPickle, Scripted):
@@ -281,8 +312,51 @@ class Unpicklable(Scripted):
 @pytest.mark.parametrize("kind", [Forgetful, Unpicklable])
 def test_inexact_pickling_is_found_out(kind, caplog):
     make = functools.partial(make_env, lambda seed: kind(), 0)
-    assert not pickles_exactly(make(), make)
+    assert find_exact(make(), make) is None
     assert "cannot be saved exactly" in caplog.text
+
+
+class Partial(Catch):
+    """Catch whose state lacks the random numbers, though it can be pickled."""
+
+    exact_state = False
+
+    def get_state(self):
+        return super().get_state() | {"rng": np.random.default_rng(0).bit_generator.state}
+
+
+def test_a_state_that_lacks_something_is_found_out():
+    assert find_exact(make_env("catch", 0), None) is save_parts  # known, and not tried
+    make = functools.partial(make_env, lambda seed: Partial(), 0)
+    assert find_exact(make(), make) is save_whole
+
+
+class Drift:
+    """Noise with a memory."""
+
+    value = 0.0
+
+    def __call__(self):
+        self.value += 0.125
+        return self.value
+
+
+class Drifting(gymnasium.RewardWrapper):
+    def __init__(self, env):
+        super().__init__(env)
+        self.noise, self.sign = Drift(), lambda reward: reward
+
+    def reward(self, reward):
+        return self.sign(reward) + self.noise()
+
+
+def test_callable_objects_of_wrappers_are_part_of_the_state():
+    make = functools.partial(make_env, lambda seed: Drifting(Catch()), 0)
+    env, other = make(), make()
+    assert find_exact(env, make) is save_parts
+    env.reset()
+    assert [env.step(1)[1] for _ in range(2)] == [0.125, 0.25]
+    assert restore(other, save_parts(env)).step(1)[1] == env.step(1)[1] == 0.375
 
 
 COUNTS = {}  # the part of a state that is kept in the process
@@ -306,7 +380,7 @@ def test_state_outside_of_the_object_is_found_out_in_another_process(caplog):
     make = functools.partial(make_env, lambda seed: Elsewhere(), 0)
     env = make()
     env.reset()
-    twin = restore(make(), snapshot(env))
+    twin = restore(make(), save_whole(env))
     assert twin.step(0)[1:] == env.step(0)[1:]  # in this process it would pass
-    assert not pickles_exactly(env, make)
+    assert find_exact(env, make) is None
     assert "KeyError: 'resets'" in caplog.text

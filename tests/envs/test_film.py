@@ -2,6 +2,7 @@
 
 import functools
 
+import gymnasium
 import numpy as np
 import pytest
 from conftest import SHALLOW, make_tiny_config
@@ -60,12 +61,33 @@ def test_a_frame_that_fails_later_is_black():
         (None, "returns NoneType"),
         ("text", "returns str"),
         (np.zeros((4, 4, 3)), "returns ndarray"),
-        (LookupError("no display"), "raises LookupError: no display"),
+        (LookupError("no display"), "ing raises LookupError: no display"),
     ],
 )
 def test_without_anything_to_show_the_video_is_refused(frame, reason):
-    with pytest.raises(UsageError, match=f"no video can be made: .*render.. {reason}; allowed"):
+    with pytest.raises(UsageError, match=f"no video can be made: .*render.*{reason}; allowed"):
         filmed(make(frame), 3, ())
+
+
+class Unrenderable(gymnasium.Env):
+    """An environment that takes no render_mode, with an image or without one."""
+
+    metadata = {"render_modes": ["rgb_array"]}
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, sides=(64, 64, 3)):
+        self.observation_space = spaces.Box(0, 255, sides, np.uint8)
+
+
+gymnasium.register("Unrenderable-v0", Unrenderable)
+gymnasium.register("Unseen-v0", Unrenderable, kwargs={"sides": (4,)})
+
+
+def test_environments_that_take_no_render_mode():
+    maker = env_maker("gym:Unrenderable-v0")
+    assert filmed(maker, 3, ()) is maker
+    with pytest.raises(UsageError, match="no image, and rendering raises TypeError: .*render_mode"):
+        filmed(env_maker("gym:Unseen-v0"), 3, ())
 
 
 def test_images_are_filmed_as_they_are():

@@ -8,7 +8,7 @@ import pytest
 from env_copies import check_restore
 
 from dreamer_jax.envs import make_env
-from dreamer_jax.envs.vector.trial import pickles_exactly
+from dreamer_jax.envs.vector.trial import find_exact
 
 pytest.importorskip("minigrid")
 
@@ -73,7 +73,7 @@ def test_actions_are_repeated():
 @pytest.mark.parametrize("name", ["MiniGrid-DoorKey-8x8-v0", "MiniGrid-Dynamic-Obstacles-6x6-v0"])
 def test_restored_environment_goes_on_identically(name):
     make = functools.partial(make_env, f"minigrid:{name}", 0)
-    assert pickles_exactly(make(), make)
+    assert find_exact(make(), make)
     check_restore(f"minigrid:{name}", 60)
 
 

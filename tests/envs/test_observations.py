@@ -71,6 +71,59 @@ def test_what_may_be_something_else_is_a_vector_and_says_why(value, bounds, reas
     np.testing.assert_array_equal(vector, value.reshape(-1))
 
 
+class Missions(spaces.Space):
+    """A kind of text that gymnasium does not know, such as MiniGrid's."""
+
+    def __init__(self, dtype=str):
+        super().__init__(None, dtype)
+
+
+def test_spaces_that_gymnasium_does_not_know_are_texts_or_refused():
+    space = spaces.Dict({"at": spaces.Discrete(3), "mission": Missions()})
+    env = adapt(Scripted(space, obs={"at": 1, "mission": "go"}), size=8)
+    assert env.reset()[0]["at"].tolist() == [0, 1, 0]
+    assert env.readings["mission"] == "observation 'mission' is text and is left out"
+    with pytest.raises(UsageError, match="observation 'vector' has no fixed length: .*Missions"):
+        adapt(Scripted(Missions(float), obs=0.0), size=8)
+
+
+@pytest.mark.parametrize(("dtype", "given"), [(np.int8, np.int64), (np.uint8, np.uint64)])
+def test_integers_that_exceed_the_declared_type_do_not_wrap(dtype, given):
+    space = spaces.Box(0, 100, (2,), dtype)
+    env = adapt(Scripted(space, obs=np.array([300, 5], given)), size=8)
+    assert env.reset()[0]["vector"].tolist() == [300, 5]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.float32])
+def test_images_that_a_key_names_scale_their_declared_bounds(dtype):
+    board = np.arange(16).reshape(4, 4).astype(dtype) % 6
+    key, image, line = read(board, 5, size=4, images=".*")
+    assert "values from 0 to 5 scaled to 0 to 255" in line
+    np.testing.assert_array_equal(image[..., 0], 51 * board)
+    with pytest.raises(
+        ValueError, match="values from 0(.0)? to 6(.0)?, outside of the declared 0 to 5"
+    ):
+        read(board + np.eye(4, dtype=dtype), 5, dtype=dtype, size=4, images=".*")
+
+
+def test_tuples_of_vectors_are_checked_like_other_vectors():
+    position = spaces.Box(-1, 1, (2,), np.float32)
+    part = spaces.Dict({"a": spaces.Discrete(2), "b": position})
+    space = spaces.Tuple([position, spaces.Discrete(2), part])
+    value = np.array([0.5, -3.0])  # float64, and out of bounds
+    env = adapt(Scripted(space, obs=[value, 1, {"b": value, "a": 0}]), size=8)
+    assert env.reset()[0]["vector"].tolist() == [0.5, -3, 0, 1, 1, 0, 0.5, -3]
+    for wrong, message in (
+        ((value, 1), "'vector' is a tuple, not a tuple of 3 entries"),
+        ((value[:1], 1, {"a": 0, "b": value}), "'vector/0' changed shape from"),
+        ((value, 2, {"a": 0, "b": value}), "'vector/1' is 2, outside Discrete"),
+        ((value, 1, {"a": 0}), "'vector/2' has the keys"),
+    ):
+        env.env.obs = wrong
+        with pytest.raises(ValueError, match=message):
+            env.step(0)
+
+
 def test_config_keys_choose_otherwise():
     board = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
     key, image, line = read(board, 255, size=4, images="vec.*")

@@ -5,7 +5,7 @@ import pytest
 
 from dreamer_jax.envs import make_env
 from dreamer_jax.envs.reach import HIGH, LOW, STEPS, TARGET, Reach
-from dreamer_jax.envs.vector.snapshot import restore, snapshot
+from dreamer_jax.envs.vector.snapshot import restore, save_parts
 
 BEST = 28.097  # from the docstring
 
@@ -143,7 +143,7 @@ def test_restored_environment_goes_on_identically():
     env.reset()
     for action in actions[:17]:
         env.step(action)
-    data = snapshot(env)
+    data = save_parts(env)
     expected = list(outcomes(env))
     assert list(outcomes(restore(make_env("reach", 4), data))) == expected
     assert list(outcomes(restore(env, data))) == expected

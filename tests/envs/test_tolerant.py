@@ -157,6 +157,19 @@ def test_rows_lost_while_states_are_read_are_reported_by_the_next_step(tolerate)
     assert not vector.step(CALM).failed.any()
 
 
+@pytest.mark.parametrize("trouble", ["build", "reset"])
+def test_rows_that_wait_to_be_reported_are_saved_without_a_state(tolerate, trouble):
+    _, first = tolerate({(2, 1): {trouble: "exit"}}, workers=2)
+    failed = first.step([NOTHING, NOTHING, RAISE, NOTHING]).failed
+    first.reset(failed)
+    assert [row["environment"] is None for row in first.state()] == [False, False, False, True]
+    _, second = tolerate()
+    restored = second.restore(json.loads(json.dumps(first.state())))
+    assert restored.tolist() == [True, True, True, False]
+    second.reset(~restored)
+    assert not second.step(CALM).failed.any()
+
+
 def test_resetting_a_lost_row_is_enough(tolerate):
     _, vector = tolerate({(1, 0): {"get_state": "exit"}}, workers=2)
     vector.state()

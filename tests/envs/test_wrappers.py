@@ -20,6 +20,22 @@ def test_action_repeat_sums_and_stops_at_the_end():
     assert base.actions == [1, 1, 1, 0, 0]
 
 
+@pytest.mark.parametrize("reward", [None, "1", [1.0, 2.0], 1j, np.nan])
+def test_rewards_that_are_no_numbers_are_named(reward):
+    env = make_env(lambda seed: Scripted(spaces.Discrete(2), obs=0, reward=reward), 0)
+    env.reset()
+    with pytest.raises(ValueError, match="reward must be a finite number, not"):
+        env.step(0)
+
+
+def test_rewards_in_arrays_of_one_number():
+    reward = np.array([1.5], np.float32)
+    base = Scripted(spaces.Discrete(2), obs=0, reward=reward)
+    env = make_env(lambda seed: base, 0, action_repeat=2)
+    env.reset()
+    assert env.step(0)[1] == 3.0 and reward == 1.5
+
+
 def test_dictionary_of_image_and_vector_from_a_function():
     image = np.random.default_rng(0).integers(256, size=(96, 80, 3), dtype=np.uint8)
     grey = image[..., 0]

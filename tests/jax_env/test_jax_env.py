@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from env_doubles import Scripted
 from gymnasium import spaces
 
 from dreamer_jax.envs.catch import Catch
@@ -15,6 +16,7 @@ from dreamer_jax.envs.jax_env.catch import CatchState, JaxCatch
 from dreamer_jax.envs.jax_env.reach import JaxReach, ReachState
 from dreamer_jax.envs.reach import HIGH, LOW, Reach
 from dreamer_jax.envs.registry import EnvSettings, make_env
+from dreamer_jax.envs.wrappers import adapt
 from dreamer_jax.errors import UsageError
 
 KEY = jax.random.key(0)
@@ -159,6 +161,54 @@ class Board(Parts):
 
     def _observe(self, count):
         return jnp.zeros((10, 5)).at[count, count % 5].set(1)
+
+
+def read_both(space, value, **settings):
+    """Return what an observation is read as here, and by `adapt`."""
+    env = Parts()
+    env.observation_space, env._observe = space, lambda count: jax.tree.map(jnp.asarray, value)
+    host = adapt(Scripted(space, obs=value), size=64, **settings)
+    return adapted(env, **settings).reset(KEY)[1], host.reset()[0]
+
+
+ONES = np.eye(64, dtype=np.uint8)
+POINT = spaces.Box(-1, 1, (2,), np.float32)
+PAIR = spaces.Tuple(
+    [spaces.Discrete(2), spaces.Dict({"b": POINT, "a": spaces.MultiDiscrete([2, 3])})]
+)
+
+
+@pytest.mark.parametrize(
+    ("space", "value", "settings"),
+    [
+        (spaces.Box(0, 1, (64, 64), np.float32), ONES, {}),  # bytes where floats are declared
+        (spaces.Box(0, 5, (64, 64), np.uint8), 5 * ONES, {"images": ".*"}),
+        (spaces.Box(0, 255, (64, 64), np.uint8), 5 * ONES, {}),
+        (PAIR, (np.int32(1), {"b": np.float32([0.5, -1]), "a": np.int32([1, 2])}), {}),
+    ],
+)
+def test_values_are_read_as_those_of_gymnasium(space, value, settings):
+    found, expected = read_both(space, value, **settings)
+    (key,) = expected
+    np.testing.assert_array_equal(found[key], expected[key])
+    assert found[key].dtype == expected[key].dtype and expected[key].max() > 0
+
+
+@pytest.mark.parametrize(
+    ("space", "value", "message"),
+    [
+        (spaces.Box(0, 255, (64, 64), np.uint8), np.eye(64), "changed dtype from uint8 to float"),
+        (spaces.Box(0, 9, (2,), np.int32), np.ones(2), "changed dtype from int32 to float32"),
+        (spaces.Box(0, 9, (2,)), np.ones(3), r"changed shape from \(2,\) to \(3,\)"),
+        (spaces.Discrete(4), 1.5, r"is float32 \[\]; its space declares integers \[\]"),
+        (PAIR, (np.int32(1),), "'vector' is a tuple, not a tuple of 2 entries"),
+    ],
+)
+def test_observations_that_are_not_as_declared(space, value, message):
+    env = Parts()
+    env.observation_space, env._observe = space, lambda count: jax.tree.map(jnp.asarray, value)
+    with pytest.raises(UsageError, match=message):
+        adapted(env)
 
 
 def test_boards_are_read_as_grids():

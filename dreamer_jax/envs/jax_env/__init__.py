@@ -7,10 +7,13 @@
     catch, reach      the tasks of the same names, on a device
     gymnax, craftax   `gymnax:<id>` and `craftax:<id>`, of the packages of these names
 
+A new file in this folder is found without being listed anywhere, so a task registers itself.
 Unlike the rest of `envs` this room imports JAX, so nothing that runs in a worker may import it.
 """
 
-from dreamer_jax.envs.jax_env import catch, craftax, gymnax, reach  # noqa: F401  they register
+import importlib
+import pkgutil
+
 from dreamer_jax.envs.jax_env.adapt import AdaptedEnv
 from dreamer_jax.envs.jax_env.protocol import (
     JAX_TASKS,
@@ -31,3 +34,6 @@ __all__ = [
     "make_jax_env",
     "register_jax_task",
 ]
+
+for _module in pkgutil.iter_modules(__path__, f"{__name__}."):
+    importlib.import_module(_module.name)

@@ -12,7 +12,15 @@ from gymnasium import spaces
 
 from dreamer_jax.envs.actions import adapt_action
 from dreamer_jax.envs.jax_env.protocol import JaxEnv, State
-from dreamer_jax.envs.observations import Leaf, Reader, grid_shape, to_picture
+from dreamer_jax.envs.observations import (
+    Leaf,
+    Reader,
+    check_box,
+    check_parts,
+    grid_shape,
+    holds_bytes,
+    to_picture,
+)
 from dreamer_jax.envs.registry import EnvSettings
 from dreamer_jax.errors import UsageError
 from dreamer_jax.types import Array
@@ -87,15 +95,13 @@ class AdaptedEnv:
         entries = {}
         for leaf in self._reader.leaves:
             try:
-                value = jnp.asarray(functools.reduce(lambda x, name: x[name], leaf.path, obs))
+                value = functools.reduce(lambda x, name: x[name], leaf.path, obs)
             except (KeyError, IndexError, TypeError) as error:
                 raise UsageError(f"observation {leaf.key!r} is missing: {error!r}") from error
-            if value.shape != (leaf.space.shape or ()):
-                raise UsageError(
-                    f"observation {leaf.key!r} has the shape {value.shape}; its space declares "
-                    f"{leaf.space.shape}"
-                )
-            entries[leaf.key] = self._read[leaf.key](value)
+            try:
+                entries[leaf.key] = self._read[leaf.key](value)
+            except ValueError as error:  # of checks that are shared with `envs.adapt`
+                raise UsageError(str(error)) from error
         return entries
 
     def _settled(self, state: State) -> State:
@@ -138,34 +144,63 @@ def _scalar(value: Any, dtype: Any) -> Array:
     return value.reshape(()).astype(dtype)
 
 
-def _reading(leaf: Leaf, size: int) -> Callable[[Array], Array]:
+def _reading(leaf: Leaf, size: int) -> Callable[[Any], Array]:
     """Return the function that normalises one entry of the observation."""
-    space = leaf.space
     if leaf.image is not None:
         return functools.partial(_read_image, leaf, size)
     if leaf.is_grid:
-        return lambda value: (value != 0).reshape(grid_shape(space))
+        shape = grid_shape(leaf.space)
+        return lambda value: (_checked(leaf.key, leaf.space, value) != 0).reshape(shape)
+    return _vector(leaf.key, leaf.space)
+
+
+def _vector(key: str, space: spaces.Space) -> Callable[[Any], Array]:
+    """Return the function from a value of a space to a vector, float32 [V]."""
+    if isinstance(space, (spaces.Dict, spaces.Tuple)):
+        items = space.items() if isinstance(space, spaces.Dict) else enumerate(space.spaces)
+        parts = {name: _vector(f"{key}/{name}", part) for name, part in items}
+
+        def join(value: Any) -> Array:
+            check_parts(f"observation {key!r}", space, value)
+            return jnp.concatenate([part(value[name]) for name, part in parts.items()])
+
+        return join
+    check = functools.partial(_checked, key, space)
     if isinstance(space, (spaces.Box, spaces.MultiBinary)):
-        return lambda value: value.reshape(-1).astype(jnp.float32)
+        return lambda value: check(value).reshape(-1).astype(jnp.float32)
     if isinstance(space, spaces.Discrete):
-        return lambda value: jax.nn.one_hot(value - space.start, int(space.n))
+        return lambda value: jax.nn.one_hot(check(value) - space.start, int(space.n))
     if isinstance(space, spaces.MultiDiscrete):
         choices = np.asarray(space.nvec).reshape(-1)
         starts = np.asarray(space.start).reshape(-1)
         return lambda value: jnp.concatenate(
             [
                 jax.nn.one_hot(index - start, n)
-                for index, start, n in zip(value.reshape(-1), starts, choices, strict=True)
+                for index, start, n in zip(check(value).reshape(-1), starts, choices, strict=True)
             ]
         )
     raise UsageError(
-        f"observation {leaf.key!r} is a {type(space).__name__}; allowed in a JAX environment: Box, "
+        f"observation {key!r} is a {type(space).__name__}; allowed in a JAX environment: Box, "
         "Discrete, MultiDiscrete, MultiBinary, and Dict or Tuple of these"
     )
 
 
-def _read_image(leaf: Leaf, size: int, value: Array) -> Array:
-    if value.dtype != jnp.uint8:
+def _checked(key: str, space: spaces.Space, value: Any, *, is_image: bool = False) -> Array:
+    """Return an array whose shape and type are those that a space declares."""
+    value = jnp.asarray(value)
+    if isinstance(space, spaces.Box):
+        check_box(key, space, value, is_image=is_image)
+    elif value.shape != space.shape or value.dtype.kind not in "iub":
+        raise UsageError(
+            f"observation {key!r} is {value.dtype} {list(value.shape)}; its space declares "
+            f"integers {list(space.shape)}"
+        )
+    return value
+
+
+def _read_image(leaf: Leaf, size: int, value: Any) -> Array:
+    value = _checked(leaf.key, leaf.space, value, is_image=True)
+    if not holds_bytes(leaf):
         low, high = leaf.image.low, leaf.image.high
         value = 255 * jnp.clip((value.astype(jnp.float32) - low) / (high - low), 0, 1)
         value = jnp.rint(value).astype(jnp.uint8)

@@ -9,9 +9,9 @@ Files, from the caller down to the environment:
     worker.py: the worker's side.
     slots.py: `EnvSlots`, the environments of one process, called one after another.
     snapshot.py: the state of one environment as bytes, without its code.
-    trial.py: whether an environment without a state of its own can be pickled exactly.
+    trial.py: which way of saving it is exact, if one is.
 
-The room imports `envs` and `errors` alone, and never JAX: worker processes import it.
+The room imports `envs`, `errors` and `streams` alone, and never JAX: worker processes import it.
 """
 
 from dreamer_jax.envs.vector.probe import Probed, probe

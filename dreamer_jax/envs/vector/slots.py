@@ -11,8 +11,8 @@ import numpy as np
 from gymnasium import spaces
 
 from dreamer_jax.envs.code import code_digests
-from dreamer_jax.envs.vector.snapshot import has_state, layers, restore, snapshot
-from dreamer_jax.envs.vector.trial import pickles_exactly
+from dreamer_jax.envs.vector.snapshot import Save, layers, restore
+from dreamer_jax.envs.vector.trial import find_exact
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class EnvSlots:
     def __init__(self, count: int) -> None:
         self._env_fns: list[EnvFn | None] = [None] * count
         self._envs: list[gymnasium.Env | None] = [None] * count
-        self._exact: dict[type, bool] = {}  # types of base environments that have an exact state
+        self._saves: dict[tuple[type, ...], Save | None] = {}  # exact ones, by types of layers
         self._arrays: Arrays = {}
 
     def build(self, env_fns: Sequence[EnvFn]) -> list[Spaces]:
@@ -146,18 +146,18 @@ class EnvSlots:
 
     def _try_state(self, row: int) -> None:
         env = self._envs[row]
-        kind = type(env.unwrapped)
-        if kind not in self._exact:
-            self._exact[kind] = has_state(env) or pickles_exactly(env, self._env_fns[row])
+        if _types(env) not in self._saves:
+            self._saves[_types(env)] = find_exact(env, self._env_fns[row])
 
     def _get_state(self, row: int) -> bytes | None:
         env = self._envs[row]
-        if not self._exact.get(type(env.unwrapped)):
+        save = self._saves.get(_types(env))
+        if save is None:
             return None
         is_open = bool(self._arrays["is_open"][row])
         arrays = self._arrays.items()
         obs = {name[len(OBS) :]: a[row].copy() for name, a in arrays if name.startswith(OBS)}
-        return pickle.dumps((snapshot(env), obs, is_open))
+        return pickle.dumps((save(env), obs, is_open))
 
     def _set_state(self, row: int, state: bytes) -> bool:
         data, obs, is_open = pickle.loads(state)
@@ -174,3 +174,7 @@ class EnvSlots:
         # observation.
         for key, value in obs.items():
             self._arrays[OBS + key][row] = value
+
+
+def _types(env: gymnasium.Env) -> tuple[type, ...]:
+    return tuple(map(type, layers(env)))

@@ -1,8 +1,8 @@
 """The complete state of an environment as bytes, without its code.
 
-If the base environment has exact methods `get_state()`, returning a picklable object, and
-`set_state(state)`, it is saved through them, with its wrappers' attributes. Any other environment
-is pickled as a whole, if `trial.pickles_exactly` has established that this loses nothing.
+If the base environment has methods `get_state()`, returning a picklable object, and
+`set_state(state)`, it can be saved through them, with its wrappers' attributes. Any environment can
+be pickled as a whole, if its objects can. `trial.find_exact` finds out which way loses nothing.
 
 Classes and functions are saved by name. A restored environment has the code of the one that was
 built to receive it, so that code which the user has mended is used, and a class of `__main__` is
@@ -14,13 +14,15 @@ import io
 import pickle
 import sys
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import cloudpickle
 import gymnasium
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
+
+Save = Callable[[gymnasium.Env], bytes]  # `save_parts` or `save_whole`
 
 
 def has_state(env: gymnasium.Env) -> bool:
@@ -29,27 +31,30 @@ def has_state(env: gymnasium.Env) -> bool:
     return all(callable(getattr(base, name, None)) for name in ("get_state", "set_state"))
 
 
-def snapshot(env: gymnasium.Env) -> bytes:
-    """Return the state of an environment and its wrappers, for `restore`."""
-    if not has_state(env):
-        return _Pickler.dumps(env)
+def save_parts(env: gymnasium.Env) -> bytes:
+    """Return what `get_state()` of an environment returns, and the state of its wrappers."""
     attributes = [(type(wrapper).__name__, _attributes(wrapper)) for wrapper in _wrappers(env)]
     return _Pickler.dumps((env.unwrapped.get_state(), attributes))
 
 
+def save_whole(env: gymnasium.Env) -> bytes:
+    """Return an environment and its wrappers, pickled."""
+    return _Pickler.dumps(env)
+
+
 def restore(env: gymnasium.Env, data: bytes) -> gymnasium.Env:
-    """Return an environment in the saved state: `env`, if it restores its own state, or a new one.
+    """Return an environment in the saved state: `env`, if its parts were saved, or a new one.
 
     Args:
         env: an environment built in the same way as the saved one.
-        data: what `snapshot` returned. It is unpickled: only restore what you have written.
+        data: what a `Save` returned. It is unpickled: only restore what you have written.
 
     Raises:
         ValueError: the saved environment had other wrappers.
         pickle.UnpicklingError: it had objects of a class that `env` does not know.
     """
     saved = _Unpickler(data, env).load()
-    if not has_state(env):
+    if isinstance(saved, gymnasium.Env):
         return saved
     state, saved_attributes = saved
     wrappers = _wrappers(env)
@@ -77,8 +82,13 @@ def _attributes(wrapper: gymnasium.Wrapper) -> dict[str, Any]:
     return {
         name: value
         for name, value in vars(wrapper).items()
-        if name != "_saved_kwargs" and not isinstance(value, fixed) and not callable(value)
+        if name != "_saved_kwargs" and not isinstance(value, fixed) and not _is_function(value)
     }
+
+
+def _is_function(value: Any) -> bool:
+    """Return whether a value can be called, and is no object of a class with a `__call__`."""
+    return callable(value) and not isinstance(type(value).__call__, types.FunctionType)
 
 
 def _code(module: str, name: str) -> Any:

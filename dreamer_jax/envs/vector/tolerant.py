@@ -11,7 +11,15 @@ import numpy as np
 from gymnasium import spaces
 
 from dreamer_jax.envs.vector.process import ProcessVector
-from dreamer_jax.envs.vector.vector import Fault, LocalVector, Mask, StepResult, Vector, rows_of
+from dreamer_jax.envs.vector.vector import (
+    ActionSpace,
+    Fault,
+    LocalVector,
+    Mask,
+    StepResult,
+    Vector,
+    rows_of,
+)
 
 OnFault = Callable[[int, str], None]  # called with the row and the text of a fault
 HOUR = 3600.0  # seconds
@@ -61,7 +69,7 @@ class FaultTolerantVector:
         # As in `Vector`:
         self.num_envs: int = num_envs
         self.observation_space: spaces.Dict = self._vector.observation_space
-        self.action_space: spaces.Discrete | spaces.Box = self._vector.action_space
+        self.action_space: ActionSpace = self._vector.action_space
 
     def renew(self, make_env: Callable[[int, int], gymnasium.Env]) -> None:
         """Replace every environment by the first generation that another maker builds."""
@@ -111,6 +119,8 @@ class FaultTolerantVector:
         """
         states, faults = self._vector.get_states()
         self._recover(faults)
+        # A new environment that waits to be reported and reset has no episode to resume.
+        states = [None if lost else state for state, lost in zip(states, self._lost, strict=True)]
         return [
             {"environment": state and base64.b64encode(state).decode(), "generation": generation}
             for state, generation in zip(states, self.generations.tolist(), strict=True)

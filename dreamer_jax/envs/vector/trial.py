@@ -1,8 +1,9 @@
-"""A trial of whether an environment can be saved by pickling, in processes of its own.
+"""A trial of how an environment can be saved exactly, in processes of its own.
 
-Many environments unpickle as new ones, built from their arguments, or keep part of their state
-outside of the object, in the process. So one process builds an environment, saves it in the middle
-of an episode and goes on; another one restores the saved state and takes the same steps.
+Many environments unpickle as new ones, built from their arguments, keep part of their state outside
+of the object, in the process, or have a `get_state` that returns a part of it. So one process
+builds an environment, saves it in the middle of an episode and goes on; another one restores the
+saved state and takes the same steps.
 """
 
 import copy
@@ -19,7 +20,14 @@ import cloudpickle
 import gymnasium
 import numpy as np
 
-from dreamer_jax.envs.vector.snapshot import restore, snapshot
+from dreamer_jax.envs.vector.snapshot import (
+    Save,
+    has_state,
+    layers,
+    restore,
+    save_parts,
+    save_whole,
+)
 
 log = logging.getLogger(__name__)
 
@@ -29,28 +37,50 @@ PATIENCE = 50.0  # seconds that each of the two processes may take
 START = f"import sys, json; sys.path[:] = json.loads(sys.argv[1]); from {__name__} import main; "
 
 
-def pickles_exactly(env: gymnasium.Env, make_env: Callable[[], gymnasium.Env]) -> bool:
-    """Return whether a copy restored in another process continues exactly as the environment does.
+def find_exact(env: gymnasium.Env, make_env: Callable[[], gymnasium.Env]) -> Save | None:
+    """Return a way to save an environment, of which a copy continues exactly as it does.
+
+    If the base environment declares `exact_state = True`, its methods are not tried, unless it is
+    in a wrapper that is neither ours nor gymnasium's. In all other cases its methods `get_state`
+    and `set_state` are tried, if it has them, and then pickling.
 
     Args:
-        env: an environment, which is pickled, and left as it is.
+        env: an environment, which is saved, and left as it is.
         make_env: builds environments like it, in other processes.
+
+    Returns:
+        None if no way is exact, and a warning says why.
     """
-    try:
-        snapshot(env)  # saves the processes where it is hopeless
-        exact, reason = _compare(make_env), "the copy in another process steps differently"
-    except Exception as error:  # whatever an environment's own pickling raises
-        exact, reason = False, f"{type(error).__name__}: {error}"
-    if not exact:
-        log.warning("%s cannot be saved exactly (%s)", env, reason)
-    return exact
+    if has_state(env) and _is_known(env):
+        return save_parts
+    reasons = []
+    for save in (save_parts, save_whole) if has_state(env) else (save_whole,):
+        try:
+            save(env)  # saves the processes where it is hopeless
+            if _compare(save, make_env):
+                return save
+            reason = "the copy in another process steps differently"
+        except Exception as error:  # whatever an environment's own methods raise
+            reason = f"{type(error).__name__}: {error}"
+        reasons.append(reason)
+    log.warning("%s cannot be saved exactly (%s)", env, "; ".join(dict.fromkeys(reasons)))
+    return None
 
 
-def _compare(make_env: Callable[[], gymnasium.Env]) -> bool:
+def _is_known(env: gymnasium.Env) -> bool:
+    """Return whether the methods of an environment, and its wrappers, are taken to be exact."""
+    *wrappers, base = layers(env)
+    known = ("dreamer_jax.", "gymnasium.")
+    return getattr(base, "exact_state", False) is True and all(
+        type(wrapper).__module__.startswith(known) for wrapper in wrappers
+    )
+
+
+def _compare(save: Save, make_env: Callable[[], gymnasium.Env]) -> bool:
     pickled = cloudpickle.dumps(make_env)
     with _start("save") as first, _start("resume") as second:
         try:
-            state, actions, expected = _ask(first, pickled)
+            state, actions, expected = _ask(first, (save, pickled))
             return _same(_ask(second, (pickled, state, actions)), expected)
         finally:
             first.kill()
@@ -80,20 +110,20 @@ def main(role: str) -> None:
     os.dup2(2, 1)  # what the environment prints is no part of the reply
     message = pickle.load(sys.stdin.buffer)
     try:
-        reply = (_save(message) if role == "save" else _resume(*message)), None
+        reply = (_save if role == "save" else _resume)(*message), None
     except Exception as error:
         reply = None, f"{type(error).__name__}: {error}"
     with out:
         out.write(pickle.dumps(reply))
 
 
-def _save(make_env: bytes) -> tuple[bytes, list[Any], list[Any]]:
+def _save(save: Save, make_env: bytes) -> tuple[bytes, list[Any], list[Any]]:
     """Return a state, the actions taken after it, and their results."""
     env = pickle.loads(make_env)()
     env.action_space.seed(0)
     env.reset()
     _advance(env, [env.action_space.sample() for _ in range(3)])
-    state, actions = snapshot(env), [env.action_space.sample() for _ in range(STEPS)]
+    state, actions = save(env), [env.action_space.sample() for _ in range(STEPS)]
     return state, actions, [_advance(env, actions), env.reset()[0]]
 
 

@@ -18,6 +18,7 @@ from dreamer_jax.envs.vector.slots import OBS, Arrays, EnvFn, EnvSlots, Layout, 
 log = logging.getLogger(__name__)
 
 Mask = Sequence[bool] | np.ndarray  # [N] bool
+ActionSpace = spaces.Discrete | spaces.MultiDiscrete | spaces.Box
 
 
 class Fault(NamedTuple):
@@ -71,7 +72,7 @@ class Vector(abc.ABC):
 
     num_envs: int  # N
     observation_space: spaces.Dict  # one environment's, of Box entries
-    action_space: spaces.Discrete | spaces.Box  # one environment's, from 0 or in [-1, 1]
+    action_space: ActionSpace  # one environment's, from 0 or in [-1, 1]
     _arrays: Arrays
     _unusable = ""  # the reason, if the vector is unusable
 
@@ -101,7 +102,8 @@ class Vector(abc.ABC):
         """Step some rows.
 
         Args:
-            actions: integers [N] for a Discrete action space, floats [N, A] for a Box.
+            actions: integers [N] for a Discrete action space, [N, F] for a MultiDiscrete one, and
+                floats [N, A] for a Box.
             mask: [N] bool, the rows to step; None for all. The result of the others is their last
                 observation and zeros.
 
