@@ -131,9 +131,11 @@ def _is_int(value: Any) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
-def integer(low: int) -> Kind:
-    """Return the kind of whole numbers of at least `low`."""
-    return Kind(f"a whole number of at least {low}", lambda v: _is_int(v) and v >= low)
+def integer(low: int, high: int | None = None) -> Kind:
+    """Return the kind of whole numbers from `low`, up to `high` if it is given."""
+    if high is None:
+        return Kind(f"a whole number of at least {low}", lambda v: _is_int(v) and v >= low)
+    return Kind(f"a whole number from {low} to {high}", lambda v: _is_int(v) and low <= v <= high)
 
 
 def number(low: float = 0.0, high: float = math.inf) -> Kind:
@@ -141,7 +143,10 @@ def number(low: float = 0.0, high: float = math.inf) -> Kind:
 
     def check(value: Any) -> bool:
         is_real = isinstance(value, Real) and not isinstance(value, bool)
-        return is_real and math.isfinite(value) and low <= value <= high
+        try:
+            return is_real and math.isfinite(value) and low <= value <= high
+        except OverflowError:  # a whole number that no float can hold
+            return False
 
     if high == math.inf:
         return Kind(f"a finite number of at least {low:g}", check)
@@ -193,7 +198,7 @@ def pattern() -> Kind:
     def check(value: Any) -> bool:
         try:
             return isinstance(value, str) and bool(re.compile(value))
-        except re.error:
+        except (re.error, OverflowError):
             return False
 
     return Kind("a regular expression", check)

@@ -1,8 +1,11 @@
 """Configs as a whole: defaults, validation, JSON, differences."""
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping
+from functools import reduce
 from numbers import Integral, Real
+from operator import getitem
 from typing import Any
 
 from ml_collections import ConfigDict, FieldReference
@@ -16,7 +19,7 @@ from dreamer_jax.config.sweep import (
     seed_list,
 )
 from dreamer_jax.errors import UsageError, suggest
-from dreamer_jax.schema import KEYS, Key
+from dreamer_jax.schema import KEYS
 
 LARGEST_COUNT = 10**9  # steps, of which the records, at most two for each, have numbers in int32
 
@@ -40,6 +43,7 @@ def default_config() -> ConfigDict:
 def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield the dotted name and the value of every key in a config or nested dicts."""
     for name, value in config.items():
+        name = str(name)  # what is no string is no key, and reported as such
         if prefix + name in KEYS and isinstance(value, ConfigDict):
             yield prefix + name, value.to_dict()
         elif prefix + name not in KEYS and isinstance(value, (Mapping, ConfigDict)):
@@ -71,14 +75,20 @@ def normalize(given: Mapping[str, Any] | ConfigDict) -> ConfigDict:
     if unknown:
         raise UsageError("\n".join(unknown))
     config = default_config()
-    plain = {name: _plain(value, KEYS[name]) for name, value in values.items()}
+    plain = {name: _plain(name, value) for name, value in values.items()}
     with config.ignore_type():
         config.update_from_flattened_dict(plain)
     return config
 
 
-def _plain(value: Any, key: Key) -> Any:
+def _plain(name: str, value: Any) -> Any:
+    key = KEYS[name]
     value = _plain_type(value)
+    if isinstance(key.default, float) and isinstance(value, int):
+        try:
+            float(value)
+        except OverflowError as error:
+            raise UsageError(f"config.{name} is {value}; allowed: {key.kind.allowed}") from error
     whole = _whole(value)
     return whole if key.kind.check(whole) and not key.kind.check(value) else value
 
@@ -91,7 +101,10 @@ def _plain_type(value: Any) -> Any:
     if isinstance(value, range):
         value = tuple(value)
     if isinstance(value, Mapping):
-        return {name: _plain_type(entry) for name, entry in value.items()}
+        value = {name: _plain_type(entry) for name, entry in value.items()}
+        with contextlib.suppress(TypeError, ValueError):  # `validate` refuses what is not JSON
+            return json.loads(json.dumps(value))  # as a saved config has it: lists, no tuples
+        return value
     if isinstance(value, list | tuple):
         return type(value)(map(_plain_type, value))
     if isinstance(value, bool):
@@ -163,11 +176,19 @@ def _combination_errors(config: ConfigDict) -> Iterator[str]:
             f"config.replay.scratch is {config.replay.scratch!r}; allowed: None, since the replay "
             "of config.loop = 'device' is in device memory."
         )
-    if config.loop == "device" and config.steps > LARGEST_COUNT:
-        yield (
-            f"config.steps is {config.steps}; allowed: at most {LARGEST_COUNT} with config.loop = "
-            "'device', which counts in 32 bits."
-        )
+    if config.loop == "device":
+        for name in ("steps", "pretrain", "train_every", "train_updates", "expl.until"):
+            if (value := reduce(getitem, name.split("."), config)) > LARGEST_COUNT:
+                yield (
+                    f"config.{name} is {value}; allowed: at most {LARGEST_COUNT} with config.loop "
+                    "= 'device', which counts in 32 bits."
+                )
+        updates = config.pretrain + config.steps // config.train_every * config.train_updates
+        if updates > LARGEST_COUNT:
+            yield (
+                f"config.steps, train_every and train_updates make {updates} updates; allowed: at "
+                f"most {LARGEST_COUNT} with config.loop = 'device', which counts in 32 bits."
+            )
     if config.planet.elites > config.planet.candidates:
         yield (
             f"config.planet.elites is {config.planet.elites}; allowed: at most "

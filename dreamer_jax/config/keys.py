@@ -86,7 +86,9 @@ RUN = {
         "on a GPU, only operations that give the same results every time; their cost is not "
         "measured",
     ),
-    "max_nonfinite": Key(100, integer(1), "consecutive non-finite updates that freeze a member"),
+    "max_nonfinite": Key(
+        100, integer(1, 10**9), "consecutive non-finite updates that freeze a member"
+    ),
 }
 ENVIRONMENTS = {
     "env.num_envs": Key(1, integer(1), "E, environments per member"),

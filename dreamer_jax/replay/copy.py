@@ -17,6 +17,7 @@ from dreamer_jax.replay.ring import (
     intact,
     live_intact,
     member_directories,
+    read_layout,
 )
 from dreamer_jax.replay.samplers import NOTHING
 
@@ -76,7 +77,7 @@ def _open(directory: Path) -> Layout:
     for file in (directory / LAYOUT_FILE, directory / HIGH_WATER_FILE):
         if not file.is_file():
             raise UsageError(f"{file} is missing; the run cannot be resumed without its replay")
-    layout = Layout.from_json((directory / LAYOUT_FILE).read_text())
+    layout = read_layout(directory)
     for key in layout.entries:
         if not (directory / entry_name(key)).is_file():
             raise UsageError(f"{directory / entry_name(key)} is missing; the replay is damaged")

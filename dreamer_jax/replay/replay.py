@@ -109,11 +109,6 @@ class Replay:
         return self._written.copy()
 
     @property
-    def sizes(self) -> np.ndarray:
-        """Live records per member, [M] int64."""
-        return (self._written - oldest_live(self._layout, self._written)).sum(axis=1)
-
-    @property
     def sampleable(self) -> np.ndarray:
         """The members with at least one sequence to draw, [M] bool."""
         return self._sampler.num_starts(self._streams()).sum(axis=1) > 0

@@ -220,10 +220,9 @@ def check_version(directory: Path) -> None:
 
 def _check_existing(layout: Layout, directory: Path) -> bool:
     """Return whether a directory holds a ring; UsageError if of another layout or damaged."""
-    file = directory / LAYOUT_FILE
-    if not file.exists():
+    if not (directory / LAYOUT_FILE).exists():
         return False
-    if differences := Layout.from_json(file.read_text()).differences(layout):
+    if differences := read_layout(directory).differences(layout):
         raise UsageError(
             f"the replay in {directory} has another layout (there -> asked for): "
             f"{'; '.join(differences)}. Use the settings it was made with, or another directory"
@@ -233,6 +232,15 @@ def _check_existing(layout: Layout, directory: Path) -> bool:
         if size != expected:
             raise UsageError(f"{path} is damaged: {size} bytes, its layout needs {expected}")
     return True
+
+
+def read_layout(directory: Path) -> Layout:
+    """Read the layout of the ring in a directory; UsageError if its file is damaged."""
+    file = directory / LAYOUT_FILE
+    try:
+        return Layout.from_json(file.read_text())
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"{file} is damaged: {type(error).__name__}: {error}") from error
 
 
 def _create(layout: Layout, directory: Path) -> None:
@@ -273,9 +281,12 @@ def check_disk(layout: Layout, members: Sequence[Path]) -> None:
 
 
 def _allow_open_files(count: int) -> None:
-    """Raise the limit of open files as far as the process may: every memory map holds one."""
+    """Make room for so many more open files, as far as the process may.
+
+    Every memory map holds one.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = count + OTHER_FILES
+    needed = len(os.listdir("/dev/fd")) + count + OTHER_FILES
     if hard != resource.RLIM_INFINITY:
         needed = min(needed, hard)
     if soft != resource.RLIM_INFINITY and soft < needed:

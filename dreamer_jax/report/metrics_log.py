@@ -11,6 +11,8 @@ from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
 
+from dreamer_jax.errors import UsageError
+
 ROW_KEYS = ("member", "seed", "env_step", "frame", "update")
 
 
@@ -161,13 +163,14 @@ class MetricsLog:
             pending: `self.pending` then; the next write retries them.
 
         Raises:
-            ValueError: the file is shorter, or `offset` is not the end of a line.
+            UsageError: the file is shorter, or `offset` is not the end of a line.
         """
         inside = 0 < offset <= self.offset
         if offset and not (inside and os.pread(self._file.fileno(), 1, offset - 1) == b"\n"):
-            raise ValueError(
+            raise UsageError(
                 f"{self._path}: byte {offset} of {self.offset} is not the end of a line; the file "
-                "was changed since the checkpoint was written"
+                "was changed since the checkpoint was written. Put a copy back, or start over in "
+                "another work directory"
             )
         self._file.truncate(offset)
         self.offset, self._torn = offset, False

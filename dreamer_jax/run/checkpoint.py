@@ -10,13 +10,14 @@ agents are read without it.
 
 import contextlib
 import errno
+import itertools
 import json
 import os
 import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,6 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
-from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, EveryNStepsClosest, LatestN
 
 from dreamer_jax.errors import UsageError
 from dreamer_jax.files import DISK_FULL, damage, digest, replacing
@@ -34,6 +34,7 @@ from dreamer_jax.replay.device import with_empty_slots, with_slots, written_part
 from dreamer_jax.replay.replay import Replay
 from dreamer_jax.run.processes import ALONE, Processes
 
+REPLACED = "replaced/"  # prefix of the name of a checkpoint, among the checksums
 LOOP = "loop"  # name, among the arrays, of the state of a loop on the device with its replay
 
 
@@ -43,6 +44,9 @@ class DamagedCheckpoint(Exception):
 
 class Checkpoints:
     """The checkpoints in a directory, numbered by env step.
+
+    A file beside the directory has the checksums of every checkpoint. They are written when all
+    that belongs to it is on disk: a checkpoint newer than all in the file was not completed.
 
     Args:
         directory: holds nothing but the checkpoints.
@@ -75,24 +79,31 @@ class Checkpoints:
         else:
             self.directory.mkdir(parents=True, exist_ok=True)
             self._undo_replacement()  # of a process that was killed while it saved
+            self._remove_incomplete()  # likewise
             self._processes.exchange(None)  # before another one looks for checkpoints
-            policies = [LatestN(keep)] + ([EveryNStepsClosest(keep_every)] if keep_every else [])
             options = ocp.CheckpointManagerOptions(
-                preservation_policy=AnyPreservationPolicy(policies),
-                cleanup_tmp_directories=True,  # likewise
+                cleanup_tmp_directories=True,
                 enable_async_checkpointing=True,
             )
+        self._keep, self._keep_every = keep, keep_every
         path = self._root / self.directory.name
         self._manager = ocp.CheckpointManager(path, options=options)
 
     def steps(self) -> list[int]:
-        """Return the env steps of all checkpoints, newest first."""
-        replaced = [int(path.name) for path in self._replaced.glob("*")]
-        return sorted({*self._manager.all_steps(), *replaced}, reverse=True)
+        """Return the env steps of all complete checkpoints, newest first."""
+        complete = _numbered(self.directory) - self._incomplete()
+        return sorted(map(int, complete | _numbered(self._replaced)), reverse=True)
 
-    def had_any(self) -> bool:
-        """Return whether a checkpoint was ever completed here, even if it is gone now."""
-        return self._digests_file.exists() or self._damaged.is_dir()
+    def check_left(self) -> None:
+        """Raise UsageError if there are no checkpoints, but there once were."""
+        had_any = self._damaged.is_dir() or (
+            self._digests_file.exists() and self._read_digests() != {}
+        )
+        if had_any and not self.steps():
+            raise UsageError(
+                f"the checkpoints of this run are gone or damaged ({self.directory}); put one "
+                "back, or start over in another work directory"
+            )
 
     def save(self, step: int, arrays: Any, host: dict, before: Callable[[], None]) -> None:
         """Start saving; return before the files are complete.
@@ -117,15 +128,10 @@ class Checkpoints:
             name: [leaf.shape for leaf in jax.tree.leaves(jax.eval_shape(_key_data, item))]
             for name, item in items.items()
         }
-        if step in self._manager.all_steps():
-            if self._processes.first:
-                self._replaced.mkdir(exist_ok=True)
-                (self.directory / str(step)).rename(self._replaced / str(step))
-                # Left in place, the old checksums would condemn the new files.
-                digests = {k: v for k, v in self._read_digests().items() if k != str(step)}
-                self._write_digests(digests)
-            self._processes.exchange(None)
-            self._manager.reload()
+        if self._processes.first:
+            self._make_way(str(step))
+        self._processes.exchange(None)
+        self._manager.reload()
         with self._writing(step):
             data = {name: ocp.args.StandardSave(item) for name, item in items.items()}
             data["host"] = ocp.args.JsonSave(host)
@@ -156,13 +162,15 @@ class Checkpoints:
             DamagedCheckpoint: the files are not as they were written.
             UsageError: they hold arrays of other shapes.
         """
-        if step not in self._manager.all_steps() and (self._replaced / str(step)).is_dir():
+        is_here = str(step) in _numbered(self.directory) - self._incomplete()
+        if not is_here and str(step) in _numbered(self._replaced):
             options = ocp.CheckpointManagerOptions(create=False)
             path = self._root / self._replaced.name
             with ocp.CheckpointManager(path, options=options) as manager:
                 return _read(manager, step, shapes, verified=False)
         # By the first process, so that all agree.
-        expected = self._read_digests().get(str(step)) if self._processes.first else None
+        digests = (self._read_digests() if self._processes.first else None) or {}
+        expected = digests.get(str(step))
         problem = damage(self.directory / str(step), expected or {})
         problem, verified = self._processes.exchange((problem, expected is not None))[0]
         if problem:
@@ -202,39 +210,82 @@ class Checkpoints:
             if not self._processes.first:
                 return
             _check_readable(self._root / self.directory.name / str(step), shapes, host)
-        with self._writing(step, is_readable=True):
-            steps = {str(kept) for kept in self._manager.all_steps()}
-            digests = {name: old for name, old in self._read_digests().items() if name in steps}
-            self._write_digests(digests | {str(step): digest(self.directory / str(step))})
-            shutil.rmtree(self._replaced, ignore_errors=True)
+            names = _numbered(self.directory)
+            digests = self._known_digests() | {str(step): digest(self.directory / str(step))}
+            kept = self._kept([int(name) for name in digests if name in names])
+            self._write_digests({name: digests[name] for name in kept})
+        # Not before: until now each of them was the newest that a killed run could resume from.
+        for path in (self._replaced, *(self.directory / name for name in names - kept)):
+            shutil.rmtree(path, ignore_errors=True)
+
+    def _kept(self, steps: Sequence[int]) -> set[str]:
+        """Return the newest steps and those nearest to multiples, as names."""
+        kept = set(sorted(steps)[-self._keep :])
+        if every := self._keep_every:
+            for multiple, group in itertools.groupby(sorted(steps), lambda s: round(s / every)):
+                kept.add(min(group, key=lambda s, near=every * multiple: abs(s - near)))
+        return set(map(str, kept))
+
+    def _make_way(self, name: str) -> None:
+        """Make the checkpoint of a step that is about to be saved incomplete until it is saved.
+
+        One that is there already moves out of the directory.
+        """
+        digests, is_there = self._known_digests(), name in _numbered(self.directory)
+        if is_there:
+            digests[REPLACED + name] = digests.pop(name, None)
+        if is_there or not self._digests_file.exists():
+            self._write_digests(digests)
+        if is_there:
+            self._replaced.mkdir(exist_ok=True)
+            (self.directory / name).rename(self._replaced / name)
 
     def _undo_replacement(self) -> None:
         """Put a replaced checkpoint back unless the new one is complete."""
         if not self._processes.first:
             return
-        for path in self._replaced.glob("*"):
-            if not (self.directory / path.name).exists():
-                path.rename(self.directory / path.name)
+        digests = self._known_digests()
+        keys = {key.removeprefix(REPLACED) for key in digests if key.startswith(REPLACED)}
+        for name in keys | _numbered(self._replaced):
+            old = digests.pop(REPLACED + name, None)
+            is_complete = name in digests and name in _numbered(self.directory)
+            if not is_complete and name in _numbered(self._replaced):
+                shutil.rmtree(self.directory / name, ignore_errors=True)
+                (self._replaced / name).rename(self.directory / name)
+            digests.setdefault(name, old)
+        if digests != self._known_digests():
+            self._write_digests(digests)
         shutil.rmtree(self._replaced, ignore_errors=True)
 
-    @contextlib.contextmanager
-    def _writing(self, step: int, *, is_readable: bool = False) -> Iterator[None]:
-        """On failure, name the checkpoint and release the space that it took.
+    def _remove_incomplete(self) -> None:
+        if self._processes.first:
+            for name in self._incomplete():
+                shutil.rmtree(self.directory / name)
 
-        A readable checkpoint stays if it is the only one, since orbax has removed the one before.
+    def _incomplete(self) -> set[str]:
+        """Return the names of checkpoints that were being saved when a process was killed.
+
+        Also of one that is being saved now. One that is older than those with checksums was put
+        back by someone.
         """
+        digests = self._read_digests()
+        if digests is None:
+            return set()
+        newest = max((int(key.removeprefix(REPLACED)) for key in digests), default=-1)
+        names = _numbered(self.directory) - set(digests)
+        return {name for name in names if int(name) >= newest}
+
+    @contextlib.contextmanager
+    def _writing(self, step: int) -> Iterator[None]:
+        """On failure, name the checkpoint and release the space that it took."""
         try:
             yield
         except Exception as error:
             self._failed = True
             with contextlib.suppress(Exception):
                 self._manager.wait_until_finished()  # a running write must not miss its files
-            failed = list(self.directory.glob(f"{step}.orbax-checkpoint-tmp*"))
-            others = {path.name for path in self.directory.glob("*") if path.name.isdecimal()}
-            is_last = others <= {str(step)} and not any(self._replaced.glob("*"))
-            if not (is_readable and is_last):
-                failed.append(self.directory / str(step))
-            for path in failed:
+            parts = self.directory.glob(f"{step}.orbax-checkpoint-tmp*")
+            for path in (*parts, self.directory / str(step)):
                 shutil.rmtree(path, ignore_errors=True)
             self._undo_replacement()
             self._manager.reload()
@@ -247,15 +298,37 @@ class Checkpoints:
                 str(self.directory),
             ) from error
 
-    def _read_digests(self) -> dict[str, dict]:
-        try:
-            return json.loads(self._digests_file.read_text()) if self._digests_file.exists() else {}
-        except ValueError:
-            return {}  # damaged: a checkpoint then counts as intact if it can be read
+    def _read_digests(self) -> dict[str, dict | None] | None:
+        """Return the checksums of each checkpoint, None if they are not known.
 
-    def _write_digests(self, digests: Mapping[str, dict]) -> None:
+        Those of one that is being replaced have the prefix REPLACED.
+
+        Returns:
+            None if the file is missing or damaged: a checkpoint is then intact if it can be read.
+        """
+        try:
+            digests = json.loads(self._digests_file.read_text())
+        except (OSError, ValueError):
+            return None
+        is_one = isinstance(digests, dict) and all(
+            key.removeprefix(REPLACED).isdecimal() and isinstance(files, dict | None)
+            for key, files in digests.items()
+        )
+        return digests if is_one else None
+
+    def _known_digests(self) -> dict[str, dict | None]:
+        """Return the checksums of all checkpoints that are there, or that there once were."""
+        digests = self._read_digests()
+        return dict.fromkeys(_numbered(self.directory)) if digests is None else digests
+
+    def _write_digests(self, digests: Mapping[str, dict | None]) -> None:
         with replacing(self._digests_file) as path:
             path.write_text(json.dumps(digests))
+
+
+def _numbered(directory: Path) -> set[str]:
+    """Return the names of the checkpoints in a directory."""
+    return {path.name for path in directory.glob("*") if path.name.isdecimal() and path.is_dir()}
 
 
 @contextlib.contextmanager
@@ -488,11 +561,7 @@ class Saver:
             self._newest = _place(host), records
             self._saved_records = self._replay.written
             return arrays, host
-        if self._checkpoints.had_any():
-            raise UsageError(
-                f"the checkpoints of this run are gone or damaged ({self._checkpoints.directory}); "
-                "put one back, or start over in another work directory"
-            )
+        self._checkpoints.check_left()
         self._replay.clear()
         return None
 

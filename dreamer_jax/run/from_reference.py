@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from dreamer_jax.agent.reference import ImportedParams, import_reference
 from dreamer_jax.errors import UsageError
 from dreamer_jax.report.progress import Progress
+from dreamer_jax.run.identity import write_identity
 from dreamer_jax.run.load import MemberAgent, load
 from dreamer_jax.run.setup import MakeEnv, RunSetup, build
 from dreamer_jax.run.signals import StopSignals
@@ -34,7 +35,7 @@ def start_from_reference(
     from them: as in every run the prefill fills the replay, and the optimizers begin anew.
 
     Args:
-        config: the networks must have the sizes of the original's.
+        config: as for `train`; the networks must have the sizes of the original's.
         workdir: where no run is yet.
         arrays: arrays by variable name, as `import_reference` takes them, or the path of an `.npz`
             file of them.
@@ -50,9 +51,10 @@ def start_from_reference(
         raise UsageError(f"{work.path} holds a run already; give another work directory")
     weights = _read_weights(setup, arrays, order)
     with contextlib.ExitStack() as closing:
-        closing.enter_context(work.claim(config))
+        closing.enter_context(work.claim(setup.config))
+        write_identity(work.environment, setup.identity)
         stop = closing.enter_context(StopSignals())
-        progress = closing.enter_context(Progress(config.steps, setup.seeds))
+        progress = closing.enter_context(Progress(setup.config.steps, setup.seeds))
         make_trainer(setup, work, progress, stop, closing).begin_with(*weights)
     return load(workdir, make_env=make_env)
 

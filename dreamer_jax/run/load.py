@@ -18,9 +18,8 @@ from dreamer_jax.errors import UsageError
 from dreamer_jax.run.checkpoint import Checkpoints, DamagedCheckpoint
 from dreamer_jax.run.driver import to_env_actions
 from dreamer_jax.run.identity import check_maker, check_spaces
-from dreamer_jax.run.setup import MakeEnv, RunSetup, build
+from dreamer_jax.run.setup import MakeEnv, RunSetup, build, prepared
 from dreamer_jax.run.workdir import WorkDir
-from dreamer_jax.runtime import prepare
 from dreamer_jax.seeding import EVAL_KEY, EVAL_STREAM, env_seed, member_keys
 from dreamer_jax.types import Params, PolicyCarry
 
@@ -66,9 +65,9 @@ def read_saved(
 
     The state of a loop on the device is left out, unless `with_loop`.
     """
-    prepare()  # before `one_device` starts JAX
     work = WorkDir(workdir)
     config = selected = work.read_config()
+    prepared(config)  # before `one_device` starts JAX
     present = sweep.members(config)
     if numbers is not None:
         numbers = list(numbers)

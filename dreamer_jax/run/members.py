@@ -12,6 +12,7 @@ checkpoint yet, and UsageError if members, runs, target or disk space do not fit
 
 import contextlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -28,7 +29,7 @@ from dreamer_jax.agent.guard import is_frozen
 from dreamer_jax.config import sweep
 from dreamer_jax.errors import UsageError
 from dreamer_jax.replay.copy import MemberReplay, check_alike, copy_members, open_member
-from dreamer_jax.report.metrics_log import encode_row, read_metrics
+from dreamer_jax.report.metrics_log import encode_row, iter_rows
 from dreamer_jax.report.wandb.process import run_group
 from dreamer_jax.run.checkpoint import Checkpoints
 from dreamer_jax.run.identity import check_spaces, write_identity
@@ -36,6 +37,8 @@ from dreamer_jax.run.load import Saved, read_saved
 from dreamer_jax.run.setup import MakeEnv, describe_bytes
 from dreamer_jax.run.trainer import train
 from dreamer_jax.run.workdir import WorkDir
+
+log = logging.getLogger(__name__)
 
 
 def list_members(workdir: str | Path, *, make_env: MakeEnv | None = None) -> list[dict]:
@@ -56,9 +59,10 @@ def list_members(workdir: str | Path, *, make_env: MakeEnv | None = None) -> lis
         | {"train_return": None, "eval_return": None}
         for m, member in enumerate(sweep.members(source.config))
     ]
-    for row in read_metrics(source.work.metrics):
-        returns = {key: row[key] for key in ("train_return", "eval_return") if key in row}
-        records[row["member"]] |= returns
+    for row in iter_rows(source.work.metrics, on_bad=log.warning):
+        if row.get("member") in range(len(records)):
+            returns = {key: row[key] for key in ("train_return", "eval_return") if key in row}
+            records[row["member"]] |= returns
     return records
 
 
@@ -253,7 +257,15 @@ def _read_rows(source: Saved) -> list[dict]:
             f"{path} was changed since the checkpoint was written: its byte {position['offset']} "
             "is not the end of a line"
         )
-    return [json.loads(line) for line in (*content.splitlines(), *position["pending"])]
+    rows = []
+    for number, line in enumerate((*content.splitlines(), *position["pending"]), start=1):
+        with contextlib.suppress(ValueError):
+            row = json.loads(line)
+            if isinstance(row, dict) and {"member", "env_step"} <= set(row):
+                rows.append(row)
+                continue
+        raise UsageError(f"{path} is damaged: line {number} is no row of a member")
+    return rows
 
 
 def join_rows(sources: Sequence[tuple[Sequence[dict], Sequence[int]]]) -> list[dict[str, Any]]:

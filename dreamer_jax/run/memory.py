@@ -1,4 +1,4 @@
-"""The memory that a run with its replay on the device needs, compared with what there is."""
+"""The memory that a run with its replay in memory needs, compared with what there is."""
 
 from pathlib import Path
 
@@ -38,12 +38,29 @@ def check_memory(setup: RunSetup) -> None:
     )
 
 
+def check_host_memory(setup: RunSetup) -> None:
+    """Raise UsageError if a replay with `config.replay.storage = 'memory'` does not fit."""
+    needed, free = setup.replay_bytes(), _free_host_memory()
+    if setup.config.replay.storage == "memory" and free is not None and needed > free:
+        capacity = setup.config.replay.capacity
+        raise UsageError(
+            f"with config.replay.storage = 'memory' a replay of {capacity} steps for each of "
+            f"{len(setup.seeds)} members needs {describe_bytes(needed)} of memory, and "
+            f"{describe_bytes(free)} are free; allowed: config.replay.capacity of at most about "
+            f"{int(capacity * free / needed)}, fewer members, or 'disk'"
+        )
+
+
 def free_memory(device: jax.Device) -> int | None:
     """Return the number of bytes that a device has free; None if it does not say."""
     stats = device.memory_stats() or {}
     if "bytes_limit" in stats:
         return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
-    if device.platform != "cpu" or not MEMINFO.exists():
+    return _free_host_memory() if device.platform == "cpu" else None
+
+
+def _free_host_memory() -> int | None:
+    if not MEMINFO.exists():
         return None
     lines = dict(line.split(":", 1) for line in MEMINFO.read_text().splitlines())
     return int(lines["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in lines else None

@@ -33,6 +33,7 @@ from dreamer_jax.run.checkpoint import Checkpoints, Saver
 from dreamer_jax.run.driver import Driver, to_env_actions, without_env_states
 from dreamer_jax.run.evaluation import Episodes, play_episodes, summarize
 from dreamer_jax.run.identity import changed_code, check_maker, check_spaces, write_identity
+from dreamer_jax.run.memory import check_host_memory
 from dreamer_jax.run.processes import current as current_processes
 from dreamer_jax.run.processes import gathered, joined, own_members
 from dreamer_jax.run.programs import Programs
@@ -160,6 +161,7 @@ class Trainer:
         self._processes = setup.processes
         checkpoints = Checkpoints(work.checkpoints, keep, keep_every, setup.processes)
         closing.callback(checkpoints.close)
+        checkpoints.check_left()  # before a replay is opened that would be emptied without one
         self._scratch: Scratch | None = None
         self._refill = False  # the replay, whose records are lost
         self._replay = self._open_replay(bool(checkpoints.steps()), closing)
@@ -188,12 +190,11 @@ class Trainer:
 
     def _open_replay(self, is_resumed: bool, closing: contextlib.ExitStack) -> Replay:
         """Open the replay, for a run that has checkpoints or for a new one."""
+        check_host_memory(self._setup)
         if self._config.replay.scratch is not None:
             self._open_scratch(resumed=is_resumed)
-        else:
-            shutil.rmtree(self._work.scratch, ignore_errors=True)  # it will be out of date
-            if is_resumed:
-                self._work.check_replay(self._config)
+        elif is_resumed:
+            self._work.check_replay(self._config, self._setup.numbers)
         replay = self._setup.make_replay(self._work)
         closing.callback(replay.close)
         return replay
@@ -222,7 +223,8 @@ class Trainer:
                 self._do_due_work()
             finished = True
         except Stopped:
-            self._save(wait=True)
+            if not self._refill:  # else a checkpoint would need the lost records
+                self._save(wait=True)
             self._progress.print(f"stopped at env step {self._env_step}; it can be resumed")
         except OSError as error:
             if error.errno not in DISK_FULL:
@@ -560,6 +562,8 @@ class Trainer:
         """Resume from the newest intact checkpoint, or start afresh."""
         began = time.monotonic()
         saved = self._saver.restore(self._setup.saved_shapes())
+        if self._scratch is None:
+            shutil.rmtree(self._work.scratch, ignore_errors=True)  # out of date from now on
         if saved is None:
             self._reporter.restore(None, None, 0, 0)
             self._set_arrays(self._setup.init_arrays())
@@ -571,7 +575,10 @@ class Trainer:
         changes = [changed_code(member.get("env_code"), self._setup.env_code) for member in members]
         self._set_arrays(arrays)
         self._env_step, self._update, self._due = host["env_step"], host["update"], host["due"]
-        self._summary = None if None in states["summary"] else states["summary"]
+        is_end = self._env_step >= self._config.steps  # `steps` may have changed
+        self._summary = states["summary"] if is_end and None not in states["summary"] else None
+        if is_end and self._summary is None and not self._due:
+            self._due = schedule.work_due(self._config, self._env_step)
         if self._programs is not None:
             notes = host.get("programs", [{}])  # those of each process
             self._programs.restore(notes[self._processes.index % len(notes)])

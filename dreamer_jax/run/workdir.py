@@ -8,7 +8,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from dreamer_jax import config as config_lib
 from dreamer_jax.errors import UsageError
 from dreamer_jax.files import replacing
+from dreamer_jax.replay.ring import check_version, member_directories
 
 _claimed: set[Path] = set()  # work directories of runs in this process
 
@@ -59,11 +60,16 @@ class WorkDir:
             raise UsageError(f"{self.config} is not a config of this version: {error}") from error
 
     def read_summary(self) -> dict[str, Any] | None:
-        """Read the result of `train`; None if the run is not finished."""
+        """Read the result of `train`; None if the run is not finished, or the file is damaged.
+
+        Training then resumes at the end, and writes it again.
+        """
         try:
-            return json.loads(self.summary.read_text()) if self.summary.is_file() else None
+            summary = json.loads(self.summary.read_text()) if self.summary.is_file() else None
         except ValueError:
-            return None  # damaged: training resumes at the end, and writes it again
+            return None
+        is_whole = isinstance(summary, dict) and {"env_step", "update", "members"} <= set(summary)
+        return summary if is_whole else None
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Mark the run as finished."""
@@ -153,15 +159,17 @@ class WorkDir:
         finally:
             _claimed.discard(place)
 
-    def check_replay(self, config: ConfigDict) -> None:
-        """Raise UsageError if the replay of the saved run is lost."""
+    def check_replay(self, config: ConfigDict, numbers: Iterable[int]) -> None:
+        """Raise UsageError if the replay of members of the saved run is lost."""
         if config.replay.storage == "memory":
             raise UsageError(
                 f"the run in {self.path} cannot be resumed: with config.replay.storage = 'memory' "
                 "its replay is lost; use 'disk', or another work directory"
             )
-        if not self.replay.is_dir():
-            raise UsageError(f"{self.replay} is gone; the run cannot be resumed without its replay")
+        check_version(self.replay)
+        for place in (self.replay, *member_directories(self.replay, numbers)):
+            if not place.is_dir():
+                raise UsageError(f"{place} is gone; the run cannot be resumed without its replay")
 
     def _check(self, config: ConfigDict) -> None:
         if self.config.exists():

@@ -72,8 +72,15 @@ def test_steps_on_the_device_are_counted_in_32_bits():
     config = config_lib.default_config()
     config.update({"loop": "device", "steps": 10**9})
     config_lib.validate(config)
-    config.steps += 1
-    with pytest.raises(UsageError, match="config.steps is 1000000001; allowed: at most 1000000000"):
+    config.steps = 10**9
+    for name in ("steps", "pretrain", "train_every"):
+        too_large = config.copy_and_resolve_references()
+        too_large[name] = 10**9 + 1
+        message = f"config.{name} is 1000000001; allowed: at most 1000000000"
+        with pytest.raises(UsageError, match=message):
+            config_lib.validate(too_large)
+    config.train_updates = 5
+    with pytest.raises(UsageError, match="make 1250000001 updates; allowed: at most 1000000000"):
         config_lib.validate(config)
 
 
@@ -132,6 +139,32 @@ def test_values_become_plain_and_can_be_saved():
     assert config.seeds == (1, 2, 3) and config.members.kl_scale == (0.5, 1.0)
     assert config.members.actor_lr == [0.25] and config.is_locked
     assert given.seeds == range(1, 4)  # what was given is not changed
+
+
+def test_arguments_of_environments_are_as_saved():
+    kwargs = {"size": (5, 5), "costs": {1: (0.5, np.float32(2))}}
+    config = normalize({"task": "gym:X", "env": {"kwargs": kwargs}})
+    validate(config)
+    assert config.env.kwargs == {"size": [5, 5], "costs": {"1": [0.5, 2.0]}}
+    assert not config_lib.differences(from_json(to_json(config)), config)
+    for wrong in ({"a": {1}}, {"a": np.nan}, {1: 2}):
+        with pytest.raises(UsageError, match="config.env.kwargs is"):
+            validate(normalize({"task": "gym:X", "env": {"kwargs": wrong}}))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({1: 2}, "config.1 does not exist"),
+        ({"env": {2: 3}}, "config.env.2 does not exist"),
+        ({"kl_scale": 10**400}, "config.kl_scale is 1000"),
+        ({"cnn_keys": "a{99999999999999}"}, "config.cnn_keys is 'a{9.*a regular expression"),
+        ({"max_nonfinite": 2**31}, "config.max_nonfinite is 2147483648; allowed: .* from 1 to"),
+    ],
+)
+def test_odd_keys_and_values_are_named(given, message):
+    with pytest.raises(UsageError, match=message):
+        validate(normalize(given))
 
 
 def test_nested_dicts_are_configs():

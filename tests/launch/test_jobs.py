@@ -147,7 +147,7 @@ def test_states_follow_the_work_directory(tmp_path):
     with job.work.claim(job.config):
         pass
     assert read_state(job).kind == UNFINISHED
-    job.work.write_summary({"env_step": 160})
+    job.work.write_summary({"env_step": 160, "update": 9, "members": []})
     assert read_state(job) == (FINISHED, "", 160)
     assert read_state(make_job(tmp_path, steps=200)).kind == UNFINISHED
     other = read_state(make_job(tmp_path, kl_scale=0.7))
@@ -272,7 +272,7 @@ def test_a_thousand_jobs_are_listed_in_ten_seconds(tmp_path, capsys):
     file = str(write_sweep(tmp_path / "a.py", jobs))
     for job in jobs_of(file, tmp_path / "runs")[:300]:
         with job.work.claim(job.config):
-            job.work.write_summary({"env_step": 160})
+            job.work.write_summary({"env_step": 160, "update": 9, "members": []})
     began = time.process_time()  # what the machine does beside it does not count
     made = jobs_of(file, tmp_path / "runs")
     list_jobs(made, made)

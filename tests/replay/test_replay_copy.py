@@ -98,6 +98,13 @@ def test_files_that_are_missing_or_do_not_match(tmp_path):
     ]
     with pytest.raises(UsageError, match=r"different layouts: envs: 2 -> 1; .*entry 'action'"):
         check_alike(members)
+    layout = tmp_path / "a" / "1" / "layout.json"
+    text = layout.read_text()
+    for wrong in ("", "[]", "{}", text[:-20], text.replace('"envs"', '"env"')):
+        layout.write_text(wrong)
+        with pytest.raises(UsageError, match="layout.json is damaged: "):
+            open_member(tmp_path / "a" / "1", replay.state()[1], None)
+    layout.write_text(text)
     for name in ("reward.bin", "high_water.i64", "layout.json"):
         (tmp_path / "a" / "1" / name).unlink()
         with pytest.raises(UsageError, match=f"{name} is missing"):

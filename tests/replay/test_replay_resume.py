@@ -2,7 +2,10 @@
 
 import collections
 import json
+import os
 import shutil
+import subprocess
+import sys
 import threading
 import time
 
@@ -227,10 +230,23 @@ def test_bad_steps_and_states_change_nothing():
     other = make_replay(seeds=[1, 2]).state()
     with pytest.raises(ValueError, match=r"\(2, 1\), expected \(1, 1\)"):
         replay.restore(other)
-    assert replay.sizes.tolist() == [0]
+    assert replay.written.tolist() == [[0]]
     replay.close()
     with pytest.raises(RuntimeError, match="closed"):
         replay.add(step, mask)
+
+
+def test_open_files_of_earlier_rings_are_counted(tmp_path):
+    """In a process of its own, whose limit is lowered."""
+    code = f"""
+import resource
+from replay_streams import make_replay
+_, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
+kept = [make_replay(seeds=range(120), directory={str(tmp_path)!r} + name) for name in "ab"]
+"""
+    path = os.pathsep.join(filter(None, sys.path))
+    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONPATH": path})
 
 
 def test_full_disk_is_refused_with_numbers(tmp_path, monkeypatch):

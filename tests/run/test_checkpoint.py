@@ -97,7 +97,8 @@ def test_a_save_that_cannot_be_read_does_not_count(opened, tmp_path, lost):
     manager.wait_until_finished = wait_and_lose
     with pytest.raises(OSError, match="the checkpoint of env step 4 could not be written"):
         save(checkpoints, 4)
-    assert checkpoints.steps() == [] and not checkpoints.had_any()
+    assert checkpoints.steps() == []
+    checkpoints.check_left()
     # After a failed read orbax leaves coroutines behind that complain when they are collected.
     gc.collect()
 
@@ -180,6 +181,60 @@ def test_a_kill_after_the_replacement_is_complete_leaves_the_new_checkpoint(open
     assert names(tmp_path) == {"checkpoints", "checkpoints.json"}
 
 
+@pytest.mark.parametrize("older", [[], [3, 4]])
+def test_a_kill_before_all_is_on_disk_leaves_what_was_complete(opened, tmp_path, older):
+    """Orbax may have completed its files before the replay of that moment is on disk."""
+    save(opened(2), *older)
+    digests = (tmp_path / "checkpoints.json").read_text() if older else "{}"
+    save(opened(3), 5)
+    (tmp_path / "checkpoints.json").write_text(digests)
+    for keep in (None, 2):
+        checkpoints = opened(keep)
+        assert checkpoints.steps() == older[::-1]
+        checkpoints.check_left()
+    save(checkpoints, 5)
+    assert opened().steps() == [5, *older[1:]]
+
+
+def test_a_kill_while_a_checkpoint_is_replaced_leaves_the_old_one(opened, tmp_path):
+    save(opened(2), 3, 5)
+    checkpoints = opened(2)
+    copies = [tmp_path / "checkpoints", tmp_path / "checkpoints.json"]
+    state = {}
+
+    def note():  # what a killed process would leave once orbax has completed its files
+        checkpoints._manager.wait_until_finished()
+        for path in (*copies, tmp_path / "checkpoints.replaced"):
+            copy = shutil.copytree if path.is_dir() else shutil.copy
+            state[path] = copy(path, tmp_path / f"copy_{path.name}")
+
+    checkpoints.save(5, TREE, {"again": True}, before=note)
+    checkpoints.completed(wait=True)
+    checkpoints.close()
+    shutil.rmtree(tmp_path / "checkpoints")
+    for path, copy in state.items():
+        os.replace(copy, path)
+    for keep in (None, 2, None):
+        assert opened(keep).steps() == [5, 3]
+        assert opened().restore(5, shapes())[1] == {"step": 5}
+    damage_one_file(tmp_path, 5)
+    with pytest.raises(DamagedCheckpoint, match="different checksum"):  # they are the old ones
+        opened().restore(5, shapes())
+
+
+def test_an_older_checkpoint_that_is_put_back_counts(opened, tmp_path):
+    save(opened(2), 3)
+    shutil.copytree(tmp_path / "checkpoints" / "3", tmp_path / "kept")
+    save(opened(1), 5)
+    shutil.rmtree(tmp_path / "checkpoints" / "5")
+    with pytest.raises(UsageError, match="are gone or damaged"):
+        opened(2).check_left()
+    os.rename(tmp_path / "kept", tmp_path / "checkpoints" / "3")
+    checkpoints = opened(2)
+    checkpoints.check_left()
+    assert checkpoints.steps() == [3] and checkpoints.restore(3, shapes())[1] == {"step": 3}
+
+
 def test_completion_is_reported_once_and_after_what_must_come_before(opened):
     checkpoints, order = opened(2), []
     checkpoints.save(3, TREE, {"step": 3}, before=lambda: order.append(checkpoints.steps()))
@@ -223,12 +278,16 @@ def test_without_checksums_what_cannot_be_read_is_damaged(opened, tmp_path):
     assert done.stdout == "damaged\n", done.stderr
 
 
-def test_one_flipped_bit_is_noticed(opened, tmp_path):
-    save(opened(2), 5)
-    path = largest_file(tmp_path, 5)
+def damage_one_file(tmp_path, step):
+    path = largest_file(tmp_path, step)
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
+
+
+def test_one_flipped_bit_is_noticed(opened, tmp_path):
+    save(opened(2), 5)
+    damage_one_file(tmp_path, 5)
     with pytest.raises(DamagedCheckpoint, match="different checksum"):
         opened().restore(5, shapes())
 
@@ -247,14 +306,6 @@ def test_set_aside(opened, tmp_path):
         save(checkpoints, 4, 5)
         assert checkpoints.set_aside(5) == tmp_path / "checkpoints.damaged" / place
         assert checkpoints.steps() == [4]
-    assert opened().had_any()
-
-
-def test_had_any(opened, tmp_path):
-    checkpoints = opened(2)
-    assert not checkpoints.had_any() and checkpoints.steps() == []
-    save(checkpoints, 1)
-    assert checkpoints.had_any()
 
 
 def test_what_a_killed_process_left_is_removed(opened, tmp_path):
@@ -287,20 +338,39 @@ def test_a_save_that_fails_names_its_step_and_changes_nothing(opened, code, step
 
 def test_damaged_checksums_do_not_cost_the_checkpoints(opened, tmp_path):
     save(opened(2), 1)
-    (tmp_path / "checkpoints.json").write_text('{"1": {')
-    assert opened().restore(1, shapes())[1] == {"step": 1} and opened().had_any()
+    for text in ('{"1": {', "[]", '{"1": 0}', '{"one": {}}'):
+        (tmp_path / "checkpoints.json").write_text(text)
+        assert opened().restore(1, shapes())[1] == {"step": 1} and opened().steps() == [1]
+    save(opened(2), 2)
+    assert opened().steps() == [2, 1]
+    shutil.rmtree(tmp_path / "checkpoints")
+    with pytest.raises(UsageError, match="are gone or damaged"):
+        opened(2).check_left()
 
 
-@pytest.mark.parametrize("keep, left", [(1, 2), (2, 1)])
-def test_a_save_that_fails_at_its_end_leaves_a_checkpoint(opened, tmp_path, keep, left):
+def test_files_of_others_are_left_alone(opened, tmp_path):
+    save(opened(2), 1)
+    for place in ("checkpoints", "checkpoints.replaced"):
+        (tmp_path / place / "notes").mkdir(parents=True)
+    assert opened().steps() == [1]
+    save(opened(1), 2)
+    assert opened().steps() == [2] and (tmp_path / "checkpoints" / "notes").is_dir()
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+def test_a_save_that_fails_at_its_end_leaves_the_others(opened, tmp_path, keep):
     """As on a disk that fills up after the files of the arrays: no checksums can be written."""
-    checkpoints = opened(keep)
+    checkpoints, file = opened(keep), tmp_path / "checkpoints.json"
     save(checkpoints, 1)
-    (tmp_path / "checkpoints.json").unlink()
-    (tmp_path / "checkpoints.json").mkdir()
+
+    def block():
+        file.unlink()
+        file.mkdir()
+
+    checkpoints.save(2, TREE, {"step": 2}, before=block)
     with pytest.raises(OSError, match="the checkpoint of env step 2 could not be written"):
-        save(checkpoints, 2)
-    (tmp_path / "checkpoints.json").rmdir()
-    assert opened().steps() == [left]
-    arrays, host = opened().restore(left, shapes())
-    assert host == {"step": left} and np.array_equal(arrays["weights"], np.arange(1000.0) + left)
+        checkpoints.completed(wait=True)
+    file.rmdir()
+    assert opened().steps() == [1]
+    arrays, host = opened().restore(1, shapes())
+    assert host == {"step": 1} and np.array_equal(arrays["weights"], np.arange(1000.0) + 1)

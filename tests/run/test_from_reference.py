@@ -129,7 +129,7 @@ def sigmoid(x):
 def test_weights_act_the_same_and_train_on(tmp_path):
     arrays, config = weights(), config_like_the_original()
     np.savez(tmp_path / "weights.npz", **arrays)
-    args = config, tmp_path / "run", tmp_path / "weights.npz"
+    args = config.to_dict(), tmp_path / "run", tmp_path / "weights.npz"
     agent = start_from_reference(*args, order=ORDER, make_env=Walker)
     env, original = agent.make_env(), Original(arrays)
     obs, _ = env.reset()
@@ -137,6 +137,8 @@ def test_weights_act_the_same_and_train_on(tmp_path):
         action = agent.policy(obs)
         np.testing.assert_allclose(action, original.policy(obs), rtol=0, atol=1e-5)
         obs = env.step(action)[0]
+    with pytest.raises(UsageError, match="made with a function"):
+        load(tmp_path / "run")
     again = load(tmp_path / "run", make_env=Walker)
     obs, _ = env.reset()
     np.testing.assert_allclose(again.policy(obs), Original(arrays).policy(obs), rtol=0, atol=1e-5)

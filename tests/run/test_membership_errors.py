@@ -103,13 +103,13 @@ def test_a_run_stopped_in_the_middle_of_a_step_is_not_joined(killed_run, killed_
     due = r"stopped in the middle .* \['evaluation'\]"
     refuse(lambda: join(killed_run, killed_copy, tmp_path / "new"), tmp_path, due)
     change_config(killed_copy, steps=150)
-    WorkDir(killed_copy).write_summary({"env_step": 150})
+    WorkDir(killed_copy).write_summary({"env_step": 150, "update": 1, "members": []})
     refuse(lambda: add_members(killed_copy, [8], tmp_path / "new"), tmp_path, due)
 
 
 def test_a_finished_run_and_an_unfinished_one_are_not_joined(killed_run, killed_copy, tmp_path):
     change_config(killed_copy, seeds=(1, 2, 4))
-    WorkDir(killed_copy).write_summary({"env_step": 150})
+    WorkDir(killed_copy).write_summary({"env_step": 150, "update": 1, "members": []})
     one = "only one of .* is finished"
     refuse(lambda: join(killed_run, killed_copy, tmp_path / "new"), tmp_path, one)
 
@@ -147,6 +147,16 @@ def test_a_run_that_went_on_too_far(killed_copy, tmp_path):
     marks = np.fromfile(killed_copy / "replay" / "0" / HIGH_WATER_FILE, np.int64)
     (marks + 10**6).tofile(killed_copy / "replay" / "0" / HIGH_WATER_FILE)
     refuse(lambda: extract(killed_copy, [0], tmp_path / "new"), tmp_path, "moved on too far")
+
+
+def test_lines_of_metrics_that_are_damaged(killed_copy, tmp_path, caplog):
+    path = killed_copy / "metrics.jsonl"
+    first, *others = path.read_bytes().splitlines(keepends=True)
+    for line in (b"?", b"[]", b"{}"):
+        path.write_bytes(b"".join([line.ljust(len(first) - 1) + b"\n", *others]))
+        refuse(lambda: extract(killed_copy, [0], tmp_path / "new"), tmp_path, "line 1 is no row")
+        assert list_members(killed_copy)[2]["train_return"] is not None
+    assert "line 1" in caplog.text
 
 
 def test_metrics_that_were_changed(killed_copy, tmp_path):

@@ -1,8 +1,11 @@
 """A replay on local scratch, found again, copied or refilled by a resumed run."""
 
+import contextlib
 import copy
+import os
 import re
 import shutil
+import signal
 
 import jax
 import numpy as np
@@ -15,6 +18,7 @@ from dreamer_jax import config as config_lib
 from dreamer_jax import train
 from dreamer_jax.errors import UsageError
 from dreamer_jax.replay.layout import make_layout
+from dreamer_jax.run.driver import Driver
 from dreamer_jax.run.scratch import Scratch, replay_directory
 from dreamer_jax.run.workdir import WorkDir
 
@@ -150,3 +154,56 @@ def test_a_lost_replay_is_refilled_by_the_policy(tmp_path, capsys):
     for member in host["members"]:
         assert 40 + 50 <= sum(member["replay"]["written"]) < 40 + 50 + 40
     assert not (tmp_path / "run" / "replay").exists()
+
+
+@contextlib.contextmanager
+def stopped_after(steps):
+    """Send SIGTERM to the run inside at so many environment steps."""
+    original, calls = Driver.step, []
+
+    def step(self, actions):
+        calls.append(1)
+        if len(calls) == steps:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, actions)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Driver, "step", step)
+        yield
+
+
+@pytest.mark.slow
+def test_a_stop_while_the_replay_is_refilled_begins_the_refill_again(tmp_path, capsys):
+    def config(name):
+        replay = member_config(1).replay.to_dict()
+        replay |= {"scratch": str(tmp_path / name), "lost": "refill"}
+        return member_config(1, replay=replay, eval_episodes=0, video_every=0)
+
+    with killed_after(84):
+        train(config("a"), tmp_path / "run", make_env)
+    with stopped_after(3):
+        assert not train(config("b"), tmp_path / "run", make_env)["finished"]
+    capsys.readouterr()
+    assert train(config("b"), tmp_path / "run", make_env)["finished"]
+    assert "new steps of the policy refill it" in capsys.readouterr()[0]
+
+
+@pytest.mark.slow
+def test_a_refused_start_leaves_the_replay_on_the_scratch(tmp_path, capsys):
+    def config(**scratch):
+        replay = member_config(1).replay.to_dict() | {"lost": "refill"} | scratch
+        return member_config(1, replay=replay, eval_episodes=0, video_every=0)
+
+    run, on_scratch = tmp_path / "run", config(scratch=str(tmp_path / "a"))
+    with killed_after(84):
+        train(on_scratch, run, make_env)
+    with pytest.raises(UsageError, match="replay is gone"):
+        train(config(), run, make_env)
+    os.rename(run / "checkpoints", tmp_path / "checkpoints")
+    with pytest.raises(UsageError, match="checkpoints of this run are gone"):
+        train(on_scratch, run, make_env)
+    shutil.rmtree(run / "checkpoints")
+    os.rename(tmp_path / "checkpoints", run / "checkpoints")
+    capsys.readouterr()
+    assert train(on_scratch, run, make_env)["finished"]
+    assert "is that of the last attempt" in capsys.readouterr()[0]

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 from conftest import SHALLOW, make_tiny_config
+from member_runs import killed_after
 from probe_env import Probe, probe_config
 
 from dreamer_jax import evaluate, train
@@ -152,20 +153,63 @@ def test_pictures_change_nothing(tmp_path):
 def test_a_damaged_summary_is_written_again(finished, tmp_path):
     config, workdir, result = finished
     shutil.copytree(workdir, tmp_path / "run")
-    (tmp_path / "run" / "summary.json").write_text("{")
-    assert train(config, tmp_path / "run") == result
-    assert json.loads((tmp_path / "run" / "summary.json").read_text()) == result
+    for text in ("{", "{}", "[1]"):
+        (tmp_path / "run" / "summary.json").write_text(text)
+        assert train(config, tmp_path / "run") == result
+        assert json.loads((tmp_path / "run" / "summary.json").read_text()) == result
 
 
-def test_a_run_without_its_replay_is_refused(finished, tmp_path):
+def lose(path):
+    shutil.rmtree(path)
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "message"),
+    [
+        ("replay", lose, "replay is gone"),
+        ("replay/1", lose, "replay/1 is gone"),
+        ("replay/1/layout.json", empty, "layout.json is damaged: JSONDecodeError"),
+        ("metrics.jsonl", empty, "of 0 is not the end of a line; .* Put a copy back"),
+    ],
+)
+def test_a_run_that_lost_something_is_refused(finished, tmp_path, name, damage, message):
     config, workdir, _ = finished
     shutil.copytree(workdir, tmp_path / "run")
-    shutil.rmtree(tmp_path / "run" / "replay")
+    damage(tmp_path / "run" / name)
     longer = config.copy_and_resolve_references()
     longer.steps = 250
-    with pytest.raises(UsageError, match="replay is gone"):
+    with pytest.raises(UsageError, match=message):
         train(longer, tmp_path / "run")
-    assert not (tmp_path / "run" / "replay").exists()
+    assert damage is empty or not (tmp_path / "run" / name).exists()
+
+
+@pytest.mark.slow
+def test_a_run_may_end_before_its_last_checkpoint(tmp_path):
+    def config(steps):
+        return small_config(steps=steps, checkpoint_every=50, eval_every=0)
+
+    assert train(config(100), tmp_path / "run")["env_step"] == 100
+    with killed_after(80):
+        train(config(200), tmp_path / "run")
+    assert train(config(90), tmp_path / "run")["env_step"] == 100  # finished before
+    result = train(config(120), tmp_path / "run")
+    assert result["finished"] and result["env_step"] == 150
+    rows = [r for r in read_metrics(tmp_path / "run" / "metrics.jsonl") if "eval_return" in r]
+    assert [row["env_step"] for row in rows] == [100, 100, 150, 150]
+    assert [row["eval_return"] for row in rows[2:]] == [
+        member["eval_return"] for member in result["members"]
+    ]
+
+
+def test_a_replay_must_fit_the_memory(tmp_path):
+    config = small_config()
+    config.replay.update({"storage": "memory", "capacity": 10**12})
+    with pytest.raises(UsageError, match="'memory' a replay of 1000000000000 .* allowed: config"):
+        train(config, tmp_path / "run")
 
 
 def test_a_replay_in_memory_is_not_resumed(tmp_path):
