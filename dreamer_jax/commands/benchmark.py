@@ -90,6 +90,8 @@ def main(args: Namespace) -> None:
 def _collect(rows: Iterable[dict], file: str | None) -> list[dict]:
     """Collect rows; each can take minutes, so rewrite the file after every one."""
     collected = []
+    if file is not None:
+        Path(file).write_text("[]\n")  # or say now that it cannot be written
     for row in rows:
         collected.append(row)
         print(f"row {len(collected)}: {row['conv']}, {row['compute_dtype']}", file=sys.stderr)

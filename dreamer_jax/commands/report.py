@@ -7,13 +7,15 @@ The runs may be finished, running, broken, or copied without their replay; they 
 status is 1 if a threshold is not met, or was to be checked and something could not be read.
 """
 
+import math
 import sys
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from dreamer_jax.commands.flags import Command, Flags
+from dreamer_jax.commands.flags import Command, Flags, whole_number
 
+FRAME_HELP = "compare runs by their last evaluations at or before this many frames; their ends"
 RUNS_HELP = "work directories of runs, or folders that hold some"
 ACCEPT_HELP = (
     "a threshold, as 'median(eval_return) >= 900': mean, median, iqm, min or max over the members "
@@ -25,6 +27,7 @@ def add_flags(flags: Flags) -> None:
     add = flags.add_argument
     add("--runs", nargs="+", required=True, action="extend", help=RUNS_HELP)
     add("--out", default="report", help="directory of the report; 'report' by default")
+    add("--frame", type=whole_number(1), help=FRAME_HELP)
     add("--accept", action="append", default=[], help=ACCEPT_HELP)
 
 
@@ -35,7 +38,8 @@ def main(args: Namespace) -> None:
     thresholds = [parse_threshold(text) for text in args.accept]
     from dreamer_jax.report.results.report import write_report
 
-    verdicts, problems = write_report(args.runs, args.out, accept=thresholds, **known_keys())
+    at = {"scored_at": args.frame or math.inf}
+    verdicts, problems = write_report(args.runs, args.out, accept=thresholds, **at, **known_keys())
     for problem in problems:
         print(f"warning: {problem}", file=sys.stderr)
     for verdict in verdicts:

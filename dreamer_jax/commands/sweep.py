@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 # The launchers, with the flags that each has of its own.
 LAUNCHERS = {
     "list": (),
-    "local": ("at_once", "gpus"),
+    "local": ("at_once", "gpus", "require_finished"),
     "slurm": ("slurm", "dry_run"),
-    "ray": ("address", "gpus_per_job", "cpus_per_job"),
+    "ray": ("address", "gpus_per_job", "cpus_per_job", "require_finished"),
 }
 
 
@@ -42,6 +42,8 @@ def add_flags(flags: Flags) -> None:
     add("--at_once", type=whole_number(1), help="local: number of jobs at once; 1")
     add("--gpus", type=words, help="local: GPUs to divide among them, as 0,1; all jobs see all")
     add("--slurm", type=_options, help="slurm: options of sbatch, as partition=gpu,time=1440")
+    text = "local, ray: exit with status 1 unless all of these jobs have finished"
+    add("--require_finished", action="store_true", default=None, help=text)
     text = "slurm: print the script without submitting it"
     add("--dry_run", action="store_true", default=None, help=text)
     add("--address", help="ray: of the cluster, as 10.0.0.1:6379; a new one on this machine")
@@ -51,12 +53,16 @@ def add_flags(flags: Flags) -> None:
 
 
 def main(args: Namespace) -> None:
-    """Make the jobs, and list or run them; exit with status 1 if one has failed."""
+    """Make the jobs, and list or run them; exit with status 1 if one has failed.
+
+    Jobs that were stopped, or that another process is running, have not.
+    """
     import jax
 
     # The jobs compute, not their launcher, which must not occupy a GPU.
     jax.config.update("jax_platforms", "cpu")
     from dreamer_jax.launch.jobs import choose, make_jobs
+    from dreamer_jax.launch.state import FAILED, FINISHED
 
     own = lookup(LAUNCHERS, args.launcher, "--launcher")
     for name in sorted({name for names in LAUNCHERS.values() for name in names} - {*own}):
@@ -92,7 +98,8 @@ def main(args: Namespace) -> None:
             gpus=args.gpus_per_job or 0,
             cpus=args.cpus_per_job or 1,
         )
-    if summarize(jobs):
+    kinds = summarize(jobs)
+    if FAILED in kinds or (args.require_finished and kinds != {FINISHED}):
         sys.exit(1)
 
 
@@ -131,8 +138,8 @@ def describe(job: "Job", state: "State") -> str:
     return f"{state.kind}{progress}{detail}"
 
 
-def summarize(jobs: "Sequence[Job]") -> bool:
-    """Print what has become of the jobs; return whether any has failed."""
+def summarize(jobs: "Sequence[Job]") -> set[str]:
+    """Print what has become of the jobs; return the kinds of their states."""
     from dreamer_jax.launch.state import FAILED, read_state
 
     states = [read_state(job) for job in jobs]
@@ -140,7 +147,7 @@ def summarize(jobs: "Sequence[Job]") -> bool:
     failed = [(j, s) for j, s in zip(jobs, states, strict=True) if s.kind == FAILED]
     for job, state in failed:
         print(f"failed: {job.name} ({job.output}):\n  {state.detail}")
-    return bool(failed)
+    return {state.kind for state in states}
 
 
 def count(states: "Sequence[State]") -> str:

@@ -65,7 +65,7 @@ def make_jobs(given: str, base: ConfigDict, flags: Sequence[str], workdir: str |
         )
     path, colon, rest = given.partition(":")
     name = f"{Path(path).absolute()}{colon}{rest}" if path.endswith(".py") else given
-    root = Path(workdir).expanduser().absolute()
+    root = WorkDir(workdir).path
     jobs: dict[str, Job] = {}
 
     def add(**overrides: Any) -> None:
@@ -121,7 +121,8 @@ def _make_job(
         except TypeError:
             with node.ignore_type():
                 node[leaf] = overrides[key]  # the validation says what is wrong with it
-        values[key] = node[leaf]
+        value = node[leaf]
+        values[key] = repr(value.to_dict()) if isinstance(value, ConfigDict) else value
     try:
         config_lib.validate(config)
         error = ""

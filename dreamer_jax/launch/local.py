@@ -9,7 +9,7 @@ from typing import NamedTuple
 from dreamer_jax.errors import UsageError
 from dreamer_jax.launch.jobs import Job
 from dreamer_jax.launch.process import JobProcess, unfinished
-from dreamer_jax.launch.state import RUNNING, State, read_state
+from dreamer_jax.launch.state import FAILED, RUNNING, State, read_state
 from dreamer_jax.run.signals import StopSignals
 from dreamer_jax.runtime import count_cores
 
@@ -35,6 +35,8 @@ def make_slots(count: int, gpus: Sequence[str]) -> list[Slot]:
     Raises:
         UsageError: the GPUs cannot be divided evenly.
     """
+    if not all(gpus):
+        raise UsageError(f"--gpus is {','.join(gpus)!r}; allowed: names of GPUs, as 0,1")
     if gpus and len(gpus) % count and count % len(gpus):
         raise UsageError(
             f"--at_once is {count} and there are {len(gpus)} GPUs; allowed: a divisor or a "
@@ -76,8 +78,11 @@ def run_jobs(jobs: Sequence[Job], slots: Sequence[Slot], report: Report) -> None
             state = read_state(job)
             if unfinished(job, state):
                 report(job, State(RUNNING, env_step=state.env_step))
-                running[number] = process = JobProcess(job, environment)
-                state = process.wait()
+                try:
+                    running[number] = process = JobProcess(job, environment)
+                    state = process.wait()
+                except OSError as error:  # others go on
+                    state = State(FAILED, str(error))
             report(job, state)
 
     with StopSignals() as stop, ThreadPoolExecutor(len(slots)) as pool:

@@ -24,10 +24,17 @@ class State(NamedTuple):
 
 
 def read_state(job: Job) -> State:
-    """Return the state of a job."""
-    work = job.work
+    """Return the state of a job, FAILED if something in its directory cannot be read."""
     if job.error:
         return State(FAILED, job.error)
+    try:
+        return _read_state(job)
+    except (OSError, ValueError) as error:
+        return State(FAILED, f"{job.workdir}: {type(error).__name__}: {error}")
+
+
+def _read_state(job: Job) -> State:
+    work = job.work
     if not work.config.is_file():
         failed = work.error.is_file()
         return State(FAILED, work.error.read_text().strip()) if failed else State(NEW)

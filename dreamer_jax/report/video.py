@@ -109,7 +109,9 @@ def newest_errors(directory: Path, on_bad: Callable[[str], None]) -> dict[int, O
 def _read_errors(path: Path, env_step: int) -> OpenLoopErrors:
     """Read what `write_errors` wrote; ValueError if a file has something else."""
     content = parse_json(path.read_bytes())
-    context, error = (dict(content).get(name) for name in ("context", "error"))
+    if not isinstance(content, dict):
+        raise ValueError("not a JSON object")
+    context, error = (content.get(name) for name in ("context", "error"))
     if type(context) is not int or context < 0 or not isinstance(error, dict):
         raise ValueError("context must be a number of steps, and error an object")
     for name, values in error.items():

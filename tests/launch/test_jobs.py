@@ -8,6 +8,7 @@ import pytest
 from commands import forked_command
 from sweep_files import small_config, write_sweep
 
+from dreamer_jax import config as config_lib
 from dreamer_jax.commands import train
 from dreamer_jax.commands.flags import load_config, parse, words
 from dreamer_jax.commands.sweep import list_jobs
@@ -76,11 +77,13 @@ def test_commands_keep_values_of_every_type(tmp_path):
         "wandb": {"group": "a group", "entity": None},
         "norm": True,
         "env.num_envs": 2,
+        "env.kwargs": {"map_name": "8x8", "costs": [1.5, None], "deep": {"a b": True}},
     }
     (job,) = jobs_of(str(write_sweep(tmp_path / "a.py", [overrides])))
     config = parse("dreamer-jax train", train.COMMAND, job.arguments[1:]).config
-    assert config.to_json_best_effort() == job.config.to_json_best_effort()
+    assert config_lib.to_json(config) == config_lib.to_json(job.config)
     assert (list(config.members.kl_scale), config.wandb.group) == ([0.1], "a group")
+    assert "\n" not in job.command
 
 
 def test_shipped_sweeps_have_the_jobs_that_they_say():
@@ -194,6 +197,25 @@ def test_one_failing_job_does_not_keep_others_from_running(tmp_path):
     assert sorted(seen) == [("a", FAILED), ("a", RUNNING), ("b", NEW), ("b", RUNNING)]
 
 
+def test_a_directory_that_cannot_be_read_is_a_failure_of_its_job_alone(tmp_path):
+    jobs = [make_job(tmp_path, "--help", name=name) for name in ("file", "text", "fine")]
+    (tmp_path / "file").write_text("")
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "config.json").write_bytes(b"\xff")
+    assert [read_state(job).kind for job in jobs] == [NEW, FAILED, NEW]
+    seen = {}
+    run_jobs(jobs, make_slots(1, []), report=lambda job, state: seen.update({job.name: state}))
+    assert seen["file"].kind == FAILED and "Not a directory" in seen["file"].detail
+    assert seen["text"].kind == FAILED and "codec can't decode" in seen["text"].detail
+    assert seen["fine"].kind == NEW
+
+
+@pytest.mark.parametrize("gpus", [[""], ["0", ""]])
+def test_empty_names_of_gpus_are_refused(gpus):
+    with pytest.raises(UsageError, match="allowed: names of GPUs"):
+        make_slots(len(gpus), gpus)
+
+
 def test_devices_are_divided():
     two = make_slots(2, ["0", "1", "2", "3"])
     assert [slot.environment for slot in two] == [
@@ -235,6 +257,7 @@ def test_sizes_are_those_of_all_members():
         (["--launcher=ray", "--gpus_per_job=1.5"], "'1.5' was given; allowed: a whole number, or"),
         (["--launcher=slurm", "--slurm=gpu"], "'gpu' was given; allowed: name=value"),
         (["--jobs=8"], "allowed: numbers from 0 to 7"),
+        (["--workdir="], "the work directory is ''; allowed: the path of a directory"),
     ],
 )
 def test_mistakes_in_flags_are_named(tmp_path, flags, message):

@@ -23,14 +23,16 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("compiled_as_here")]
 
 def test_a_stopped_sweep_goes_on_where_it_was(undisturbed_sweep, tmp_path):
     file = write_sweep(tmp_path / "jobs.py", JOBS)
-    process = start_sweep(file, tmp_path / "runs", "--launcher=local")
-    wait_for(lambda: last_env_step(WorkDir(tmp_path / "runs" / NAMES[0]).metrics) > 0)
-    process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate()
-    assert process.returncode == 0, output
-    assert f"{NAMES[0]}: unfinished at step" in output
-    assert "2 jobs: 1 unfinished, 1 not begun" in output
-    status, output = run_sweep(file, tmp_path / "runs", "--launcher=local")
+    work = WorkDir(tmp_path / "runs" / NAMES[0])
+    for step, flags in enumerate(([], ["--require_finished"])):  # without it a stop is no failure
+        process = start_sweep(file, tmp_path / "runs", "--launcher=local", *flags)
+        wait_for(lambda step=step: last_env_step(work.metrics) > 40 * step)
+        process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate()
+        assert process.returncode == len(flags), output
+        assert f"{NAMES[0]}: unfinished at step" in output
+        assert "2 jobs: 1 unfinished, 1 not begun" in output
+    status, output = run_sweep(file, tmp_path / "runs", "--launcher=local", "--require_finished")
     assert status == 0, output
     assert_same_results(tmp_path / "runs", undisturbed_sweep)
 

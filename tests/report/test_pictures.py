@@ -359,12 +359,13 @@ def test_the_newest_errors_of_every_member_are_read(tmp_path):
         write_errors(tmp_path, env_step, member, {"image": np.array([0.5, value])}, context=1)
     (tmp_path / "open_loop_000000040_member2.json").write_text("[1")
     (tmp_path / "open_loop_000000040_member3.json").write_text('{"context": 1}')
+    (tmp_path / "open_loop_000000040_member4.json").write_text("null")
     found = newest_errors(tmp_path, messages.append)
     assert found == {
         0: (1_000_000_000, 1, {"image": [0.5, None]}),
         1: (30, 1, {"image": [0.5, 2.0]}),
     }
-    assert len(messages) == 2 and all("open_loop_000000040_member" in m for m in messages)
+    assert len(messages) == 3 and all("open_loop_000000040_member" in m for m in messages)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

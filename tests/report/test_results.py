@@ -16,13 +16,15 @@ from written_runs import write_run
 
 from dreamer_jax.commands.flags import parse
 from dreamer_jax.errors import UsageError
-from dreamer_jax.report.results import tables
+from dreamer_jax.report.results import figures, tables
 from dreamer_jax.report.results.accept import judge, parse_threshold
 from dreamer_jax.report.results.figures import DIAGNOSTICS, all_pictures, learning_curves
+from dreamer_jax.report.results.page import format_number
 from dreamer_jax.report.results.report import write_report
 from dreamer_jax.report.results.runs import by_variant, read_runs
 from dreamer_jax.report.results.watch import watch
 from dreamer_jax.report.scores.published import atari_methods
+from dreamer_jax.report.scores.score import Point
 from dreamer_jax.report.video import open_loop_path, write_errors
 
 KEYS = ["eval_return", "model_loss", "train_return"]
@@ -176,6 +178,8 @@ def test_a_report_of_nothing_is_made(tmp_path):
     assert "0 runs" in (tmp_path / "out" / "index.html").read_text()
     with pytest.raises(UsageError, match="missing does not exist; give work directories"):
         report(tmp_path / "missing", out=tmp_path / "out")
+    with pytest.raises(UsageError, match="a path is empty"):
+        report("", out=tmp_path / "out")
 
 
 def atari_runs(folder):
@@ -213,13 +217,41 @@ def test_tables_by_hand(tmp_path):
     assert rows(ablations, "task", "variant") == [("atari:pong", "kl_loss b")]
     assert ablations.rows[0]["difference"] == pytest.approx(-17.65)
     assert ablations.rows[0]["normalized"] == pytest.approx(-0.5)
-    assert rows(tables.improvement_table(runs), "variant", "value") == [("kl_loss b", 0.0)]
+    frames = ("first_frame", "last_frame")
+    assert rows(ablations, *frames) == [(400, 800)]
+    assert rows(tables.improvement_table(runs), "variant", "value", *frames) == [
+        ("kl_loss b", 0.0, 400, 800)
+    ]
+    assert set(rows(tables.aggregates_table(runs), "variant", *frames)) == {("ours", 400, 800)}
+    assert rows(tables.atari_table(runs), *frames)[0] == (400, 800)
     reached = tables.efficiency_table(runs)
     pong = [row for row in reached.rows if row["task"] == "atari:pong" and row["normalized"] == 0.5]
     assert [(r["variant"], r["reached"], r["median_frames"]) for r in pong][:2] == [
         ("ours", 1, 400), ("kl_loss b", 2, 400),
     ]  # fmt: skip
     assert pong[2]["variant"] == "DreamerV2, published mean"
+
+
+def test_runs_are_compared_at_a_frame(tmp_path):
+    atari_runs(tmp_path)
+    runs = read(tmp_path, scored_at=400)[0]
+    assert rows(tables.ablations_table(runs), "base", "first_frame", "last_frame") == [
+        (0.0, 400, 400)
+    ]
+    assert status("report", f"--runs={tmp_path}", f"--out={tmp_path}/out", "--frame=400") == 0
+    with open(tmp_path / "out" / "results.csv") as file:
+        assert {row["score_frame"] for row in csv.DictReader(file)} == {"400"}
+
+
+def test_members_without_an_evaluation_count_nowhere(tmp_path):
+    write_run(tmp_path / "a", returns=[[0.5, 1.0]])
+    write_run(tmp_path / "b", returns=[[0.1], [0.2]], kl_loss="b")
+    runs = read(tmp_path)[0]
+    for member in runs[1].members:
+        member.curves = {}
+    assert {row["variant"] for row in tables.efficiency_table(runs).rows} == {"ours"}
+    scores = rows(tables.scores_table(runs), "variant", "members", "n")
+    assert scores == [("ours", 1, 1), ("kl_loss b", 2, 0)]
 
 
 def test_seeds_that_never_reach_a_score_are_slowest(tmp_path):
@@ -387,6 +419,52 @@ def test_curves_state_their_seeds_bins_and_smoothing(tmp_path):
     picture = learning_curves("reach", by_variant(runs)["reach"], smoothing=(10, 3))
     assert "mean of 10 bins, running mean of 3 points" in picture.text
     assert "4 seeds" in picture.text and picture.png[:4] == b"\x89PNG"
+
+
+def legend_of(figure):
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def test_long_legends_say_what_they_leave_out_and_keep_what_is_published(tmp_path, monkeypatch):
+    hypers = [{"kl_scale": k} for k in range(32)]
+    write_run(tmp_path / "run", task="atari:pong", returns=[[1.0, 2.0]] * 32, hypers=hypers)
+    drawn = []
+    monkeypatch.setattr(figures, "_picture", lambda figure, *_: drawn.append(figure))
+    learning_curves("atari:pong", by_variant(read(tmp_path)[0])["atari:pong"])
+    names = legend_of(drawn[0])
+    published = [name for name in names if "kl_scale" not in name and "more" not in name]
+    assert len(names) <= 13 and any("DreamerV2" in name for name in published)
+    kept = [name for name in names if "kl_scale" in name]
+    assert f"... {32 - len(kept)} more ..." in names
+    assert "kl_scale 0," in kept[0] and "kl_scale 31," in kept[-1]
+
+
+def test_differences_have_room_for_long_names(tmp_path, monkeypatch):
+    runs = atari_runs(tmp_path)
+    drawn = []
+    monkeypatch.setattr(figures, "_picture", lambda figure, *_: drawn.append(figure))
+    for member in (member for run in runs for member in run.members):
+        member.setting = {name: 1e-4 for name in ("actor_lr", "critic_lr", "rssm.deter")}
+    figures.differences(runs, "atari")
+    (figure,) = drawn
+    figure.draw_without_rendering()
+    assert figure.axes[0].get_window_extent().width > 0.3 * figure.bbox.width
+
+
+def test_curves_over_tasks_that_have_no_frame_in_common_are_not_drawn(tmp_path):
+    runs = atari_runs(tmp_path)
+    assert figures.aggregate_curves(runs, "atari") is not None
+    (alien,) = (m for run in runs for m in run.members if m.task == "atari:alien")
+    alien.curves["eval_return"] = [Point(5_000, 1.0), Point(6_000, 1.0)]
+    assert figures.aggregate_curves(runs, "atari") is None
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(999.6, "1,000"), (-999.7, "-1,000"), (999.4, "999"), (99.96, "100"), (0.12345, "0.123")],
+)
+def test_numbers_are_shown_without_exponents(value, shown):
+    assert format_number(value) == shown
 
 
 def test_open_loop_errors_are_drawn_and_broken_ones_named(tmp_path):

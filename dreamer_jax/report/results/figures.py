@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-PUBLISHED = "#777777"
+PUBLISHED = "#777777"  # colour, and mark of legend entries, of what is not ours
 NEAR = 0.5  # heights of our curves; published scores further off are named and not drawn
 DASHES = ("--", ":", "-.", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1, 1, 1)))
 INTERVAL_POINTS = 20  # places of a curve where its interval is computed
@@ -217,15 +217,20 @@ def aggregate_curves(runs: Sequence[Run], suite: str) -> Picture | None:
         xs = grid[0]
         samples = [np.array([np.interp(xs, *line) for line in group]).T for group in tasks.values()]
         fewest = min(map(len, tasks.values()))
-        name = f"{label}: {len(tasks)} tasks, at least {fewest} seeds"
+        name = f"{label}: {len(tasks)} tasks, at least {fewest} seeds, to the end of the shortest"
         marker = {"marker": "o", "markersize": 3} if len(xs) < SPARSE else {}
         axes.plot(xs, iqm(*samples), color=colour, linewidth=2.2, label=name, **marker)
         if fewest >= MIN_SEEDS:
             _band(axes, xs, {str(i): s for i, s in enumerate(samples)}, iqm, colour)
         said.append(f"{name}, finally {float(iqm(*(s[-1] for s in samples))):.3g}")
+    if not said:  # some runs begin where others have ended
+        return None
     axes.set_xlim(left=0)
     _legend(axes)
-    text = f"Interquartile mean of {SUITES[suite].unit} over tasks against frames. "
+    text = (
+        f"Interquartile mean of {SUITES[suite].unit} over tasks against frames, as far as the "
+        "shortest run. "
+    )
     return _picture(
         figure, f"{suite}_aggregate", f"{SUITES[suite].title}: over tasks", text + "; ".join(said)
     )
@@ -276,6 +281,7 @@ def differences(runs: Sequence[Run], suite: str) -> Picture | None:
     colours = [above if value >= 0 else below for value, *_ in bars]
     axes.barh(range(len(bars)), [bar[0] for bar in bars], color=colours)
     names = [legend_text(f"{name} (n = {n})") for _, name, n, _ in bars]
+    figure.set_figwidth(4.5 + 0.06 * max(map(len, names)))  # names are as long as variants are
     axes.set_yticks(range(len(bars)), names, fontsize=8)
     axes.axvline(0, color=INK, linewidth=0.8)
     if max(abs(bar[0]) for bar in bars) > 3:  # a few games are far from all others
@@ -456,7 +462,8 @@ def _draw_published_curve(axes: "Axes", task: str, right: float) -> list[float]:
     if band is None or band.frames[0] > right:
         return []
     name = f"DreamerV2 published, range of {band.seeds} runs"
-    axes.fill_between(band.frames, band.low, band.high, color=PUBLISHED, alpha=0.2, label=name)
+    style = {"color": PUBLISHED, "alpha": 0.2, "gid": PUBLISHED}
+    axes.fill_between(band.frames, band.low, band.high, label=name, **style)
     axes.plot(band.frames, band.mean, color=PUBLISHED, linewidth=1.2)
     inside = band.frames <= right  # later milestones would squeeze our curves
     return [*band.low[inside], *band.high[inside]]
@@ -478,7 +485,7 @@ def _draw_published(axes: "Axes", task: str, right: float) -> None:
     margin = 0.05 * (high - low) or 1.0
     axes.set_ylim(low - margin, high + margin)
     for (name, value), dashes in zip(known.items(), itertools.cycle(DASHES)):
-        style = {"color": PUBLISHED, "linewidth": 1, "linestyle": dashes}
+        style = {"color": PUBLISHED, "linewidth": 1, "linestyle": dashes, "gid": PUBLISHED}
         if value in near:
             axes.axhline(value, label=f"{name}: {value:,.6g}", **style)
         else:
@@ -534,16 +541,24 @@ def _score_axis(axes: "Axes") -> None:
 
 
 def _legend(*panels: "Axes") -> None:
-    """Draw a legend below the panels of a figure, with each label once."""
+    """Draw a legend below the panels of a figure, with each label once.
+
+    If there are many, the first and the last of ours remain, and all that are published.
+    """
+    from matplotlib.lines import Line2D
+
     entries = {}
     for axes in panels:
         handles, labels = axes.get_legend_handles_labels()
         entries |= dict(zip(labels, handles, strict=True))
-    handles, labels = list(entries.values()), [legend_text(label) for label in entries]
-    if len(handles) > MAX_LEGEND:
-        half = MAX_LEGEND // 2
-        handles = handles[:half] + handles[-half:]
-        labels = labels[:half] + labels[-half:]
+    others = [name for name, handle in entries.items() if handle.get_gid() == PUBLISHED]
+    ours = [name for name in entries if name not in others]
+    if len(entries) > MAX_LEGEND:
+        keep = max(2, (MAX_LEGEND - len(others)) // 2)
+        ours[keep:-keep] = [f"... {len(ours) - 2 * keep} more ..."] if len(ours) > 2 * keep else []
+    labels = [legend_text(name) for name in (*ours, *others)]
+    blank = Line2D([], [], color="none")
+    handles = [entries.get(name, blank) for name in (*ours, *others)]
     columns = 1 if max(map(len, labels), default=0) > 45 else 2
     style = {"frameon": False, "fontsize": 8, "ncols": columns}
     figure = panels[0].figure

@@ -116,14 +116,15 @@ def _table(table: Table) -> str:
 def _cells(table: Table, row: Mapping[str, Any], texts: set[str]) -> Iterable[str]:
     for key in table.headings:
         value = row.get(key)
-        shown = html.escape("–" if value is None else _format(value))
+        shown = html.escape("–" if value is None else format_number(value))
         full = html.escape("" if value is None else str(value), quote=True)
         yield f'<td data-value="{full}"{TEXT if key in texts else ""}>{shown}</td>'
 
 
-def _format(value: Any) -> str:
+def format_number(value: Any) -> str:
+    """Return a value as a table shows it: three digits, and all those before the point."""
     if isinstance(value, float):
-        return f"{value:,.0f}" if value.is_integer() or abs(value) >= 1000 else f"{value:,.3g}"
+        return f"{value:,.0f}" if value.is_integer() or abs(value) >= 999.5 else f"{value:,.3g}"
     return f"{value:,}" if type(value) is int else str(value)
 
 

@@ -1,5 +1,6 @@
 """Write a whole report of runs into a directory."""
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ def write_report(
     out: str | Path,
     *,
     accept: Sequence[Threshold] = (),
+    scored_at: float = math.inf,
     defaults: Mapping[str, Any],
     ignored: Collection[str],
 ) -> tuple[list[Verdict], Problems]:
@@ -36,7 +38,7 @@ def write_report(
         paths: work directories, or folders of them; they are only read.
         out: the directory of the report, made if it does not exist.
         accept: thresholds to judge the runs by.
-        defaults, ignored: see `read_runs`.
+        scored_at, defaults, ignored: see `read_runs`.
 
     Returns:
         The verdicts, and a message for everything that could not be read.
@@ -45,7 +47,8 @@ def write_report(
         UsageError: a path does not exist, or a threshold names an unknown metric.
     """
     keys = [METRIC, *DIAGNOSTICS]
-    runs, problems = read_runs(paths, keys, defaults=defaults, ignored=ignored)
+    named = {"scored_at": scored_at, "defaults": defaults, "ignored": ignored}
+    runs, problems = read_runs(paths, keys, **named)
     verdicts = judge(runs, accept)
     out = Path(out).expanduser()
     figures = out / "figures"

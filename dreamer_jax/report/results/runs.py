@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import json
+import math
 import os
 import time
 from collections import Counter
@@ -71,6 +72,7 @@ class Member:
     curves: dict[str, Curve] = field(default_factory=dict)  # by metric, against frames
     latest: dict[str, Any] = field(default_factory=dict)  # the last value of every metric
     errors: OpenLoopErrors | None = None  # of its newest video
+    scored_at: float = math.inf  # frames; the score is the last evaluation at or before them
 
     @property
     def task(self) -> str:
@@ -89,7 +91,7 @@ class Member:
 
     @property
     def score(self) -> Point | None:
-        return score(self.returns)
+        return score(self.returns, self.scored_at)
 
     @property
     def normalized_score(self) -> float | None:
@@ -113,6 +115,7 @@ def read_runs(
     x: str = "frame",
     defaults: Mapping[str, Any] | None = None,
     ignored: Collection[str] = (),
+    scored_at: float = math.inf,
     now: Callable[[], float] = time.time,
 ) -> tuple[list[Run], Problems]:
     """Read all runs in directories, with what distinguishes their members.
@@ -123,6 +126,7 @@ def read_runs(
         x: the key of the rows that curves are against.
         defaults: of config keys by dotted name, for runs that are older than a key.
         ignored: config keys whose values make no variant of an agent.
+        scored_at: frames at which members are compared; the ends of their runs by default.
         now: returns the time in seconds since 1970.
 
     Returns:
@@ -131,6 +135,9 @@ def read_runs(
     Raises:
         UsageError: a path does not exist, or is not a directory.
     """
+    paths = list(paths)
+    if not all(map(os.fspath, paths)):
+        raise UsageError("a path is empty; give work directories of runs, or folders of them")
     paths = [Path(path).expanduser() for path in paths]
     for path in paths:
         if not os.path.isdir(path):
@@ -148,6 +155,8 @@ def read_runs(
         _read_run(path, name, keys, x, defaults or {}, problems, now)
         for path, name in zip(found.values(), names, strict=True)
     ]
+    for member in (member for run in runs for member in run.members):
+        member.scored_at = scored_at
     _distinguish(runs, ignored)
     problems += _repetitions(runs)
     return runs, problems

@@ -2,7 +2,7 @@
 
 import itertools
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from dreamer_jax.report.results.runs import BASE, Member, Run, by_variant
@@ -55,6 +55,22 @@ def scored(members: Sequence[Member]) -> list[float]:
     return [point.value for member in members if (point := member.score) is not None]
 
 
+# Headings of the columns that say how far the compared runs had come.
+FRAMES = {"first_frame": "At frame, from", "last_frame": "to"}
+
+
+def frames_of(members: Iterable[Member]) -> dict[str, float]:
+    """Return the least and the greatest frame of the members' scores."""
+    frames = [member.score.x for member in members if member.score]
+    return {"first_frame": min(frames), "last_frame": max(frames)}
+
+
+def frames_of_suite(runs: Sequence[Run], suite: str, labels: Collection[str]) -> dict[str, float]:
+    """Return the least and the greatest frame of the scores of variants, over a suite's tasks."""
+    groups = (group for task, group in by_variant(runs).items() if suite_of(task) == suite)
+    return frames_of(m for group in groups for label in labels for m in group.get(label, ()))
+
+
 def normalized_scores(runs: Sequence[Run], suite: str) -> dict[str, Scores]:
     """Return normalised scores of a suite by variant and task, a number per member."""
     scores: dict[str, dict[str, list[float]]] = {}
@@ -86,7 +102,6 @@ def scores_table(runs: Sequence[Run]) -> Table:
     for task, variants in by_variant(runs).items():
         for label, members in variants.items():
             values = scored(members)
-            points = [member.score for member in members if member.score]
             row = {"task": task, "variant": label, "members": len(members), "n": len(values)}
             row["unfinished"] = sum(member.run.state != "finished" for member in members)
             if values:
@@ -101,9 +116,7 @@ def scores_table(runs: Sequence[Run]) -> Table:
                     "min": min(values),
                     "max": max(values),
                     "normalized": statistics.fmean(normal) if normal else None,
-                    "first_frame": min(point.x for point in points),
-                    "last_frame": max(point.x for point in points),
-                }
+                } | frames_of(members)
             rows.append(row)
     headings = {
         "task": "Task",
@@ -118,8 +131,7 @@ def scores_table(runs: Sequence[Run]) -> Table:
         "min": "Worst",
         "max": "Best",
         "normalized": "Normalised",
-        "first_frame": "At frame, from",
-        "last_frame": "to",
+        **FRAMES,
     }
     note = (
         "The score of a member is the mean return of its last evaluation. Std is that of seeds. "
@@ -156,12 +168,14 @@ def atari_table(runs: Sequence[Run]) -> Table:
     published, rows = atari_methods(), []
     known = {task.replace("_", ""): task for task in next(iter(published.values()))}
     ours: dict[str, dict[str, float]] = {}
+    counted: dict[str, list[Member]] = {}
     for task, variants in by_variant(runs).items():
         for label, members in variants.items():
             if (game := known.get(task.replace("_", ""))) and (values := scored(members)):
                 ours.setdefault(label, {})[game] = statistics.fmean(values)
+                counted.setdefault(label, []).extend(members)
     for label, scores in ours.items():
-        rows.append(_atari_row(label, scores, "ours"))
+        rows.append(_atari_row(label, scores, "ours") | frames_of(counted[label]))
         for name, others in published.items():
             if len(scores) < len(others):
                 same = {game: others[game] for game in scores}
@@ -176,6 +190,7 @@ def atari_table(runs: Sequence[Run]) -> Table:
         "gamer_mean": "Gamer mean",
         "record_mean": "Record mean",
         "clipped_record_mean": "Clipped record mean",
+        **FRAMES,
     }
     note = (
         "Table 1 of Hafner et al. 2021 at 199M frames. Aggregates of other games are not "
@@ -195,8 +210,13 @@ def aggregates_table(runs: Sequence[Run]) -> Table:
         for label, scores in normalized_scores(runs, suite).items():
             for name, statistic in STATISTICS.items() if len(scores) > 1 else ():
                 row = {"suite": about.title, "variant": label, "statistic": name}
-                rows.append(row | estimate(statistic, scores)._asdict())
+                rows.append(
+                    row
+                    | estimate(statistic, scores)._asdict()
+                    | frames_of_suite(runs, suite, {label})
+                )
     headings = {"suite": "Tasks", "variant": "Variant", "statistic": "Statistic", **ESTIMATE}
+    headings |= FRAMES
     note = "Of normalised scores, over tasks and runs. Intervals are bootstrapped within tasks."
     return Table("aggregates", "Aggregates over tasks", headings, rows, note)
 
@@ -217,8 +237,12 @@ def improvement_table(runs: Sequence[Run]) -> Table:
         for label in scores:
             if label != BASE and scores[label].keys() & scores.get(BASE, {}).keys():
                 result: Estimate = probability_of_improvement(scores[label], scores[BASE])
-                rows.append({"suite": about.title, "variant": label} | result._asdict())
-    headings = {"suite": "Tasks", "variant": "Variant", **ESTIMATE}
+                rows.append(
+                    {"suite": about.title, "variant": label}
+                    | result._asdict()
+                    | frames_of_suite(runs, suite, {label, BASE})
+                )
+    headings = {"suite": "Tasks", "variant": "Variant", **ESTIMATE, **FRAMES}
     headings["value"] = "Probability"
     note = f"How probably a run of a variant beats one of '{BASE}'; ties count one half."
     return Table("improvement", "Probability of improvement", headings, rows, note)
@@ -232,10 +256,9 @@ def efficiency_table(runs: Sequence[Run]) -> Table:
         for share in REACHED if known else ():
             threshold = known.random + share * (known.gamer - known.random)
             for label, members in variants.items():
+                frames = [frames_to_reach(m.returns, threshold) for m in members if m.returns]
                 row = {"task": task, "variant": label, "normalized": share, "return": threshold}
-                rows.append(
-                    row | _reached([frames_to_reach(m.returns, threshold) for m in members])
-                )
+                rows += [row | _reached(frames)] if frames else []
             if band := published_curve(task):
                 frames = [Point(*p) for p in zip(band.frames, band.mean, strict=True)]
                 row = {"task": task, "variant": "DreamerV2, published mean", "normalized": share}
@@ -283,7 +306,7 @@ def ablations_table(runs: Sequence[Run]) -> Table:
             row |= {"score": theirs, "base": ours, "difference": theirs - ours}
             known = references(task)
             row["normalized"] = known and (theirs - ours) / (known.gamer - known.random)
-            rows.append(row)
+            rows.append(row | frames_of([*members, *variants[BASE]]))
     headings = {
         "task": "Task",
         "variant": "Variant",
@@ -293,6 +316,7 @@ def ablations_table(runs: Sequence[Run]) -> Table:
         "base_n": f"Seeds of '{BASE}'",
         "difference": "Difference",
         "normalized": "Difference, normalised",
+        **FRAMES,
     }
     return Table("ablations", "Ablations and variants", headings, rows)
 
