@@ -150,11 +150,14 @@ class Hypers:
     lambda_: Array | float  # lambda in [0, 1] of the lambda-return
 
 
+STATS = "stats"  # the entry of `TrainState.params` with the statistics of standardised vectors
+
+
 @struct.dataclass
 class TrainState:
     """One member's learning state; stacked over members every leaf has a leading axis M."""
 
-    # One entry per group, `model` and the behaviours', and `stats` if vectors are standardised.
+    # One entry per group, `model` and the behaviours', and STATS if vectors are standardised.
     params: Mapping[str, Params]
     slow_critic: Params  # empty without a critic
     opt_states: Mapping[str, optax.OptState]  # one entry per group

@@ -22,6 +22,7 @@ from dreamer_jax.model.world_model import (
 from dreamer_jax.optimizer import step_group
 from dreamer_jax.runtime import Backend
 from dreamer_jax.types import (
+    STATS,
     Array,
     Batch,
     Hypers,
@@ -31,8 +32,6 @@ from dreamer_jax.types import (
     TrainState,
     Update,
 )
-
-STATS = "stats"  # the entry of `TrainState.params` with the statistics of standardised vectors
 
 
 @dataclass(frozen=True)

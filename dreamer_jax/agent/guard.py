@@ -10,7 +10,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from dreamer_jax.types import Array, Metrics, MetricVector, TrainState, Update
+from dreamer_jax.types import STATS, Array, Metrics, MetricVector, TrainState, Update
 
 COUNTED = "counted"  # metric: 1 if the update was taken, else 0
 
@@ -32,11 +32,12 @@ def flatten_metrics(updates: Mapping[str, Update]) -> Metrics:
 def keep_finite(
     old: TrainState, new: TrainState, updates: Mapping[str, Update], max_nonfinite: int
 ) -> tuple[TrainState, MetricVector]:
-    """Take an update from `old` to `new` only if all its losses and gradient norms are finite.
+    """Take an update from `old` to `new` only if it is finite.
 
-    A skipped update changes only the key and the counts of updates and of skipped updates. After
+    That is, all its losses and gradient norms, and the statistics of standardised vectors. A
+    skipped update changes only the key and the counts of updates and of skipped updates. After
     `max_nonfinite` consecutive ones the member is frozen: further updates are neither taken nor
-    counted.
+    counted as skipped; the key and the count of updates go on.
 
     Returns:
         The state to continue from, and the update's metrics, zero if it was not taken. The sum of
@@ -44,6 +45,8 @@ def keep_finite(
     """
     frozen = is_frozen(old, max_nonfinite)
     checked = [x for update in updates.values() for x in (update.loss, update.grad_norm)]
+    # Of an observation of 1e20 the variance is infinite, though its loss is not.
+    checked += [x.sum() for x in jax.tree.leaves(new.params.get(STATS, {}))]
     finite = jnp.isfinite(jnp.stack(checked)).all()
     take, skip = finite & ~frozen, ~finite & ~frozen
     kept = {

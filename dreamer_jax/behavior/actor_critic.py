@@ -175,7 +175,8 @@ def imagine_rollout(
     """Imagine trajectories of the actor and evaluate them with the slow critic.
 
         feat       s0  s1  ...  s[H-1]  s[H]
-        reward     r0  r1  ...  r[H-1]  (r[H] unused)      r[t] is the reward for reaching s[t]
+        reward     r0  r1  ...  r[H-1]  r[H]       r[t] is the reward for reaching s[t]; r[H] is
+                                                   used by `reward_sum` alone
         target     V0  V1  ...  V[H-1]  bootstrap v[H]
 
     Args:

@@ -17,8 +17,9 @@ Expected:  the paper's scores on DeepMind Control, 823 on average. Not reproduce
 Where the paper is silent, this follows the authors' release: the RSSM's hidden layers have 200
 units, Adam's epsilon is 1e-7, and the discount loss has weight 10. Where they differ, it follows
 the release in adding exploration noise to a sampled action, not to the mode. It differs from both
-in three points: the GRU is DreamerV2's without layer normalisation, actor and critic also learn
-from the start states of imagination, and Atari frames are grey.
+in four points: the GRU is DreamerV2's without layer normalisation, actor and critic also learn
+from the start states of imagination, Atari frames are grey, and greedy actions are the median of
+the actor's distribution, where the release takes the likeliest of 100 samples.
 """
 
 from collections.abc import Mapping

@@ -10,5 +10,5 @@
     networks       dense stacks, image encoder and decoder
     ops            fast convolutions and recurrences; no paper in there
 
-May import types, errors, optimizer and runtime; no host packages.
+May import types, errors, schema and runtime; no host packages.
 """

@@ -99,7 +99,7 @@ class IndependentOneHot(distrax.Independent):
 
 
 def sigmoid2(x: Array) -> Array:
-    """Return 2 * sigmoid(x / 2): at 0 it is 1 with slope 1/2, and it never exceeds 2."""
+    """Return 2 * sigmoid(x / 2): at 0 it is 1 with slope 1/4, and it never exceeds 2."""
     return 2 * jax.nn.sigmoid(x / 2)
 
 

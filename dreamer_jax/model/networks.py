@@ -40,12 +40,29 @@ class Dense(nn.Module):
     units: int
     dtype: jnp.dtype
 
+    @property
+    def result_dtype(self) -> jnp.dtype:
+        return self.dtype
+
     @nn.compact
     def __call__(self, inputs: Array) -> Array:
         shape = (inputs.shape[-1], self.units)
         kernel = self.param("kernel", nn.initializers.glorot_uniform(), shape)
         bias = self.param("bias", nn.initializers.zeros, (self.units,))
-        return add_bias(inputs.astype(self.dtype) @ kernel.astype(self.dtype), bias)
+        factors = inputs.astype(self.dtype), kernel.astype(self.dtype)
+        return add_bias(jnp.matmul(*factors, preferred_element_type=self.result_dtype), bias)
+
+
+class Output(Dense):
+    """A dense layer whose result is float32: [..., I] -> [..., units] float32.
+
+    In bfloat16 a value of 300 would be a multiple of 2, and actors learn from differences of
+    values.
+    """
+
+    @property
+    def result_dtype(self) -> jnp.dtype:
+        return jnp.float32
 
 
 @jax.custom_vjp
@@ -129,7 +146,7 @@ class MLP(_Network):
     @nn.compact
     def __call__(self, inputs: Array) -> Array:
         hidden = self.dense_stack(inputs, self.layers, self.units)
-        return Dense(self.outputs, self.dtype, name="out")(hidden).astype(jnp.float32)
+        return Output(self.outputs, self.dtype, name="out")(hidden)
 
 
 class GridEncoder(_Network):
@@ -246,7 +263,7 @@ class Decoder(_Coder):
             means |= _split(images, self.image_channels)
         if self.vector_sizes:
             hidden = self.dense_stack(feat, self.mlp_layers, self.mlp_units)
-            vectors = Dense(sum(self.vector_sizes.values()), self.dtype, name="out")(hidden)
+            vectors = Output(sum(self.vector_sizes.values()), self.dtype, name="out")(hidden)
             means |= _split(vectors, self.vector_sizes)
         if self.grid_shapes:
             means |= self._grids(feat)

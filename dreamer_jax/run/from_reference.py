@@ -77,6 +77,12 @@ def _read_weights(
             "of the original: '', since it observes vectors as they are"
         )
     shapes = setup.agent.obs_shapes.items()
+    images = [key for key, (_, dtype) in shapes if dtype == "uint8"]
+    if len(images) > 1:
+        raise UsageError(
+            f"the agent observes the images {', '.join(images)}; allowed with weights of the "
+            "original: one, since they do not say in which order it observes several"
+        )
     vectors = {key: shape[0] for key, (shape, _) in shapes if len(shape) == 1}
     if order is None and len(vectors) > 1:
         raise UsageError(

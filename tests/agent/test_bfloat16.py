@@ -34,6 +34,22 @@ def losses():
     return results
 
 
+def test_outputs_are_not_rounded():
+    """A critic that says 300 distinguishes states, and so do predicted rewards and vectors."""
+    agent, hypers = mock_agent("vector", compute_dtype="bfloat16")
+    params = jax.tree_util.tree_map_with_path(
+        lambda path, x: x + 300 if jax.tree_util.keystr(path).endswith("['out']['bias']") else x,
+        agent_lib.init(agent, jax.random.key(0), hypers).params,
+    )
+    wm, ac, model = agent.wm, agent.behaviors[0].ac, params["model"]
+    size = wm.feature(wm.rssm.initial((1,))).shape[-1]
+    feat = jax.random.normal(jax.random.key(1), (1000, size))
+    values, rewards = ac.value(params["critic"], feat), wm.predict_reward(model, feat)
+    for output in (values, rewards, wm.decode(model, feat)["position"]):
+        assert output.dtype == np.float32 and abs(output - 300).max() < 30
+        assert len(np.unique(output)) > 500  # rounded to bfloat16 about ten
+
+
 @pytest.mark.parametrize("name", ["image_loss", "reward_loss", "discount_loss", "kl"])
 def test_losses_in_bfloat16_are_those_in_float32_up_to_rounding(losses, name):
     exact, rounded = (losses[dtype][name] for dtype in ("float32", "bfloat16"))

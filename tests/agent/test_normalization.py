@@ -11,13 +11,14 @@ from mock_agents import ACTIONS, mock_agent, mock_batch, train_step
 
 from dreamer_jax import UsageError
 from dreamer_jax.agent import agent as agent_lib
-from dreamer_jax.agent.agent import STATS, init_policy, policy_step, read_obs
+from dreamer_jax.agent.agent import init_policy, policy_step, read_obs
 from dreamer_jax.agent.build import make_agent
 from dreamer_jax.agent.members import guarded_train_step
 from dreamer_jax.config.sweep import member_hypers
 from dreamer_jax.model.normalization import init_stats, standardize, update_stats
 from dreamer_jax.run.setup import dry_run
 from dreamer_jax.runtime import make_backend
+from dreamer_jax.types import STATS
 
 NORMALIZE = {"layers": 2, "units": 16, "normalize": ".*"}
 UNITS = (0.01, 1.0, 100.0)  # of the entries of `position`
@@ -106,12 +107,14 @@ def test_a_reward_that_a_small_entry_tells_is_learned_beside_large_ones(normaliz
     assert (np.mean(errors[-50:]) < 0.1) == learned
 
 
-def test_a_skipped_update_keeps_the_statistics():
+@pytest.mark.parametrize("value", [np.nan, 3e19, np.finfo(np.float32).max])
+def test_a_skipped_update_keeps_the_statistics(value):
+    """Also of a number whose square is infinite, while its standardised value is not."""
     agent, hypers = mock_agent("vector", vector=NORMALIZE)
     step = jax.jit(functools.partial(guarded_train_step, agent))
     state, _ = step(init(agent, hypers), mock_batch("vector"))
     batch = mock_batch("vector", seed=1)
-    position = batch.obs["position"].at[0, 1, 2].set(jnp.nan)
+    position = batch.obs["position"].at[0, 1, 2].set(value)
     after, _ = step(state, batch.replace(obs={"position": position}))
     assert int(after.skipped) == 1
     jax.tree.map(np.testing.assert_array_equal, after.params[STATS], state.params[STATS])

@@ -7,6 +7,7 @@ from conftest import make_tiny_config
 from gymnasium import spaces
 
 from dreamer_jax import UsageError, load, start_from_reference, train
+from dreamer_jax.envs.catch import Catch
 
 VECTORS = {"orientations": 3, "velocity": 2}  # as the agent observes them
 ORDER = ("velocity", "orientations")  # as the original does
@@ -32,6 +33,13 @@ class Walker(gymnasium.Env):
 
     def step(self, action):
         return self._observe(), 0.0, False, False, {}
+
+
+class TwoEyes(Catch):
+    def __init__(self):
+        super().__init__()
+        eye = self.observation_space
+        self.observation_space = spaces.Dict({"left": eye, "right": eye})
 
 
 def config_like_the_original():
@@ -161,6 +169,8 @@ def test_weights_that_do_not_fit_are_refused_before_anything_is_written(tmp_path
     del arrays["ac/critic/norm1/beta"]
     with pytest.raises(UsageError, match="in 2 arrays: critic/norm_1/norm/bias is missing"):
         start_from_reference(config, tmp_path / "run", arrays, order=ORDER, make_env=Walker)
+    with pytest.raises(UsageError, match="observes the images left, right; allowed .*: one"):
+        start_from_reference(config, tmp_path / "run", arrays, make_env=lambda seed: TwoEyes())
     (tmp_path / "text.npz").write_text("no arrays")
     with pytest.raises(UsageError, match="is not an .npz file"):
         start_from_reference(
