@@ -37,20 +37,19 @@ def adapt_action(space: spaces.Space) -> tuple[spaces.Space, Convert]:
     if not leaves:
         raise UsageError(f"action space {space} is not supported: it has no actions.")
     if isinstance(space, spaces.Discrete):
-        return spaces.Discrete(int(space.n)), _IndexOf(space)
+        return spaces.Discrete(int(space.n)), _IndexOf(space).convert
     continuous = [leaf.choices is None for leaf in leaves]
     if all(continuous):
         size = sum(leaf.space.low.size for leaf in leaves)
-        return spaces.Box(-1.0, 1.0, (size,), np.float32), _Vector(space, leaves)
+        return spaces.Box(-1.0, 1.0, (size,), np.float32), _Vector(space, leaves).convert
     if any(continuous):
         raise UsageError(
             f"action space {space} is not supported: it mixes discrete and continuous actions. "
             "Wrap the environment in one whose actions are all of one kind: divide the continuous "
             "ones into steps (a MultiDiscrete), or read the discrete ones off a Box."
         )
-    return spaces.MultiDiscrete(np.concatenate([x.choices for x in leaves])), _Factors(
-        space, leaves
-    )
+    choices = np.concatenate([leaf.choices for leaf in leaves])
+    return spaces.MultiDiscrete(choices), _Factors(space, leaves).convert
 
 
 def _flatten(space: spaces.Space) -> Iterator[spaces.Space]:
@@ -115,11 +114,11 @@ def _check_bounds(space: spaces.Box) -> None:
 
 
 class _IndexOf(NamedTuple):
-    """A function from an index to an action of a Discrete space."""
+    """The conversion of an index to an action of a Discrete space."""
 
     space: spaces.Discrete
 
-    def __call__(self, action: Any) -> int:
+    def convert(self, action: Any) -> int:
         index, count = np.asarray(action), int(self.space.n)
         if index.size != 1 or index.dtype.kind not in "iu" or not 0 <= index.item() < count:
             raise ValueError(f"action {action} is not an integer from 0 to {count - 1}")
@@ -127,12 +126,12 @@ class _IndexOf(NamedTuple):
 
 
 class _Factors(NamedTuple):
-    """A function from indices [F] to an action of a space of factors."""
+    """The conversion of indices [F] to an action of a space of factors."""
 
     space: spaces.Space
     leaves: list[_Leaf]
 
-    def __call__(self, action: Any) -> Any:
+    def convert(self, action: Any) -> Any:
         index, choices = np.asarray(action), np.concatenate([x.choices for x in self.leaves])
         right = index.shape == choices.shape and index.dtype.kind in "iu"
         if not right or not ((index >= 0) & (index < choices)).all():
@@ -159,12 +158,12 @@ def _choose(leaf: _Leaf, index: np.ndarray) -> Any:
 
 
 class _Vector(NamedTuple):
-    """A function from a vector in [-1, 1] to an action within bounds."""
+    """The conversion of a vector in [-1, 1] to an action within bounds."""
 
     space: spaces.Space
     leaves: list[_Leaf]
 
-    def __call__(self, action: Any) -> Any:
+    def convert(self, action: Any) -> Any:
         action, sizes = np.asarray(action, np.float64), [x.space.low.size for x in self.leaves]
         size = sum(sizes)
         if action.shape != (size,) or not (np.abs(action) <= 1.0 + TOLERANCE).all():

@@ -39,7 +39,7 @@ class Leaf(NamedTuple):
 
 
 class Reader:
-    """A function that checks and normalises an environment's observations.
+    """How an environment's observations are checked and normalised.
 
     Args:
         space: as the environment declares it.
@@ -49,7 +49,7 @@ class Reader:
         grids: pattern of the names of entries to read as grids; None: no entry.
 
     Attributes:
-        space: of what it returns, a Dict of Box.
+        space: of what `read` returns, a Dict of Box.
         leaves: the entries that are read.
         readings: by entry, one line that says how it is read and why.
 
@@ -82,7 +82,8 @@ class Reader:
         self.space = spaces.Dict({leaf.key: self._target(leaf) for leaf in self.leaves})
         self.readings = {leaf.key: self._describe(leaf) for leaf in found}
 
-    def __call__(self, obs: Any) -> Observation:
+    def read(self, obs: Any) -> Observation:
+        """Return an observation, checked and normalised."""
         self._check_parts(self._source, obs, ())
         result = {}
         for leaf in self.leaves:

@@ -123,10 +123,10 @@ def adapt(
 
 
 class _Adapt(gymnasium.Wrapper):
-    def __init__(self, env: gymnasium.Env, observe: Reader) -> None:
+    def __init__(self, env: gymnasium.Env, reader: Reader) -> None:
         super().__init__(env)
-        self._observe = observe
-        self.observation_space, self.readings = observe.space, observe.readings
+        self._observe = reader.read
+        self.observation_space, self.readings = reader.space, reader.readings
         self.action_space, self._convert_action = adapt_action(env.action_space)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Reset:
