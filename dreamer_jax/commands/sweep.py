@@ -87,18 +87,19 @@ def main(args: Namespace) -> None:
     if args.launcher == "local":
         from dreamer_jax.launch import local
 
-        local.run_jobs(jobs, local.make_slots(args.at_once or 1, args.gpus or []), report)
+        slots = local.make_slots(args.at_once or 1, args.gpus or [])
+        broken = local.run_jobs(jobs, slots, report)
     else:
         from dreamer_jax.launch import ray
 
-        ray.run_jobs(
+        broken = ray.run_jobs(
             jobs,
             report,
             address=args.address,
             gpus=args.gpus_per_job or 0,
             cpus=args.cpus_per_job or 1,
         )
-    kinds = summarize(jobs)
+    kinds = summarize(jobs, broken)
     if FAILED in kinds or (args.require_finished and kinds != {FINISHED}):
         sys.exit(1)
 
@@ -138,11 +139,16 @@ def describe(job: "Job", state: "State") -> str:
     return f"{state.kind}{progress}{detail}"
 
 
-def summarize(jobs: "Sequence[Job]") -> set[str]:
-    """Print what has become of the jobs; return the kinds of their states."""
+def summarize(jobs: "Sequence[Job]", broken: "Mapping[str, State]") -> set[str]:
+    """Print what has become of the jobs; return the kinds of their states.
+
+    Args:
+        jobs: the jobs.
+        broken: the state of those whose directories do not show it, by name.
+    """
     from dreamer_jax.launch.state import FAILED, read_state
 
-    states = [read_state(job) for job in jobs]
+    states = [broken.get(job.name) or read_state(job) for job in jobs]
     print(count(states))
     failed = [(j, s) for j, s in zip(jobs, states, strict=True) if s.kind == FAILED]
     for job, state in failed:

@@ -58,12 +58,15 @@ def memory_share(gpus: float) -> dict[str, str]:
     return {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{GPU_MEMORY * gpus:.3g}"} if gpus < 1 else {}
 
 
-def run_jobs(jobs: Sequence[Job], slots: Sequence[Slot], report: Report) -> None:
+def run_jobs(jobs: Sequence[Job], slots: Sequence[Slot], report: Report) -> dict[str, State]:
     """Train all jobs that are neither finished nor running.
 
     SIGTERM and Ctrl-C have the running jobs save and end, and start no others.
+
+    Returns:
+        By name, the state of jobs that could not be started, which their directories do not show.
     """
-    waiting = deque(jobs)
+    waiting, broken = deque(jobs), {}
     running: list[JobProcess | None] = [None] * len(slots)
 
     def work(number: int, stop: StopSignals) -> None:
@@ -82,7 +85,7 @@ def run_jobs(jobs: Sequence[Job], slots: Sequence[Slot], report: Report) -> None
                     running[number] = process = JobProcess(job, environment)
                     state = process.wait()
                 except OSError as error:  # others go on
-                    state = State(FAILED, str(error))
+                    state = broken[job.name] = State(FAILED, str(error))
             report(job, state)
 
     with StopSignals() as stop, ThreadPoolExecutor(len(slots)) as pool:
@@ -93,6 +96,7 @@ def run_jobs(jobs: Sequence[Job], slots: Sequence[Slot], report: Report) -> None
                     process.stop()
         for worker in workers:
             worker.result()
+    return broken
 
 
 def _share(things: Sequence, slot: int, slots: int) -> Sequence:

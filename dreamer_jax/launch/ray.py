@@ -7,14 +7,14 @@ from dreamer_jax.errors import UsageError, require
 from dreamer_jax.launch.jobs import Job
 from dreamer_jax.launch.local import Report, memory_share
 from dreamer_jax.launch.process import LOST_NODE_SECONDS, run, unfinished
-from dreamer_jax.launch.state import State, read_state
+from dreamer_jax.launch.state import FAILED, State, read_state
 
 CONNECT_SECONDS = 10.0
 
 
 def run_jobs(
     jobs: Sequence[Job], report: Report, *, address: str | None, gpus: float, cpus: int
-) -> None:
+) -> dict[str, State]:
     """Train all jobs that are neither finished nor running, and wait for them.
 
     Args:
@@ -22,6 +22,9 @@ def run_jobs(
         report: called when a job ends or is skipped.
         address: 'host:port' of the cluster, or 'auto' for the one on this machine; None starts one.
         gpus, cpus: GPUs, or the fraction of one, and cores of each job.
+
+    Returns:
+        By name, the state of jobs that could not be started, which their directories may not show.
 
     Raises:
         UsageError: Ray is missing, or there is no cluster at the address.
@@ -34,7 +37,7 @@ def run_jobs(
     # job itself are states that `_task` returns.
     task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=-1)(_task)
     try:
-        waiting = {}
+        waiting, broken = {}, {}
         for job in jobs:
             state = read_state(job)
             if unfinished(job, state):
@@ -47,8 +50,11 @@ def run_jobs(
             try:
                 report(job, ray.get(done))
             except ray.exceptions.RayError as error:  # others go on
-                job.work.note_error(f"{type(error).__name__}: {error}")
-                report(job, read_state(job))
+                text = f"{type(error).__name__}: {error}"
+                job.work.note_error(text)
+                broken[job.name] = State(FAILED, text)
+                report(job, broken[job.name])
+        return broken
     finally:
         ray.shutdown()
 

@@ -225,8 +225,11 @@ def gather(replay: DeviceReplay, draws: Draws, length: int) -> dict[str, Array]:
 
 
 def written_part(replay: DeviceReplay) -> DeviceReplay:
-    """Return a copy in the host's memory without the slots that no record was ever written to."""
-    slots = min(int(np.max(replay.written)), replay.records["is_last"].shape[2])
+    """Return a copy in the host's memory without the slots that no record was ever written to.
+
+    It has one slot at least, since checkpoints hold no empty arrays.
+    """
+    slots = min(max(1, int(np.max(replay.written))), replay.records["is_last"].shape[2])
     records = {key: np.asarray(array)[:, :, :slots] for key, array in replay.records.items()}
     return jax.tree.map(np.array, replay.replace(records=records))
 

@@ -232,9 +232,11 @@ class Checkpoints:
         One that is there already moves out of the directory.
         """
         digests, is_there = self._known_digests(), name in _numbered(self.directory)
+        is_known = name in digests  # perhaps as one that someone has deleted
+        old = digests.pop(name, None)
         if is_there:
-            digests[REPLACED + name] = digests.pop(name, None)
-        if is_there or not self._digests_file.exists():
+            digests[REPLACED + name] = old
+        if is_there or is_known or not self._digests_file.exists():
             self._write_digests(digests)
         if is_there:
             self._replaced.mkdir(exist_ok=True)
@@ -271,9 +273,11 @@ class Checkpoints:
         digests = self._read_digests()
         if digests is None:
             return set()
-        newest = max((int(key.removeprefix(REPLACED)) for key in digests), default=-1)
-        names = _numbered(self.directory) - set(digests)
-        return {name for name in names if int(name) >= newest}
+        found = _numbered(self.directory)
+        # Those that someone has deleted say nothing, unless none is left.
+        known = [key for key in digests if key.startswith(REPLACED) or key in found] or digests
+        newest = max((int(key.removeprefix(REPLACED)) for key in known), default=-1)
+        return {name for name in found - set(digests) if int(name) >= newest}
 
     @contextlib.contextmanager
     def _writing(self, step: int) -> Iterator[None]:

@@ -35,6 +35,8 @@ class DeviceTrainer(Trainer):
     def _step(self) -> None:
         """Take steps, and make updates, until work is due or for about a second."""
         until = schedule.next_due(self._config, self._env_step)
+        if self._env_step < self._config.prefill:
+            until = min(until, self._config.prefill)
         self._call(until, catch_up=False)
         is_due = self._env_step >= until
         self._due = schedule.work_due(self._config, self._env_step) if is_due else []
@@ -46,7 +48,10 @@ class DeviceTrainer(Trainer):
 
     def _call(self, until: int, *, catch_up: bool) -> None:
         began = time.monotonic()
-        counts = (self._env_step, self._update, self._turns)
+        if not self._update and self._env_step >= self._config.prefill:
+            self._turns = 1  # so that the call of the first update makes no others
+        turns = self._turns
+        counts = (self._env_step, self._update, turns)
         progress = Progress(*(jnp.asarray(count, jnp.int32) for count in counts))
         carried = Carried(progress, self._state, self._carry, self._loop, self._replay_arrays)
         carried = self._setup.device_loop.run(carried, until, catch_up=catch_up)
@@ -59,8 +64,8 @@ class DeviceTrainer(Trainer):
             if not had_updates and empty.all():
                 raise self._nothing_to_learn()
             self._report_empty(empty)
-        per_second = (self._turns - int(progress.turns)) / (time.monotonic() - began)
-        self._turns = int(min(max(1, CALL_SECONDS * per_second), 2 * self._turns))
+        per_second = (turns - int(progress.turns)) / (time.monotonic() - began)
+        self._turns = int(min(max(1, CALL_SECONDS * per_second), 2 * turns))
 
     def _pop_episodes(self) -> list[dict]:
         episodes = jax.device_get(self._loop.episodes)

@@ -25,6 +25,16 @@ def work_due(config: ConfigDict, env_step: int) -> list[str]:
     """
     if env_step >= config.steps:
         return ["log", "updates", "evaluation", "pictures", "checkpoint"]
+    return _interval_work(config, env_step)
+
+
+def final_work(config: ConfigDict, env_step: int) -> list[str]:
+    """Return the work due if the run ends at a step whose work by intervals has been done."""
+    is_logged = "log" in _interval_work(config, env_step)
+    return [name for name in work_due(config, config.steps) if not (name == "log" and is_logged)]
+
+
+def _interval_work(config: ConfigDict, env_step: int) -> list[str]:
     before = env_step - config.env.num_envs
     intervals = _intervals(config)
     return [

@@ -578,7 +578,7 @@ class Trainer:
         is_end = self._env_step >= self._config.steps  # `steps` may have changed
         self._summary = states["summary"] if is_end and None not in states["summary"] else None
         if is_end and self._summary is None and not self._due:
-            self._due = schedule.work_due(self._config, self._env_step)
+            self._due = schedule.final_work(self._config, self._env_step)
         if self._programs is not None:
             notes = host.get("programs", [{}])  # those of each process
             self._programs.restore(notes[self._processes.index % len(notes)])

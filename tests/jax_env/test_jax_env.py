@@ -14,6 +14,7 @@ from dreamer_jax.envs.catch import Catch
 from dreamer_jax.envs.jax_env import AdaptedEnv, JaxVector, SingleEnv, is_jax_env, make_jax_env
 from dreamer_jax.envs.jax_env.catch import CatchState, JaxCatch
 from dreamer_jax.envs.jax_env.reach import JaxReach, ReachState
+from dreamer_jax.envs.jax_env.rows import init_rows, reset_rows
 from dreamer_jax.envs.reach import HIGH, LOW, Reach
 from dreamer_jax.envs.registry import EnvSettings, make_env
 from dreamer_jax.envs.wrappers import adapt
@@ -237,6 +238,27 @@ def test_time_limits_truncate_and_repeated_actions_add_their_rewards():
     env = adapted(Parts(), time_limit=9, action_repeat=9)
     *_, reward, terminated, truncated = jax.jit(env.step)(KEY, state_of(env), action)
     assert (float(reward), bool(terminated), bool(truncated)) == (2.5, True, False)
+
+
+class Keyed(Board):
+    """Keeps a random key, and an array of them, in its state."""
+
+    def reset(self, key):
+        state, obs = super().reset(key)
+        return state | {"key": key, "keys": jax.random.split(key, 3)}, obs
+
+    def step(self, key, state, action):
+        inner, *results = super().step(key, state, action)
+        return inner | {"key": key, "keys": state["keys"]}, *results
+
+
+def test_rows_of_states_with_keys_can_be_donated():
+    env, seeds = adapted(Keyed()), jnp.arange(2, dtype=jnp.uint32)
+    step = jax.jit(lambda rows, mask: reset_rows(env, rows, mask), donate_argnums=0)
+    rows = step(init_rows(env, seeds), jnp.array([True, False]))
+    expected = reset_rows(env, init_rows(env, seeds), jnp.array([True, False]))
+    found, other = (jax.tree.leaves(r.state[0]["keys"]) for r in (rows, expected))
+    assert jax.random.key_data(found[0]).tolist() == jax.random.key_data(other[0]).tolist()
 
 
 def test_rows_are_as_alone_and_reset_one_by_one():

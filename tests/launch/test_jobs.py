@@ -11,7 +11,7 @@ from sweep_files import small_config, write_sweep
 from dreamer_jax import config as config_lib
 from dreamer_jax.commands import train
 from dreamer_jax.commands.flags import load_config, parse, words
-from dreamer_jax.commands.sweep import list_jobs
+from dreamer_jax.commands.sweep import list_jobs, summarize
 from dreamer_jax.configs import atari55, dmc20
 from dreamer_jax.errors import UsageError
 from dreamer_jax.launch.jobs import Job, choose, job_name, make_jobs
@@ -204,7 +204,9 @@ def test_a_directory_that_cannot_be_read_is_a_failure_of_its_job_alone(tmp_path)
     (tmp_path / "text" / "config.json").write_bytes(b"\xff")
     assert [read_state(job).kind for job in jobs] == [NEW, FAILED, NEW]
     seen = {}
-    run_jobs(jobs, make_slots(1, []), report=lambda job, state: seen.update({job.name: state}))
+    note = {"report": lambda job, state: seen.update({job.name: state})}
+    broken = run_jobs(jobs, make_slots(1, []), **note)
+    assert broken == {"file": seen["file"]} and summarize(jobs, broken) == {NEW, FAILED}
     assert seen["file"].kind == FAILED and "Not a directory" in seen["file"].detail
     assert seen["text"].kind == FAILED and "codec can't decode" in seen["text"].detail
     assert seen["fine"].kind == NEW

@@ -2,6 +2,7 @@
 
 import errno
 import gc
+import json
 import os
 import shutil
 import subprocess
@@ -220,6 +221,24 @@ def test_a_kill_while_a_checkpoint_is_replaced_leaves_the_old_one(opened, tmp_pa
     damage_one_file(tmp_path, 5)
     with pytest.raises(DamagedCheckpoint, match="different checksum"):  # they are the old ones
         opened().restore(5, shapes())
+
+
+def test_checkpoints_that_were_deleted_do_not_complete_others(opened, tmp_path):
+    save(opened(3), 3, 6, 7)
+    digests = (tmp_path / "checkpoints.json").read_text()
+    for step in (6, 7):
+        shutil.rmtree(tmp_path / "checkpoints" / str(step))
+    save(opened(3), 5)
+    (tmp_path / "checkpoints.json").write_text(digests)  # killed before 5 was complete
+    assert opened().steps() == [3] and opened(3).steps() == [3]
+    save(opened(3), 7)
+    digests = json.loads((tmp_path / "checkpoints.json").read_text())
+    checkpoints, seen = opened(3), []
+    shutil.rmtree(tmp_path / "checkpoints" / "7")
+    read = (tmp_path / "checkpoints.json").read_text
+    checkpoints.save(7, TREE, {"step": 7}, before=lambda: seen.append(json.loads(read())))
+    checkpoints.completed(wait=True)
+    assert "7" in digests and "7" not in seen[0]  # whose checksums were of other files
 
 
 def test_an_older_checkpoint_that_is_put_back_counts(opened, tmp_path):

@@ -22,7 +22,7 @@ from dreamer_jax.replay.layout import make_layout
 from dreamer_jax.replay.prefetch import to_batch
 from dreamer_jax.replay.replay import Replay
 from dreamer_jax.replay.samplers import Indices
-from dreamer_jax.run import device_loop, device_trainer, memory
+from dreamer_jax.run import device_loop, device_trainer, memory, signals
 from dreamer_jax.run.driver import Driver
 from dreamer_jax.run.members import extract, join, list_members
 from dreamer_jax.run.schedule import next_due, updates_due, work_due
@@ -213,6 +213,34 @@ def test_an_interrupted_run_is_resumed_exactly(finished, tmp_path):
     assert_same_run(tmp_path / "run", finished)
     assert not WorkDir(tmp_path / "run").replay.exists()
     assert len(evaluate(tmp_path / "run", episodes=2, make_env=PLACES)["members"]) == 2
+
+
+@pytest.mark.slow
+def test_a_run_that_is_stopped_before_its_first_record_can_be_resumed(finished, tmp_path):
+    def stop(self):
+        raise signals.Stopped
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(device_trainer.DeviceTrainer, "_check_stop", stop)
+        result = train(config_of(), tmp_path / "run", PLACES)
+    assert not result["finished"] and result["env_step"] == 0
+    train(config_of(), tmp_path / "run", PLACES)
+    assert_same_run(tmp_path / "run", finished)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("turns", [1, 1000])
+def test_the_first_update_decides_whether_there_is_anything_to_learn(tmp_path, monkeypatch, turns):
+    """However fast the machine is: an episode of the eight records of a sequence ends later."""
+
+    def open_envs(self, closing):
+        self._turns = turns
+
+    monkeypatch.setattr(device_trainer.DeviceTrainer, "_open_envs", open_envs)
+    config = config_of(prefill=8, train_every=2)
+    config.replay.sampling = "episodes"
+    with pytest.raises(UsageError, match="no sequence of config.length = 8 steps"):
+        train(config, tmp_path / "run", PLACES)
 
 
 @pytest.mark.slow

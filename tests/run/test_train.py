@@ -18,6 +18,7 @@ from dreamer_jax import evaluate, train
 from dreamer_jax.errors import UsageError
 from dreamer_jax.report.metrics_log import read_metrics
 from dreamer_jax.run.driver import Driver
+from dreamer_jax.run.schedule import final_work
 from dreamer_jax.run.setup import build
 from dreamer_jax.run.trainer import Trainer
 from dreamer_jax.seeding import ENV_STREAM, member_keys
@@ -203,6 +204,12 @@ def test_a_run_may_end_before_its_last_checkpoint(tmp_path):
     assert [row["eval_return"] for row in rows[2:]] == [
         member["eval_return"] for member in result["members"]
     ]
+
+
+def test_the_work_of_an_end_leaves_out_the_log_line_that_there_is():
+    config = small_config(steps=60, log_every=40, eval_every=0, checkpoint_every=0)
+    everything = ["log", "updates", "evaluation", "pictures", "checkpoint"]
+    assert final_work(config, 84) == everything and final_work(config, 80) == everything[1:]
 
 
 def test_a_replay_must_fit_the_memory(tmp_path):

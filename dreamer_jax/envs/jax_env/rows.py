@@ -29,7 +29,7 @@ def init_rows(env: AdaptedEnv, seeds: Array) -> EnvRows:
             lambda x: (
                 jnp.zeros(x.shape, x.dtype)
                 if not jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
-                else jnp.broadcast_to(key, x.shape)
+                else jnp.copy(jnp.broadcast_to(key, x.shape))  # each is donated on its own
             ),
             jax.eval_shape(env.reset, key),
         )
