@@ -21,12 +21,10 @@ from dreamer_jax.config.sweep import member_hypers
 from dreamer_jax.runtime import make_backend
 from dreamer_jax.types import ActionSpec, Batch, RSSMState
 
-FOLDER = Path(
-    os.environ.get(
-        "DREAMER_JAX_PARITY",
-        Path(__file__).parents[2] / "shared" / "reference" / "parity",
-    )
-)
+NAMED = os.environ.get("DREAMER_JAX_PARITY")
+FOLDER = Path(NAMED or Path(__file__).parents[2] / "shared" / "reference" / "parity")
+if NAMED and not FOLDER.is_dir():
+    raise FileNotFoundError(f"DREAMER_JAX_PARITY is {NAMED}, which is no folder")
 needs_goldens = pytest.mark.skipif(not FOLDER.is_dir(), reason=f"no golden files in {FOLDER}")
 
 FORWARD = 1e-5  # of the array's largest entry

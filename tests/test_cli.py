@@ -1,12 +1,12 @@
 """The command line as a user meets it: real processes, their output and exit status."""
 
 import json
+import operator
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from commands import CATCH, command, forked_command
+from commands import CATCH, ROOT, command, forked_command
 
 from dreamer_jax.commands import train
 from dreamer_jax.commands.flags import load_config, parse
@@ -71,7 +71,7 @@ def parse_config(*arguments):
 
 
 def test_shipped_configs_need_no_path(tmp_path, monkeypatch):
-    path = Path("configs/catch.py").absolute()
+    path = ROOT / "configs" / "catch.py"
     monkeypatch.chdir(tmp_path)
     assert parse_config("--config=catch:debug") == get_config("catch", "debug")
     assert parse_config(f"--config={path}:debug") == get_config("catch", "debug")
@@ -80,15 +80,19 @@ def test_shipped_configs_need_no_path(tmp_path, monkeypatch):
 def test_overrides_have_the_types_of_their_keys():
     config = parse_config(
         "--config", "catch", "--config.seeds=3,5", "--config.members.kl_scale=(0.1, 0.3)",
-        "--config.replay.slack=None", "--config.actor_entropy_final=0.5", "--config.horizon", "4",
-        "--config.discount_head.enabled=false", "--noconfig.norm", "--config.model_lr=1e-3",
-        "--config.steps=1e6",
+        "--config.replay.slack=7", "--config.replay.slack=None", "--config.horizon", "4",
+        "--config.actor_entropy_final=0.5", "--noconfig.discount_head.enabled", "--config.norm",
+        "--config.grad_heads.reward=false", "--config.model_lr=2e-3", "--config.steps=1e6",
     )  # fmt: skip
     assert (config.seeds, config.members.kl_scale) == ((3, 5), (0.1, 0.3))
-    assert (config.replay.slack, config.actor_entropy_final, config.horizon) == (None, 0.5, 4)
-    assert (config.discount_head.enabled, config.norm, config.model_lr) == (False, False, 1e-3)
-    assert config.steps == 1_000_000
-    assert config.is_locked
+    assert config.replay.slack is None and config.is_locked
+    assert changed_values(config) == [4, 0.5, False, True, False, 2e-3, 1_000_000]
+    assert not any(map(operator.eq, changed_values(config), changed_values(get_config("catch"))))
+
+
+def changed_values(config):
+    heads = [config.discount_head.enabled, config.norm, config.grad_heads.reward]
+    return [config.horizon, config.actor_entropy_final, *heads, config.model_lr, config.steps]
 
 
 def test_files_of_the_users_own(tmp_path):

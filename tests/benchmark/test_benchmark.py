@@ -125,8 +125,16 @@ def test_published_peaks(kind, float32, bfloat16):
     assert device.published_peak(kind, "bfloat16") == pytest.approx(bfloat16)
 
 
-def test_matmul_rate_is_plausible():
-    assert 1e7 < device.matmul_rate(256, repeats=1) < 1e16
+def test_matmul_rate_counts_a_product_and_a_sum_per_entry(monkeypatch):
+    products = []
+
+    def time_calls(call, **_):
+        products.append(call())
+        return [2.0, 0.5, 4.0]  # seconds, of which the least counts
+
+    monkeypatch.setattr(device, "time_calls", time_calls)
+    assert device.matmul_rate(256, repeats=1) == 4 * 256**3
+    assert products[0].shape == (256, 256) and products[0].dtype == np.float32
 
 
 def test_time_calls_interleaves_another_call():

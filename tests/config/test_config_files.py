@@ -7,7 +7,7 @@ import pytest
 from gymnasium import spaces
 
 from dreamer_jax import config as config_lib
-from dreamer_jax.configs import ablations, config_names, get_config
+from dreamer_jax.configs import ablations, config_names, get_config, load_module
 from dreamer_jax.errors import UsageError
 from dreamer_jax.run.schedule import updates_due
 from dreamer_jax.run.setup import dry_run
@@ -16,7 +16,8 @@ from dreamer_jax.run.setup import dry_run
 SHIPPED = {
     "catch": ["", "debug"],
     "atari": [
-        "pong", "pong,release", "pong,code", "pong,debug", "ms_pacman", "skiing,search,debug",
+        "pong", "pong,release", "pong,code", "pong,small", "pong,debug", "ms_pacman",
+        "skiing,search,debug",
     ],
     "montezuma": ["", "release", "debug"],
     "ablations": [
@@ -30,9 +31,14 @@ SHIPPED = {
     "dmc20": [""],
     "hyper_grid": ["debug"],
     "catch_sweep": ["debug"],
-    "dmc_vision": ["walker_walk", "walker_walk,plan2explore", "cup_catch,plan2explore,debug"],
-    "dmc_proprio": ["walker_walk", "walker_walk,plan2explore", "walker_walk,debug"],
-    "minatar": ["breakout", "freeway", "space_invaders,debug"],
+    "dmc_vision": [
+        "walker_walk", "walker_walk,small", "walker_walk,plan2explore",
+        "cup_catch,plan2explore,debug",
+    ],
+    "dmc_proprio": [
+        "walker_walk", "walker_walk,small", "walker_walk,plan2explore", "walker_walk,debug",
+    ],
+    "minatar": ["breakout", "freeway", "breakout,small", "freeway,vector", "space_invaders,debug"],
     "craftax": ["symbols", "pixels", "pixels,debug"],
     "bsuite": ["catch", "deep_sea,debug"],
     "humanoid": ["", "plan2explore", "debug"],
@@ -95,8 +101,12 @@ def plan_of(config):
     return dry_run(config, lambda seed: StandIn(*STAND_INS[kind]))
 
 
-def test_every_config_file_is_listed():
+def test_every_config_file_and_variant_is_listed():
     assert set(config_names()) == set(SHIPPED)
+    for name, args in SHIPPED.items():
+        module, _ = load_module(name)
+        used = {part for arg in args for part in arg.split(",")}
+        assert set(getattr(module, "VARIANTS", ())) <= used, name
 
 
 @pytest.mark.parametrize(("name", "arg"), [(n, a) for n, args in SHIPPED.items() for a in args])
@@ -110,6 +120,67 @@ def test_the_pace_of_the_published_code():
     config = get_config("atari", "pong,code")
     assert (config.batch, config.train_every) == (50, 16)
     assert 12.4e6 < 4 * dry_run(config)["updates"] < 12.6e6  # the paper's are four times as many
+
+
+ATARI = {  # Hafner et al. 2021, App. D
+    "batch": 50, "length": 50, "prefill": 50_000, "train_every": 4, "train_updates": 1,
+    "replay.capacity": 2_000_000, "env.action_repeat": 4, "env.sticky": 0.25,
+    "rssm.latent": "categorical", "rssm.stoch": 32, "rssm.classes": 32, "rssm.deter": 600,
+    "rssm.hidden": 600, "rssm.gru_norm": True, "act": "elu", "cnn_act": "elu", "cnn_depth": 48,
+    "kl_loss": "balanced", "kl_balance": 0.8, "kl_scale": 0.1, "free_nats": 0.0,
+    "reward_transform": "tanh", "discount": 0.999, "discount_head.enabled": True,
+    "loss_scales.image": 1.0, "loss_scales.reward": 1.0, "loss_scales.discount": 5.0,
+    "horizon": 15, "lambda_": 0.95, "actor_grad": "reinforce", "actor_entropy": 1e-3,
+    "slow_critic_every": 100, "expl.noise": "none",
+    "model_lr": 2e-4, "actor_lr": 4e-5, "critic_lr": 1e-4,
+    "opt.clip": 100.0, "opt.eps": 1e-5, "opt.decay": 1e-6,
+}  # fmt: skip
+CONTROL = ATARI | {  # the same, and the authors' release
+    "batch": 16, "prefill": 1_000, "pretrain": 100, "train_every": 5, "env.action_repeat": 2,
+    "rssm.deter": 200, "rssm.hidden": 200, "kl_scale": 1.0, "free_nats": 1.0,
+    "reward_transform": "none", "discount": 0.99, "discount_head.enabled": False,
+    "loss_scales.discount": 1.0, "actor_grad": "dynamics", "actor_entropy": 1e-4,
+    "model_lr": 3e-4, "actor_lr": 8e-5, "critic_lr": 8e-5,
+}  # fmt: skip
+V1 = CONTROL | {  # Hafner et al. 2020, App. A, and its release
+    "batch": 50, "prefill": 2_500, "train_every": 500, "train_updates": 100,
+    "rssm.latent": "gaussian", "rssm.stoch": 30, "rssm.gru_norm": False, "rssm.min_std": 0.1,
+    "rssm.std_act": "softplus", "cnn_act": "relu", "cnn_depth": 32, "kl_loss": "plain",
+    "free_nats": 3.0, "loss_scales.discount": 5.0,  # not used without a head
+    "actor.dist": "tanh_normal", "actor_entropy": 0.0, "slow_critic_every": 1,
+    "replay.capacity": 2_500_000, "expl.noise": "normal", "expl.amount": 0.3,
+    "model_lr": 6e-4, "opt.eps": 1e-7, "opt.decay": 0.0,
+}  # fmt: skip
+V1_ATARI = V1 | {
+    "replay.capacity": 2_000_000, "prefill": 5_000, "train_every": 250,
+    "env.action_repeat": 4, "kl_scale": 0.1,
+    "reward_transform": "tanh", "discount_head.enabled": True, "loss_scales.discount": 10.0,
+    "horizon": 10, "actor.dist": "onehot", "expl.noise": "epsilon_greedy", "expl.amount": 0.4,
+    "expl.amount_final": 0.1, "expl.anneal_updates": 200_000,
+}  # fmt: skip
+PLANET = {  # Hafner et al. 2019, Algorithm 2
+    "behavior": "planet", "planet.horizon": 12, "planet.iterations": 10,
+    "planet.candidates": 1000, "planet.elites": 100,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "arg", "expected"),
+    [
+        ("atari", "pong", ATARI),
+        ("montezuma", "", ATARI | {"discount": 0.99}),
+        ("atari", "pong,release", ATARI | {"batch": 16, "train_every": 16}),
+        ("dmc_vision", "walker_walk", CONTROL),
+        ("dmc_proprio", "walker_walk", CONTROL),
+        ("humanoid", "", CONTROL | {"actor_entropy": 1e-5, "kl_scale": 2.0}),
+        ("dreamer_v1", "walker_walk", V1),
+        ("dreamer_v1", "atari:pong", V1_ATARI),
+        ("planet", "walker_walk", V1 | PLANET),
+    ],
+)
+def test_settings_are_those_of_the_papers(name, arg, expected):
+    found = dict(config_lib.flatten(get_config(name, arg)))
+    assert {key: found[key] for key in expected} == expected
 
 
 def test_atari_is_the_paper():

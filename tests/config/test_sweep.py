@@ -222,8 +222,7 @@ def test_extracted_and_joined_members_keep_their_values(finished, tmp_path):
         join(finished[0], tmp_path / "a", tmp_path / "x")
 
 
-@pytest.mark.slow
-def test_a_run_with_lists_joins_one_without(finished, tmp_path):
+def test_members_of_a_config_with_lists_and_of_one_without_are_joined():
     """One run lists what the other has as the value of all its members."""
     plain = member_config((7,), model_lr=0.5)
     listed = member_config((7,), members={"model_lr": (1e-3,)})

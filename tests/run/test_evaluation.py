@@ -1,5 +1,7 @@
 """Evaluation: the bound on steps, the number of environments, and their isolation."""
 
+import os
+import time
 from dataclasses import replace
 
 import gymnasium
@@ -152,6 +154,35 @@ def test_evaluation_in_a_process_of_its_own_is_the_same():
     here = play_episodes(setup, None, 2, on_fault=no_fault)
     there = play_episodes(setup, None, 2, on_fault=no_fault, workers=1)
     np.testing.assert_array_equal(here.returns, there.returns)
+
+
+def test_an_environment_that_is_asked_for_its_spaces_cannot_end_the_run():
+    config = make_tiny_config(**SHALLOW)
+    config.env.workers = 1
+    with pytest.raises(RuntimeError, match="worker 0 .* died with exit code 3"):
+        build(config, lambda seed: os._exit(3))
+
+
+def test_evaluation_environments_that_hang_are_replaced(tmp_path):
+    marker = tmp_path / "hung"
+
+    class Hangs(gymnasium.Env):  # local, and so sent to a worker by value
+        observation_space, action_space = spaces.Box(0, 1, (1,)), spaces.Discrete(2)
+
+        def reset(self, *, seed=None, options=None):
+            return np.zeros(1, np.float32), {}
+
+        def step(self, action):
+            if not marker.exists():
+                marker.touch()
+                time.sleep(1000)
+            return np.zeros(1, np.float32), float(os.getpid()), True, False, {}
+
+    setup, faults = clock_setup(lambda seed: Hangs(), timeout=1.0), []
+    note = {"on_fault": lambda row, text: faults.append(text)}
+    played = play_episodes(setup, None, 1, workers=1, **note)
+    assert len(faults) == 1 and "hung for 1" in faults[0]
+    assert len(set(played.returns.ravel()) - {os.getpid()}) == 1  # of the worker, for all members
 
 
 ENGINE = []  # what all environments of a process share

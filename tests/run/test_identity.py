@@ -1,5 +1,6 @@
 """Runs know their environment: what makes it, its spaces, its code and its arguments."""
 
+import argparse
 import functools
 import json
 import shutil
@@ -158,7 +159,7 @@ def test_functions_on_the_command_line():
         ("no_such_module:f", "no module no_such_module"),
         ("test_identity:make_lin", "has no function make_lin. Did you mean 'make_line'"),
     ):
-        with pytest.raises(Exception, match=message):
+        with pytest.raises(argparse.ArgumentTypeError, match=message):
             find_function(given)
 
 

@@ -1,6 +1,7 @@
 """Members extracted, joined and added: the same runs as before, file by file."""
 
 import json
+import shutil
 from functools import partial
 
 import jax
@@ -144,9 +145,9 @@ def test_extracted_and_joined_again_is_the_original(finished_run, tmp_path):
 
 
 def test_a_finished_run_of_some_members_is_finished(finished_run, tmp_path):
-    (finished_run / "wandb.json").write_text("{}")
-    extract(finished_run, [1], tmp_path / "one")
-    (finished_run / "wandb.json").unlink()
+    shutil.copytree(finished_run, tmp_path / "run")
+    (tmp_path / "run" / "wandb.json").write_text("{}")
+    extract(tmp_path / "run", [1], tmp_path / "one")
     assert {path.name for path in (tmp_path / "one").iterdir()} == {
         "config.json", "environment.json", "metrics.jsonl", "summary.json", "checkpoints",
         "checkpoints.json",        "replay", "videos",

@@ -26,7 +26,8 @@ def test_pong_debug(tmp_path):
     assert result["update"] == 2 + (1_500 - 500) // 16
     rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
     assert rows[-1]["frame"] == 4 * config.steps
-    assert all(-21 <= row["eval_return"] <= 21 for row in rows if "eval_return" in row)
+    returns = [row["eval_return"] for row in rows if "eval_return" in row]
+    assert returns and all(-21 <= value <= 21 for value in returns)
 
 
 def test_full_size_updates_on_real_pong_frames(tmp_path):
