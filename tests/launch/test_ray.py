@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import socket
+from importlib.util import find_spec
 
 import pytest
 from commands import forked_command
@@ -23,12 +24,8 @@ from dreamer_jax.run.workdir import WorkDir
 
 # Ray forks, and JAX, which other tests of this process have started, warns of forks.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-needs_ray = pytest.mark.usefixtures("ray_installed")
-
-
-@pytest.fixture
-def ray_installed():
-    pytest.importorskip("ray", reason="needs the extra ray")
+# A mark, because a fixture would be set up after those of the session, which train a sweep.
+needs_ray = pytest.mark.skipif(not find_spec("ray"), reason="needs the extra ray")
 
 
 def test_a_fraction_of_a_gpu_has_its_share_of_the_memory():

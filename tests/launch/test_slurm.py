@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import pytest
 from commands import forked_command
@@ -24,6 +25,13 @@ from dreamer_jax.run.workdir import WorkDir
 
 pytestmark = pytest.mark.slow
 DAEMONS = ("munged", "slurmctld", "slurmd")
+PATH = os.environ["PATH"] + os.pathsep + "/usr/sbin"
+MISSING = [name for name in (*DAEMONS, "sbatch") if shutil.which(name, path=PATH) is None]
+MISSING += [] if find_spec("submitit") else ["submitit, of the extra slurm"]
+# A mark, because a fixture would be set up after those of the session, which train a sweep.
+needs_slurm = pytest.mark.skipif(
+    bool(MISSING), reason=f"needs SLURM (Debian: slurm-wlm and munge); there is no {MISSING[:1]}"
+)
 CONFIG = """
 ClusterName=test
 SlurmctldHost=localhost
@@ -62,12 +70,7 @@ def free_port():
 @pytest.fixture
 def slurm(tmp_path_factory, monkeypatch):
     """A cluster of one node."""
-    pytest.importorskip("submitit", reason="needs the extra slurm")
-    path = os.environ["PATH"] + os.pathsep + "/usr/sbin"
-    missing = [name for name in (*DAEMONS, "sbatch") if shutil.which(name, path=path) is None]
-    if missing:
-        pytest.skip(f"needs SLURM (Debian: slurm-wlm and munge); there is no {missing[0]}")
-    monkeypatch.setenv("PATH", path)
+    monkeypatch.setenv("PATH", PATH)
     root = tmp_path_factory.mktemp("slurm")
     root.chmod(0o755)
     for name in ("state", "spool"):
@@ -112,6 +115,7 @@ def output_of(*command):
     return subprocess.run(command, capture_output=True, text=True).stdout
 
 
+@needs_slurm
 @pytest.mark.usefixtures("compiled_as_here")
 def test_a_preempted_job_is_queued_again_and_ends_like_an_undisturbed_one(
     slurm, undisturbed_sweep, tmp_path
