@@ -15,7 +15,7 @@ from typing import Any
 
 from dreamer_jax.commands.flags import Command, Flags, whole_number
 
-FRAME_HELP = "compare runs by their last evaluations at or before this many frames; their ends"
+FRAME_HELP = "compare runs by their last evaluation at or before this frame, not by their last one"
 RUNS_HELP = "work directories of runs, or folders that hold some"
 ACCEPT_HELP = (
     "a threshold, as 'median(eval_return) >= 900': mean, median, iqm, min or max over the members "
