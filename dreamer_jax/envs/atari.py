@@ -77,7 +77,7 @@ class Atari(gymnasium.Env):
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 15}
     render_mode = "rgb_array"
-    exact_state = True  # see `get_state`
+    exact_state = True  # `get_state` and `set_state` need no trial
 
     def __init__(
         self,

@@ -33,7 +33,7 @@ class Catch(gymnasium.Env):
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 5}
     render_mode = "rgb_array"
-    exact_state = True  # see `get_state`
+    exact_state = True  # `get_state` and `set_state` need no trial
 
     def __init__(self) -> None:
         self.observation_space = spaces.Box(0, 255, (SIZE, SIZE, 1), np.uint8)

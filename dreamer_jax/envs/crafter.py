@@ -45,7 +45,7 @@ class Crafter(gymnasium.Env):
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
     render_mode = "rgb_array"
-    exact_state = True  # see `get_state`
+    exact_state = True  # `get_state` and `set_state` need no trial
 
     def __init__(self, *, reward: bool = True, time_limit: int = TIME_LIMIT) -> None:
         package = require("crafter", extra="crafter")

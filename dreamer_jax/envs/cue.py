@@ -31,7 +31,7 @@ class Cue(gymnasium.Env):
         delay: steps from the cue to the choice, at least 1.
     """
 
-    exact_state = True  # see `get_state`
+    exact_state = True  # `get_state` and `set_state` need no trial
 
     def __init__(self, delay: int) -> None:
         self.observation_space = spaces.Box(0.0, 1.0, (CUES + 1,), np.float32)

@@ -55,7 +55,7 @@ class Control(gymnasium.Env):
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 30}
     render_mode = "rgb_array"
-    exact_state = True  # see `get_state`
+    exact_state = True  # `get_state` and `set_state` need no trial
 
     def __init__(self, task: str, *, seed: int = 0) -> None:
         self.domain, self.task = find_task(task)

@@ -102,7 +102,7 @@ class Reader:
             return
         label = f"observation {'/'.join(map(str, path))!r}" if path else "the observation"
         check_parts(label, space, obs)
-        for name, entry in _parts(space):
+        for name, entry in parts_of(space):
             self._check_parts(entry, obs[name], (*path, name))
 
     def _target(self, leaf: Leaf) -> spaces.Box:
@@ -151,7 +151,7 @@ def _leaves(
     space: spaces.Space, path: tuple[Any, ...], patterns: dict[str, str | None]
 ) -> Iterator[Leaf]:
     if isinstance(space, spaces.Dict) or (isinstance(space, spaces.Tuple) and _has_parts(space)):
-        for name, entry in _parts(space):
+        for name, entry in parts_of(space):
             yield from _leaves(entry, (*path, name), patterns)
         return
     image, reason = _read(space)
@@ -193,7 +193,8 @@ def _length(space: spaces.Space) -> int | None:
         return None
 
 
-def _parts(space: spaces.Dict | spaces.Tuple) -> list[tuple[Any, spaces.Space]]:
+def parts_of(space: spaces.Dict | spaces.Tuple) -> list[tuple[Any, spaces.Space]]:
+    """Return the spaces in a Dict or Tuple, each with its key or index, in order."""
     items = space.items() if isinstance(space, spaces.Dict) else enumerate(space.spaces)
     return list(items)
 
@@ -201,7 +202,7 @@ def _parts(space: spaces.Dict | spaces.Tuple) -> list[tuple[Any, spaces.Space]]:
 def _has_parts(space: spaces.Space) -> bool:
     """Return whether a space has an image, or a text, beside or inside of which vectors lie."""
     if isinstance(space, (spaces.Dict, spaces.Tuple)):
-        return any(_has_parts(entry) for _, entry in _parts(space))
+        return any(_has_parts(entry) for _, entry in parts_of(space))
     return _is_text(space) or _read(space)[0] is not None
 
 
@@ -389,7 +390,7 @@ def _numbers(key: str, space: spaces.Space, value: Any) -> Iterator[np.ndarray]:
     """Yield the parts of a vector, in the order of `spaces.flatten`."""
     if isinstance(space, (spaces.Dict, spaces.Tuple)):
         check_parts(f"observation {key!r}", space, value)
-        for name, entry in _parts(space):
+        for name, entry in parts_of(space):
             yield from _numbers(f"{key}/{name}", entry, value[name])
     else:
         value = _checked(key, space, value)

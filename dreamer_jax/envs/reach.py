@@ -43,7 +43,7 @@ class Reach(gymnasium.Env):
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
     render_mode = "rgb_array"
-    exact_state = True  # see `get_state`
+    exact_state = True  # `get_state` and `set_state` need no trial
 
     def __init__(self) -> None:
         self.observation_space = spaces.Box(0, 255, (SIZE, SIZE, 3), np.uint8)

@@ -19,6 +19,7 @@ from dreamer_jax.envs.observations import (
     check_parts,
     grid_shape,
     holds_bytes,
+    parts_of,
     to_picture,
 )
 from dreamer_jax.envs.registry import EnvSettings
@@ -157,8 +158,7 @@ def _reading(leaf: Leaf, size: int) -> Callable[[Any], Array]:
 def _vector(key: str, space: spaces.Space) -> Callable[[Any], Array]:
     """Return the function from a value of a space to a vector, float32 [V]."""
     if isinstance(space, (spaces.Dict, spaces.Tuple)):
-        items = space.items() if isinstance(space, spaces.Dict) else enumerate(space.spaces)
-        parts = {name: _vector(f"{key}/{name}", part) for name, part in items}
+        parts = {name: _vector(f"{key}/{name}", part) for name, part in parts_of(space)}
 
         def join(value: Any) -> Array:
             check_parts(f"observation {key!r}", space, value)

@@ -38,7 +38,7 @@ START = f"import sys, json; sys.path[:] = json.loads(sys.argv[1]); from {__name_
 
 
 def find_exact(env: gymnasium.Env, make_env: Callable[[], gymnasium.Env]) -> Save | None:
-    """Return a way to save an environment, of which a copy continues exactly as it does.
+    """Return a way to save an environment such that a restored copy continues exactly as it does.
 
     If the base environment declares `exact_state = True`, its methods are not tried, unless it is
     in a wrapper that is neither ours nor gymnasium's. In all other cases its methods `get_state`
