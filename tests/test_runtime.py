@@ -53,14 +53,17 @@ PREPARED = """
 import jax
 if EARLY: jax.numpy.zeros(1).block_until_ready()
 import gc, dreamer_jax
+from dreamer_jax.config.config import default_config
 before = (gc.get_threshold(), jax.config.jax_compilation_cache_dir)
 import dreamer_jax.run.trainer
 assert before == (gc.get_threshold(), jax.config.jax_compilation_cache_dir)  # imports do nothing
 from dreamer_jax import runtime
 runtime.count_cores = lambda: 3
+config = default_config()
+config.task = "nothing:here"
 try:
-    dreamer_jax.load("/nothing")
-except FileNotFoundError:
+    dreamer_jax.dry_run(config)
+except dreamer_jax.UsageError:
     print(jax.device_count(), gc.get_threshold()[0])
 print(jax.config.jax_compilation_cache_dir)
 """
