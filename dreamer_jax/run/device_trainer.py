@@ -76,7 +76,12 @@ class DeviceTrainer(Trainer):
             "sums": jax.tree.map(jnp.zeros_like, self._loop.sums),
         }
         self._loop = self._loop.replace(**self._setup.placement.put(fresh))
-        return [_summary(episodes, member) for member in range(members)]
+        records = [_summary(episodes, member) for member in range(members)]
+        # Only means of lengths are known; an episode has a record more than steps.
+        shortest = min(record.get("train_length", NEVER) for record in records)
+        if shortest + 1 < self._config.length and self._config.replay.sampling != "time":
+            self._say_short()
+        return records
 
     def _peek_batch(self) -> Batch:
         return self._setup.device_loop.batch(self._loop, self._replay_arrays)

@@ -394,15 +394,20 @@ class Trainer:
 
     def _pop_episodes(self) -> list[dict]:
         """Return statistics of each member's episodes since the last call."""
-        if self._replay.never_drawn and not self._said_short:
-            self._said_short = True
-            sampling = self._config.replay.sampling
-            self._progress.print(
-                f"{self._replay.never_drawn} episodes so far are shorter than config.length = "
-                f"{self._config.length} records, and are never drawn from: config.replay.sampling "
-                f"= {sampling!r} draws from episodes of at least that length, 'time' from all"
-            )
+        if self._replay.never_drawn:
+            self._say_short()
         return self._driver.stats.pop()
+
+    def _say_short(self) -> None:
+        """Say, once, that some episodes are too short to be drawn from."""
+        if self._said_short:
+            return
+        self._said_short = True
+        self._progress.print(
+            f"some episodes are shorter than config.length = {self._config.length} records, and "
+            f"are never drawn from: config.replay.sampling = {self._config.replay.sampling!r} "
+            f"draws from episodes of at least that length, 'time' from all"
+        )
 
     def _evaluate(self) -> None:
         episodes, records = self._config.eval_episodes, [{} for _ in self._setup.seeds]

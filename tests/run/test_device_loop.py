@@ -313,6 +313,25 @@ def test_episodes_shorter_than_a_sequence_are_explained(tmp_path):
         train(config, tmp_path / "run", Short())
 
 
+class SometimesShort(JaxPlaces):
+    """Ends after two steps, or has the eight records of a sequence, by where the ball falls."""
+
+    def step(self, key, state, action):
+        state, obs, reward, terminated, truncated = super().step(key, state, action)
+        is_short = (state.ball % 2 == 0) & (state.row >= 2)
+        return state, obs, reward, terminated | is_short, truncated
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sampling, times", [("episodes", 1), ("time", 0)])
+def test_episodes_that_are_never_drawn_from_are_said_once(tmp_path, capsys, sampling, times):
+    config = config_of(prefill=40)
+    config.replay.sampling = sampling
+    assert train(config, tmp_path / "run", SometimesShort())["finished"]
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.count("some episodes are shorter than config.length = 8 records") == times
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
