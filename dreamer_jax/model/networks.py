@@ -40,17 +40,17 @@ class Dense(nn.Module):
     units: int
     dtype: jnp.dtype
 
-    @property
-    def result_dtype(self) -> jnp.dtype:
-        return self.dtype
-
     @nn.compact
     def __call__(self, inputs: Array) -> Array:
         shape = (inputs.shape[-1], self.units)
         kernel = self.param("kernel", nn.initializers.glorot_uniform(), shape)
         bias = self.param("bias", nn.initializers.zeros, (self.units,))
-        factors = inputs.astype(self.dtype), kernel.astype(self.dtype)
-        return add_bias(jnp.matmul(*factors, preferred_element_type=self.result_dtype), bias)
+        product = self.multiply(inputs.astype(self.dtype), kernel.astype(self.dtype))
+        return add_bias(product, bias)
+
+    def multiply(self, inputs: Array, kernel: Array) -> Array:
+        """Return the product of arrays in `dtype`."""
+        return jnp.matmul(inputs, kernel)
 
 
 class Output(Dense):
@@ -60,9 +60,26 @@ class Output(Dense):
     values.
     """
 
-    @property
-    def result_dtype(self) -> jnp.dtype:
-        return jnp.float32
+    def multiply(self, inputs: Array, kernel: Array) -> Array:
+        return _multiply_to_float32(inputs, kernel)
+
+
+@jax.custom_vjp
+def _multiply_to_float32(inputs: Array, kernel: Array) -> Array:
+    """Return inputs @ kernel in float32; the products of its gradients are in the inputs' dtype."""
+    return jnp.matmul(inputs, kernel, preferred_element_type=jnp.float32)
+
+
+def _save_factors(*factors: Array) -> tuple[Array, tuple[Array, ...]]:
+    return _multiply_to_float32(*factors), factors
+
+
+def _product_grads(factors: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
+    _, pull_back = jax.vjp(jnp.matmul, *factors)
+    return pull_back(grad.astype(factors[0].dtype))
+
+
+_multiply_to_float32.defvjp(_save_factors, _product_grads)
 
 
 @jax.custom_vjp
