@@ -7,8 +7,12 @@ Variant:   :<id>,debug  tiny networks and a short run, to exercise every part
 What:      two seeds learn from 64x64 pictures of the agent's view and the direction it faces. The
            reward is given once, for reaching the goal: 1 - 0.9 * steps / limit.
            Networks and rates are those of configs/atari.py's `small`, and so is weight 100 of the
-           reward's loss, which has not been tried here.
+           reward's loss. No other settings have been tried here.
            Sequences are drawn across episodes, because the best ones are shorter than a sequence.
+Expected:  after 50,000 steps MiniGrid-Empty-5x5-v0 returned 0.955 with both seeds, the best
+           possible, and MiniGrid-DoorKey-5x5-v0 0.958 and 0.941:
+           experiments/results/minigrid.md.
+Runtime:   80 minutes on one core.
 """
 
 from dreamer_jax.config.config import default_config
