@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -543,3 +544,20 @@ def test_a_thousand_runs_take_less_than_a_minute_and_two_gibibytes(tmp_path):
     assert len(json.loads((tmp_path / "out" / "results.json").read_text())["members"]) == 2000
     assert len(list((tmp_path / "out" / "figures").glob("*_diagnostics.png"))) == 6
     assert "Of 6 of 55 tasks" in (tmp_path / "out" / "index.html").read_text()
+
+
+def test_shipped_evaluations_can_be_drawn_again(tmp_path):
+    experiments = Path(__file__).parents[2] / "experiments"
+    script = experiments / "measure" / "redraw.py"
+    command = [sys.executable, str(script), "--runs=minigrid_*", f"--to={tmp_path}"]
+    subprocess.run(command, check=True)
+    runs, problems = read(tmp_path)
+    assert not problems
+    assert [(run.task, len(run.members)) for run in runs] == [
+        ("minigrid:MiniGrid-DoorKey-5x5-v0", 2),
+        ("minigrid:MiniGrid-Empty-5x5-v0", 2),
+    ]
+    with open(experiments / "results" / "minigrid_eval.csv", newline="") as file:
+        last = [row for row in csv.DictReader(file) if row["frame"] == "50000"]
+    door_key = [float(row["eval_return"]) for row in last if "DoorKey" in row["task"]]
+    assert [m.score for m in runs[0].members] == [(50_000, value) for value in door_key]
