@@ -11,9 +11,9 @@ Variants:  :<task>,small         networks and batches for CPU cores: depth 8, Z 
            :<task>,debug         tiny networks and a short run, to exercise every part
 What:      2M frames, action repeat 2, 64x64x3 images.
 Expected:  the published scores. Not reproduced here at full length.
-           small, after 150k frames, two seeds, in 2.5 hours on one core: cartpole_balance 733 (670,
-           796), published 979; cup_catch 170 (67, 274), published 661, from 66 to 931:
-           experiments/results/dmc_small.md.
+           small, after 150k frames, two seeds, in 4 hours on one core that was shared with other
+           work: cartpole_balance 733 (670, 796), published 979; cup_catch 170 (67, 274), published
+           661, from 66 to 931: experiments/results/dmc_small.md.
 Tried:     for `small`, in this order. Tables and commands are in
            experiments/results/dmc_small_trials.md, except for trials of the model's rate alone.
            - The paper's rates: cartpole_balance was at 289 after 50,000 frames (published: 305

@@ -547,17 +547,22 @@ def test_a_thousand_runs_take_less_than_a_minute_and_two_gibibytes(tmp_path):
 
 
 def test_shipped_evaluations_can_be_drawn_again(tmp_path):
-    experiments = Path(__file__).parents[2] / "experiments"
-    script = experiments / "measure" / "redraw.py"
-    command = [sys.executable, str(script), "--runs=minigrid_*", f"--to={tmp_path}"]
+    results = Path(__file__).parents[2] / "experiments" / "results"
+    to = tmp_path / "shipped"
+    command = [sys.executable, str(results / "redraw.py"), "--runs=minigrid_*,minatar_b*"]
+    command.append(f"--to={to}")
     subprocess.run(command, check=True)
-    runs, problems = read(tmp_path)
+    runs, problems = read(to)
     assert not problems
-    assert [(run.task, len(run.members)) for run in runs] == [
-        ("minigrid:MiniGrid-DoorKey-5x5-v0", 2),
-        ("minigrid:MiniGrid-Empty-5x5-v0", 2),
+    assert [(run.task, [m.label for m in run.members]) for run in runs] == [
+        ("gymnax:Breakout-MinAtar", ["ours", "ours"]),
+        ("gymnax:Breakout-MinAtar", ["variant env.grids None, vector.units 128"] * 2),
+        ("minigrid:MiniGrid-DoorKey-5x5-v0", ["ours", "ours"]),
+        ("minigrid:MiniGrid-Empty-5x5-v0", ["ours", "ours"]),
     ]
-    with open(experiments / "results" / "minigrid_eval.csv", newline="") as file:
+    with open(results / "minigrid_eval.csv", newline="") as file:
         last = [row for row in csv.DictReader(file) if row["frame"] == "50000"]
     door_key = [float(row["eval_return"]) for row in last if "DoorKey" in row["task"]]
-    assert [m.score for m in runs[0].members] == [(50_000, value) for value in door_key]
+    assert [m.score for m in runs[2].members] == [(50_000, value) for value in door_key]
+    again = subprocess.run(command, capture_output=True, text=True)
+    assert again.returncode == 2 and "--to must be a new folder" in again.stderr
