@@ -166,15 +166,29 @@ def _draw(
     width, alpha = (1.6, 1.0) if len(colours) == 1 else (0.9, 0.65)
     if len(colours) > MAX_LEGEND:
         alpha = 0.35
-    for member, (xs, ys) in members.items():
-        marker = {"marker": "o", "markersize": 3} if len(xs) < SPARSE else {}
-        axes.plot(xs, ys, color=colours[member], linewidth=width, alpha=alpha, **marker)
+    style = {"linewidth": width, "alpha": alpha}
+    draw_lines(axes, list(members.values()), [colours[member] for member in members], **style)
     several = len(set(settings.values())) > 1
     for setting in dict.fromkeys(settings.values()):
         group = [member for member in members if settings[member] == setting]
         mean = mean_line([members[member] for member in group]) if len(group) > 1 else None
         if mean is not None:
             axes.plot(*mean, color=colours[group[0]] if several else INK, linewidth=2.2)
+
+
+def draw_lines(
+    axes: "Axes", lines: Sequence[Line], colours: Sequence[Any], *, linewidth: float, alpha: float
+) -> None:
+    """Draw a line per member, as one artist: a thousand of their own take seconds."""
+    from matplotlib.collections import LineCollection
+
+    style = {"linewidths": linewidth, "alpha": alpha}
+    points = [np.column_stack(line) for line in lines]
+    axes.add_collection(LineCollection(points, colors=colours, **style))
+    axes.autoscale_view()
+    for (xs, ys), colour in zip(lines, colours, strict=True):
+        if len(xs) < SPARSE:
+            axes.plot(xs, ys, "o", markersize=3, color=colour, alpha=alpha)
 
 
 def _legend(figure: "Figure", colours: Mapping[str, Any], mean: bool) -> None:

@@ -51,20 +51,24 @@ def test_one_line_per_member_and_their_mean(tmp_path, figures):
     draw_curves(metric_rows(3), tmp_path / "curves.png")
     (figure,) = figures
     assert titles(figure) == ["train_return"]
-    *thin, bold = figure.axes[0].get_lines()
-    assert len(thin) == 3 and len({line.get_color() for line in thin}) == 3
-    for m, line in enumerate(thin):
-        np.testing.assert_array_equal(line.get_xdata(), 40 * np.arange(6))
-        np.testing.assert_array_equal(line.get_ydata(), np.arange(6) + m)
+    (thin,) = figure.axes[0].collections
+    assert len(np.unique(thin.get_colors(), axis=0)) == 3
+    *markers, bold = figure.axes[0].get_lines()
+    for m, (points, marks) in enumerate(zip(thin.get_segments(), markers, strict=True)):
+        np.testing.assert_array_equal(points[:, 0], 40 * np.arange(6))
+        np.testing.assert_array_equal(points[:, 1], np.arange(6) + m)
+        np.testing.assert_array_equal(marks.get_xydata(), points)  # they are few
+        assert marks.get_linestyle() == "None"
     np.testing.assert_allclose(bold.get_ydata(), np.arange(6) + 1)
-    assert bold.get_linewidth() > 2 * thin[0].get_linewidth()
+    assert bold.get_linewidth() > 2 * thin.get_linewidth()[0]
     assert legend_texts(figure) == ["seed 100", "seed 101", "seed 102", "mean"]
     assert figure.axes[0].get_xlabel() == "frames"
 
 
 def test_one_member_has_no_mean(tmp_path, figures):
-    draw_curves(metric_rows(1), tmp_path / "curves.png")
-    assert len(figures[0].axes[0].get_lines()) == 1
+    draw_curves(metric_rows(1, steps=curves.SPARSE), tmp_path / "curves.png")
+    assert not figures[0].axes[0].get_lines()  # nor markers, as there are many points
+    assert len(figures[0].axes[0].collections) == 1
     assert legend_texts(figures[0]) == ["seed 100"]
 
 

@@ -20,6 +20,7 @@ from dreamer_jax.report.curves import (
     MAX_LEGEND,
     SPARSE,
     Line,
+    draw_lines,
     legend_text,
     mean_line,
     panel_figure,
@@ -41,7 +42,7 @@ from dreamer_jax.report.scores.published import (
 from dreamer_jax.report.scores.score import METRIC, Curve
 from dreamer_jax.report.scores.statistics import (
     MIN_SEEDS,
-    estimate,
+    interval,
     iqm,
     mean,
     performance_profile,
@@ -148,7 +149,7 @@ def learning_curves(
         axes.set_title(words, fontsize=9, loc="right", color=INK)
     colours = pick_colours(list(lines))
     for label, group in lines.items():
-        _draw_group(axes, label, group, colours[label], task)
+        _draw_group(axes, label, group, colours[label])
     if key == METRIC and x == "frame":
         _draw_published(axes, task, right)
     axes.set_xlim(0, 1.02 * right)
@@ -181,9 +182,9 @@ def curves_of_tasks(tasks: Mapping[str, Mapping[str, Sequence[Member]]]) -> Pict
         for label, members in variants.items():
             lines = [_lines(m.returns) for m in members if m.returns]
             if lines:
-                _draw_group(axes, label, lines, colours[label], task)
+                _draw_group(axes, label, lines, colours[label])
                 said.append(f"{task}, {label}: {_describe(lines)}")
-        right = max(line.get_xdata()[-1] for line in axes.lines if len(line.get_xdata()))
+        right = axes.dataLim.xmax
         low, high = axes.get_ylim()
         published = _draw_published_curve(axes, task, right)
         axes.set_ylim(min([low, *published]), max([high, *published]))
@@ -221,7 +222,7 @@ def aggregate_curves(runs: Sequence[Run], suite: str) -> Picture | None:
         marker = {"marker": "o", "markersize": 3} if len(xs) < SPARSE else {}
         axes.plot(xs, iqm(*samples), color=colour, linewidth=2.2, label=name, **marker)
         if fewest >= MIN_SEEDS:
-            _band(axes, xs, {str(i): s for i, s in enumerate(samples)}, iqm, colour)
+            _band(axes, xs, samples, iqm, colour)
         said.append(f"{name}, finally {float(iqm(*(s[-1] for s in samples))):.3g}")
     if not said:  # some runs begin where others have ended
         return None
@@ -352,8 +353,8 @@ def diagnostics(task: str, variants: Mapping[str, Sequence[Member]]) -> Picture 
     title = f"{task}: diagnostics"
     text = f"Metrics of {task} against frames, a line per member. {'; '.join(said)}."
     figure = panel_figure(panels, seeds, labels, title, PLOTTED | UNITS)
-    for axes in figure.axes:
-        _tame(axes)
+    for axes, lines in zip(figure.axes, panels.values(), strict=True):
+        _tame(axes, np.concatenate([ys for _, ys in lines.values()]))
     return _picture(figure, f"{_file(task)}_diagnostics", title, text)._replace(section=PANELS)
 
 
@@ -386,7 +387,7 @@ def horizon_errors(task: str, variants: Mapping[str, Sequence[Member]]) -> Pictu
         left, right = axes.dataLim.intervalx
         axes.axvspan(left - 0.5, 0.5, color=GRID, alpha=0.4, linewidth=0)
         axes.set_xlim(left - 0.5, right + 0.5)
-        _tame(axes)
+        _tame(axes, np.concatenate([line.get_ydata() for line in axes.lines]))
         if axes.get_yscale() == "linear":
             axes.set_ylim(bottom=0)
     for label, colour in colours.items():
@@ -402,11 +403,10 @@ def horizon_errors(task: str, variants: Mapping[str, Sequence[Member]]) -> Pictu
     return _picture(figure, f"{_file(task)}_horizon", title, text)._replace(section=PANELS)
 
 
-def _tame(axes: "Axes") -> None:
-    """Scale the y axis logarithmically if a few values would hide all others."""
+def _tame(axes: "Axes", values: np.ndarray) -> None:
+    """Scale the y axis logarithmically if a few of its values would hide all others."""
     from matplotlib.ticker import SymmetricalLogLocator
 
-    values = np.concatenate([[], *(line.get_ydata() for line in axes.lines)])
     values = values[np.isfinite(values)]
     sizes = np.abs(values[values != 0])
     if not sizes.size or sizes.max() <= EXTREME * np.median(sizes):
@@ -430,12 +430,10 @@ def _many(rows: Sequence[Mapping]) -> bool:
     return len({row["variant"] for row in rows}) > 1
 
 
-def _draw_group(axes: "Axes", label: str, lines: Sequence[Line], colour, task: str) -> None:
+def _draw_group(axes: "Axes", label: str, lines: Sequence[Line], colour) -> None:
     """Draw the members of a variant, their mean, and its interval if they are enough."""
     many = len(lines) > MAX_LEGEND
-    for xs, ys in lines:
-        marker = {"marker": "o", "markersize": 3} if len(xs) < SPARSE else {}
-        axes.plot(xs, ys, color=colour, linewidth=0.9, alpha=0.3 if many else 0.6, **marker)
+    draw_lines(axes, lines, [colour] * len(lines), linewidth=0.9, alpha=0.3 if many else 0.6)
     middle = mean_line(lines) if len(lines) > 1 else None
     count = f"{len(lines)} seed{'s' * (len(lines) > 1)}"
     name = f"{label}, {count}" if middle is None else f"{label}, mean of {count}"
@@ -443,16 +441,13 @@ def _draw_group(axes: "Axes", label: str, lines: Sequence[Line], colour, task: s
     marker = {"marker": "o", "markersize": 4} if len(xs) == 1 else {}
     axes.plot(xs, ys, color=colour, linewidth=2.2, label=name, **marker)
     if middle is not None and len(lines) >= MIN_SEEDS:
-        _band(axes, xs, {task: np.array([np.interp(xs, *line) for line in lines]).T}, mean, colour)
+        _band(axes, xs, [np.array([np.interp(xs, *line) for line in lines]).T], mean, colour)
 
 
-def _band(
-    axes: "Axes", xs: np.ndarray, samples: Mapping[str, np.ndarray], statistic, colour
-) -> None:
-    """Draw the 95% interval of a statistic of samples [T, runs] by task."""
+def _band(axes: "Axes", xs: np.ndarray, samples: Sequence[np.ndarray], statistic, colour) -> None:
+    """Draw the 95% interval of a statistic of samples [T, runs], an array per task."""
     places = np.unique(np.linspace(0, len(xs) - 1, INTERVAL_POINTS).astype(int))
-    ends = [estimate(statistic, {t: s[i] for t, s in samples.items()}) for i in places]
-    low, high = [e.low for e in ends], [e.high for e in ends]
+    low, high = interval(statistic, [task[places] for task in samples])
     axes.fill_between(xs[places], low, high, color=colour, alpha=0.18, linewidth=0)
 
 
@@ -471,7 +466,7 @@ def _draw_published_curve(axes: "Axes", task: str, right: float) -> list[float]:
 
 def _draw_published(axes: "Axes", task: str, right: float) -> None:
     """Draw the published curve as a band, and known scores as lines if they are near ours."""
-    shown = [y for line in axes.lines for y in line.get_ydata()]
+    shown = [*axes.dataLim.intervaly] if axes.has_data() else []
     shown += _draw_published_curve(axes, task, right)
     known = published_scores(task)
     if suite_of(task) == "embedded":

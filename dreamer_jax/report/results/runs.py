@@ -1,6 +1,7 @@
 """Read runs from their work directories: their members, how far they are, what they measured."""
 
 import contextlib
+import gc
 import itertools
 import json
 import math
@@ -151,10 +152,11 @@ def read_runs(
             problems.append(f"{path}: no run in it, that is no {CONFIG} or {METRICS}")
         found |= {directory.resolve(): directory for directory in inside}
     names = _names(list(found))
-    runs = [
-        _read_run(path, name, keys, x, defaults or {}, problems, now)
-        for path, name in zip(found.values(), names, strict=True)
-    ]
+    with _no_collection():
+        runs = [
+            _read_run(path, name, keys, x, defaults or {}, problems, now)
+            for path, name in zip(found.values(), names, strict=True)
+        ]
     for member in (member for run in runs for member in run.members):
         member.scored_at = scored_at
     _distinguish(runs, ignored)
@@ -186,6 +188,18 @@ def by_variant(runs: Iterable[Run]) -> dict[str, dict[str, list[Member]]]:
     for member in sorted(members, key=lambda member: bool(member.setting)):
         groups.setdefault(member.task, {}).setdefault(member.label, []).append(member)
     return dict(sorted(groups.items()))
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """Pause the cycle collector, which would scan the points of all runs read so far repeatedly."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _read_run(

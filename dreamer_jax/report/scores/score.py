@@ -31,7 +31,7 @@ def add_points(
 
 def make_curve(points: Mapping[float, float]) -> Curve:
     """Return the values at places on the x axis as a curve."""
-    return [Point(*item) for item in sorted(points.items())]
+    return list(map(Point._make, sorted(points.items())))
 
 
 def is_number(value: Any) -> bool:

@@ -69,9 +69,7 @@ def estimate(statistic: Statistic, scores: Scores, seed: int = 0) -> Estimate:
         seed: of the bootstrap.
     """
     samples = [np.asarray(runs, float) for runs in scores.values()]
-    low, high = _interval(statistic, samples, seed)
-    fewest = min(map(len, samples))
-    return Estimate(float(statistic(*samples)), low, high, len(samples), fewest)
+    return _estimate(statistic, samples, seed, len(samples))
 
 
 def performance_profile(scores: Scores, thresholds: Sequence[float]) -> np.ndarray:
@@ -100,17 +98,19 @@ def probability_of_improvement(ours: Scores, others: Scores, seed: int = 0) -> E
             wins.append((np.sign(difference) / 2 + 0.5).mean((-2, -1)))
         return np.mean(wins, axis=0)
 
-    low, high = _interval(probability, samples, seed)
-    fewest = min(map(len, samples))
-    return Estimate(float(probability(*samples)), low, high, len(tasks), fewest)
+    return _estimate(probability, samples, seed, len(tasks))
 
 
-def _interval(
-    statistic: Statistic, samples: Sequence[np.ndarray], seed: int
-) -> tuple[float, float] | tuple[None, None]:
-    """Return a percentile interval; None if a sample is too small for one."""
-    if min(map(len, samples)) < MIN_SEEDS:
-        return None, None
+def interval(
+    statistic: Statistic, samples: Sequence[np.ndarray], seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the ends of the 95% percentile intervals of a statistic, stratified by task.
+
+    Args:
+        statistic: one of `STATISTICS`, or another such function.
+        samples: by task, each [..., runs] with at least two runs; intervals have the shape `...`.
+        seed: of the bootstrap; all intervals are from the same resamples of runs.
+    """
     from scipy.stats import bootstrap
 
     result = bootstrap(
@@ -124,5 +124,14 @@ def _interval(
         method="percentile",
         rng=np.random.default_rng(seed),
     )
-    low, high = result.confidence_interval
-    return float(low), float(high)
+    return result.confidence_interval
+
+
+def _estimate(
+    statistic: Statistic, samples: Sequence[np.ndarray], seed: int, tasks: int
+) -> Estimate:
+    fewest = min(map(len, samples))
+    low = high = None
+    if fewest >= MIN_SEEDS:
+        low, high = map(float, interval(statistic, samples, seed))
+    return Estimate(float(statistic(*samples)), low, high, tasks, fewest)
