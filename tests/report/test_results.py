@@ -516,31 +516,34 @@ def test_all_figures_of_several_tasks_are_drawn(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_thousand_runs_take_less_than_a_minute_and_two_gibibytes(tmp_path):
+def test_a_thousand_runs_take_little_longer_than_a_hundred_and_less_than_two_gibibytes(tmp_path):
     """Of all games, with all metrics that are drawn."""
     games = [*atari_methods()["DreamerV2"]]
     for index in range(1000):
         curve = [float(index + t) for t in range(50)]
         write_run(
-            tmp_path / "runs" / f"{index:04}",
+            tmp_path / "runs" / f"{index // 100}" / f"{index:04}",
             task=games[index % len(games)],
             returns=[curve, curve],
             logged=DIAGNOSTICS,
         )
     # The kernel's `VmHWM` is the peak of this program; `ru_maxrss` begins with that of its parent.
     code = (
-        "import re, time; from dreamer_jax.commands.main import main; main()\n"
-        "peak = re.search(r'VmHWM:\\s+(\\d+) kB', open('/proc/self/status').read())[1]\n"
-        "print('used', peak, time.process_time())"
+        "import re, sys, time; from dreamer_jax.commands.main import main\n"
+        "for runs in sys.argv[1:3]:\n"
+        "  begun = time.process_time(); main(['report', '--runs', runs, '--out', sys.argv[3]])\n"
+        "  print('used', time.process_time() - begun)\n"
+        "print(re.search(r'VmHWM:\\s+(\\d+) kB', open('/proc/self/status').read())[1])\n"
     )
-    arguments = ["report", f"--runs={tmp_path / 'runs'}", f"--out={tmp_path / 'out'}"]
-    # The time of one core, which does not depend on what else the machine is doing.
+    arguments = [tmp_path / "runs" / "0", tmp_path / "runs", tmp_path / "out"]
+    # The time of one core, in a ratio: seconds depend on the machine and on what else it is doing.
     environ = os.environ | dict.fromkeys(["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"], "1")
-    command = [sys.executable, "-c", code, *arguments]
+    command = [sys.executable, "-c", code, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, env=environ)
     assert done.returncode == 0, done.stderr
-    kibibytes, seconds = map(float, done.stdout.split()[-2:])
-    assert kibibytes < 2 * 2**20 and seconds < 60
+    hundred, thousand = map(float, re.findall(r"used (.*)", done.stdout))
+    assert thousand < 3 * hundred  # most of the time is that of figures, which are as many
+    assert int(done.stdout.split()[-1]) < 2 * 2**20
     assert len(json.loads((tmp_path / "out" / "results.json").read_text())["members"]) == 2000
     assert len(list((tmp_path / "out" / "figures").glob("*_diagnostics.png"))) == 6
     assert "Of 6 of 55 tasks" in (tmp_path / "out" / "index.html").read_text()
