@@ -14,6 +14,7 @@ HEALTHY = {
     "model_grad_norm": [2000.0, 90.0, 20.0, 10.0],
     "collapsed_latents": [1.0, 0.2, 0.0, 0.0],
     "posterior_entropy": [30.0, 2.0, 1.5, 1.4],
+    "actor_grad_norm": [0.02, 0.03, 0.01, 0.002],
     "actor_entropy": [1.09, 0.8, 0.5, 0.2],
     "reward_nonzero": [0.1, 0.0, 0.2, 0.0],
     "reward_slope": [-0.1, 0.3, 0.6, 0.9],
@@ -63,6 +64,15 @@ def test_a_healthy_member_has_no_sign():
             "0.002 nats",
         ),
         (
+            {
+                "actor_entropy": [0.1, -1.57, -1.58, -1.58],
+                "actor_grad_norm": [0.06, 1e-3, 1e-4, 4e-5],
+                "eval_return": [-0.6, -0.2],
+            },
+            "actor saturated: learning rate of the actor too high",
+            "fell from 0.06 to 4e-05, at an entropy of -1.58 nats",
+        ),
+        (
             {"reward_slope": [0.0, 0.04, 0.1, 0.2]},
             "too few updates, or weight of the reward's loss too low",
             "predicted rewards are 0.2 times those that were seen",
@@ -92,6 +102,8 @@ def test_skipped_updates_are_named():
     [
         {"actor_entropy": [1.09, 0.4, 0.1, 0.002]},  # the task is solved
         {"actor_entropy": [1.4, 0.2, -0.5, -3.0], "eval_return": [-0.6, -0.2]},  # continuous
+        {"actor_grad_norm": [0.06, 1e-3, 1e-4, 4e-5], "eval_return": [-0.6, -0.2]},  # discrete
+        {"actor_grad_norm": [0.06, 4e-5], "actor_entropy": [0.0, -1.0]},  # the task is solved
         {"collapsed_latents": [1.0] * 4, "posterior_entropy": [1e-3] * 4},  # nearly saturated
         {"reward_nonzero": [0.0] * 4},  # drawn from a replay that holds rewards
         {"reward_nonzero": [0.0] * 4, "reward_slope": [0.0] * 4},  # nothing to predict

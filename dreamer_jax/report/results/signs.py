@@ -16,8 +16,9 @@ LAST = 4  # the last quarter of a curve counts
 COLLAPSED = 0.9  # share of latent variables
 CERTAIN = 0.01  # nats of entropy
 SATURATED = 1e-6  # nats of the posterior's entropy, below which no gradient reaches its network
+VANISHED = 0.01  # share of the largest gradient's norm
 UNPREDICTED = 0.5  # slope of predicted by seen rewards; runs that learn have more than 0.7
-SOLVED = 0.9  # normalised score above which an actor may be certain
+SOLVED = 0.9  # normalised score above which an actor may be certain, or have nothing to learn
 
 
 class Sign(NamedTuple):
@@ -63,11 +64,25 @@ def latents_carry_nothing(member: Member) -> str | None:
 
 
 def actor_is_certain(member: Member) -> str | None:
-    entropy, score = _late(member, "actor_entropy"), member.normalized_score
+    entropy = _late(member, "actor_entropy")
     # Entropies of continuous actions may be negative, and 0 means nothing there.
-    if entropy is None or not 0 <= entropy < CERTAIN or (score is not None and score > SOLVED):
+    if entropy is None or not 0 <= entropy < CERTAIN or _is_solved(member):
         return None
     return f"the actor's entropy is {entropy:.2g} nats"
+
+
+def actor_is_saturated(member: Member) -> str | None:
+    norm, entropy = _late(member, "actor_grad_norm"), _late(member, "actor_entropy")
+    # That of a distribution over discrete actions is not negative, and the rule above is for it.
+    if norm is None or entropy is None or entropy >= 0 or _is_solved(member):
+        return None
+    largest = max(point.value for point in member.curves["actor_grad_norm"])
+    if norm >= VANISHED * largest:
+        return None
+    return (
+        f"the norm of the actor's gradient fell from {largest:.2g} to {norm:.2g}, at an entropy of "
+        f"{entropy:.3g} nats: its actions are at an end of their range, and it no longer learns"
+    )
 
 
 def reward_is_unseen(member: Member) -> str | None:
@@ -91,6 +106,7 @@ SIGNS: dict[str, Callable[[Member], str | None]] = {
     "latents saturated: learning rate of the model too high": latents_are_saturated,
     "weight of the KL loss too high": latents_carry_nothing,
     "entropy bonus too low": actor_is_certain,
+    "actor saturated: learning rate of the actor too high": actor_is_saturated,
     "reward never seen": reward_is_unseen,
 }
 # Other failures have this sign too, so it counts where there is no other.
@@ -118,6 +134,10 @@ def signs_table(runs: Sequence[Run]) -> list[Table]:
     }
     note = "Rules about the curves below; none is a proof. docs/diagnosing.md explains them."
     return [Table("signs", "Signs of failure", headings, rows, note)] if rows else []
+
+
+def _is_solved(member: Member) -> bool:
+    return member.normalized_score is not None and member.normalized_score > SOLVED
 
 
 def _late(member: Member, key: str) -> float | None:
