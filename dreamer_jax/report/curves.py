@@ -185,7 +185,7 @@ def draw_lines(
     style = {"linewidths": linewidth, "alpha": alpha}
     points = [np.column_stack(line) for line in lines]
     axes.add_collection(LineCollection(points, colors=colours, **style))
-    axes.autoscale_view()
+    axes.autoscale_view()  # matplotlib before 3.11 does not do so for collections
     for (xs, ys), colour in zip(lines, colours, strict=True):
         if len(xs) < SPARSE:
             axes.plot(xs, ys, "o", markersize=3, color=colour, alpha=alpha)

@@ -516,7 +516,7 @@ def test_all_figures_of_several_tasks_are_drawn(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_thousand_runs_take_little_longer_than_a_hundred_and_less_than_two_gibibytes(tmp_path):
+def test_a_thousand_runs_take_less_than_a_minute_and_two_gibibytes(tmp_path):
     """Of all games, with all metrics that are drawn."""
     games = [*atari_methods()["DreamerV2"]]
     for index in range(1000):
@@ -536,12 +536,13 @@ def test_a_thousand_runs_take_little_longer_than_a_hundred_and_less_than_two_gib
         "print(re.search(r'VmHWM:\\s+(\\d+) kB', open('/proc/self/status').read())[1])\n"
     )
     arguments = [tmp_path / "runs" / "0", tmp_path / "runs", tmp_path / "out"]
-    # The time of one core, in a ratio: seconds depend on the machine and on what else it is doing.
+    # The time of one core. The ratio does not depend on the machine and what else it is doing.
     environ = os.environ | dict.fromkeys(["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"], "1")
     command = [sys.executable, "-c", code, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, env=environ)
     assert done.returncode == 0, done.stderr
     hundred, thousand = map(float, re.findall(r"used (.*)", done.stdout))
+    assert thousand < 60
     assert thousand < 3 * hundred  # most of the time is that of figures, which are as many
     assert int(done.stdout.split()[-1]) < 2 * 2**20
     assert len(json.loads((tmp_path / "out" / "results.json").read_text())["members"]) == 2000
